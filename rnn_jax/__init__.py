@@ -1,0 +1,51 @@
+"""How does a recurrent network's state depend on what came before?
+
+Cells, an exact instrument for their gradients through time, tasks and experiments, in JAX.
+"""
+
+from rnn_jax import tasks
+from rnn_jax.activations import Activation, activation_slope_range, leaky_relu
+from rnn_jax.cells import Cell, GRUCell, LSTMCell, RNNCell, SimpleRNNCell
+from rnn_jax.gradients import (
+    BackpropSignal,
+    GradientFlow,
+    Linearization,
+    backprop_signal,
+    gradient_flow,
+    input_jacobian,
+    jacobian_log_bound,
+    jacobian_log_norms,
+    linearize,
+    state_jacobian,
+    weight_gradient_by_step,
+    weight_gradient_log_norms,
+)
+from rnn_jax.sequence import SequenceModel, unroll
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Activation",
+    "BackpropSignal",
+    "Cell",
+    "GRUCell",
+    "GradientFlow",
+    "LSTMCell",
+    "Linearization",
+    "RNNCell",
+    "SequenceModel",
+    "SimpleRNNCell",
+    "activation_slope_range",
+    "backprop_signal",
+    "gradient_flow",
+    "input_jacobian",
+    "jacobian_log_bound",
+    "jacobian_log_norms",
+    "leaky_relu",
+    "linearize",
+    "state_jacobian",
+    "tasks",
+    "unroll",
+    "weight_gradient_by_step",
+    "weight_gradient_log_norms",
+]

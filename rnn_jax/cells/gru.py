@@ -1,0 +1,114 @@
+"""The gated recurrent unit, in both published variants."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from rnn_jax.cells.base import RNNCell, promote
+from rnn_jax.initializers import InitializerLike
+
+
+class GRUCell(RNNCell):
+    """Gated recurrent unit: an update gate and a reset gate, no separate cell state.
+
+    r = σ(x W_xr + h W_hr + b_r)                    reset gate
+    u = σ(x W_xu + h W_hu + b_u)                    update gate
+    n = tanh(x W_xn + b_n + r ∘ (h W_hn + b_hn))    candidate, reset_after=True
+    n = tanh(x W_xn + b_n + (r ∘ h) W_hn)           candidate, reset_after=False
+    h' = (1 − u) ∘ n + u ∘ h,                       y = h'
+
+    An update gate near 1 keeps the state, as in Cho et al. and in PyTorch. (Chung et al., 2014,
+    write 1 − u for the same gate.) The blocks lie in the fused kernels in the order reset, update,
+    candidate, each initialised on its own.
+
+    Args:
+      in_features: I.
+      hidden_features: H.
+      reset_after: where the reset gate acts: True, on the candidate's recurrent product, with a
+        bias of its own, `candidate_recurrent_bias` (cuDNN, PyTorch, Keras); False, on the state
+        before the product (Cho et al., 2014).
+      kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable.
+      dtype: type to compute in; None takes JAX's promotion of input and parameters.
+      param_dtype: type of the parameters; None is JAX's default float.
+      rngs: source of the initial weights.
+
+    Raises:
+      ValueError: a size below 1, or an unknown name.
+      TypeError: a size that is no int, an `rngs` that is no `nnx.Rngs`, a type that is no float.
+
+    References:
+      K. Cho et al., "Learning phrase representations using RNN encoder–decoder", 2014.
+      J. Chung et al., "Empirical evaluation of gated recurrent neural networks", 2014.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        reset_after: bool = True,
+        kernel_init: InitializerLike = "lecun_normal",
+        recurrent_kernel_init: InitializerLike = "orthogonal",
+        bias_init: InitializerLike = "zeros",
+        dtype: Any = None,
+        param_dtype: Any = None,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(
+            in_features,
+            hidden_features,
+            blocks=("reset", "update", "candidate"),
+            kernel_init=kernel_init,
+            recurrent_kernel_init=recurrent_kernel_init,
+            bias_init=bias_init,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+        self.reset_after = bool(reset_after)
+        self.candidate_recurrent_bias = (
+            nnx.Param(jnp.zeros((self.hidden_features,), self.param_dtype)) if reset_after else None
+        )
+
+    def step(self, carry: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """One step of h; see `RNNCell.step`."""
+        h_prev, z, w_h = promote(carry, z, self.recurrent_kernel[...], dtype=self.dtype)
+        reset, update, recurrent = self._gates(h_prev, z, w_h)
+        if self.candidate_recurrent_bias is not None:
+            bias = self.candidate_recurrent_bias[...].astype(z.dtype)
+            recurrent = reset * (recurrent + jnp.broadcast_to(bias, recurrent.shape))
+        else:
+            recurrent = (reset * h_prev) @ w_h[:, 2 * self.hidden_features :]
+        n = jnp.tanh(z[..., 2 * self.hidden_features :] + recurrent)
+        h = (1 - update) * n + update * h_prev
+        return h, h
+
+    def gates(self, carry: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
+        """The gate activations of the step that takes `carry` and `x`.
+
+        Args:
+          carry: h before the step, (..., H).
+          x: the input, (..., I).
+
+        Returns:
+          {"reset", "update"}: each (..., H), in (0, 1).
+        """
+        h_prev, z, w_h = promote(
+            carry, self.project(x), self.recurrent_kernel[...], dtype=self.dtype
+        )
+        reset, update, _ = self._gates(h_prev, z, w_h)
+        return {"reset": reset, "update": update}
+
+    def _gates(
+        self, h_prev: jax.Array, z: jax.Array, w_h: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Reset gate, update gate and h W_hn (empty unless the reset acts after the product)."""
+        size = self.hidden_features
+        # One product for all that multiplies h as it is.
+        product = h_prev @ (w_h if self.reset_after else w_h[:, : 2 * size])
+        reset, update = jnp.split(
+            jax.nn.sigmoid(z[..., : 2 * size] + product[..., : 2 * size]), 2, axis=-1
+        )
+        return reset, update, product[..., 2 * size :]

@@ -1,0 +1,144 @@
+"""Long short-term memory, in its published forms."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from rnn_jax.cells.base import RNNCell, promote
+from rnn_jax.initializers import InitializerLike
+
+LSTMCarry = tuple[jax.Array, jax.Array]
+
+
+class LSTMCell(RNNCell):
+    """Long short-term memory: a cell state c behind forget, input and output gates.
+
+    i = σ(x W_xi + h W_hi + b_i)        input gate
+    f = σ(x W_xf + h W_hf + b_f)        forget gate
+    g = tanh(x W_xg + h W_hg + b_g)     candidate
+    c' = f ∘ c + i ∘ g
+    o = σ(x W_xo + h W_ho + b_o)        output gate
+    h' = o ∘ tanh(c')
+
+    The carry is (c, h), and the path ∂c_t/∂c_{t−1} ⊇ diag(f_t) is what keeps gradients alive. The
+    blocks lie in the fused kernels in the order input, forget, candidate, output, each initialised
+    on its own.
+
+    Args:
+      in_features: I.
+      hidden_features: H.
+      forget_bias: added to the forget gate's initial bias (Gers et al., 2000; Jozefowicz et al.,
+        2015). It is part of `bias` from then on and is trained with it.
+      peephole: gates see the cell state through `peephole`, one diagonal row for each gate: input
+        and forget gates see c, the output gate sees c' (Gers and Schmidhuber, 2000).
+      coupled: one gate for both, i = 1 − f; the input block is absent.
+      forget_gate: False is the cell of 1997, c' = c + i ∘ g; the forget block is absent.
+      kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable.
+      dtype: type to compute in; None takes JAX's promotion of input and parameters.
+      param_dtype: type of the parameters; None is JAX's default float.
+      rngs: source of the initial weights.
+
+    Raises:
+      ValueError: a size below 1, an unknown name, or `coupled` without a forget gate.
+      TypeError: a size that is no int, an `rngs` that is no `nnx.Rngs`, a type that is no float.
+
+    References:
+      S. Hochreiter and J. Schmidhuber, "Long short-term memory", 1997.
+      F. Gers, J. Schmidhuber and F. Cummins, "Learning to forget", 2000.
+      F. Gers and J. Schmidhuber, "Recurrent nets that time and count", 2000.
+      K. Greff et al., "LSTM: a search space odyssey", 2017 (the coupled variant).
+    """
+
+    carry_parts = ("c", "h")
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        forget_bias: float = 1.0,
+        peephole: bool = False,
+        coupled: bool = False,
+        forget_gate: bool = True,
+        kernel_init: InitializerLike = "lecun_normal",
+        recurrent_kernel_init: InitializerLike = "orthogonal",
+        bias_init: InitializerLike = "zeros",
+        dtype: Any = None,
+        param_dtype: Any = None,
+        rngs: nnx.Rngs,
+    ):
+        if coupled and not forget_gate:
+            raise ValueError(
+                "coupled=True sets the input gate to 1 − forget gate, so it needs a forget gate; "
+                "got forget_gate=False as well. Drop one of the two."
+            )
+        present = {"input": not coupled, "forget": forget_gate, "candidate": True, "output": True}
+        super().__init__(
+            in_features,
+            hidden_features,
+            blocks=tuple(name for name, here in present.items() if here),
+            kernel_init=kernel_init,
+            recurrent_kernel_init=recurrent_kernel_init,
+            bias_init=bias_init,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+        size = self.hidden_features
+        if forget_gate:
+            start = self.blocks.index("forget") * size
+            self.bias[...] = self.bias[...].at[start : start + size].add(forget_bias)
+        self.peephole = (
+            nnx.Param(jnp.zeros((len(self.blocks) - 1, size), self.param_dtype))
+            if peephole
+            else None
+        )
+
+    def step(self, carry: LSTMCarry, z: jax.Array) -> tuple[LSTMCarry, jax.Array]:
+        """One step of (c, h); see `RNNCell.step`."""
+        c, h, _ = self._advance(carry, z)
+        return (c, h), h
+
+    def gates(self, carry: LSTMCarry, x: jax.Array) -> dict[str, jax.Array]:
+        """The gate activations of the step that takes `carry` and `x`.
+
+        Args:
+          carry: (c, h) before the step, each (..., H).
+          x: the input, (..., I).
+
+        Returns:
+          {"input", "forget", "output"}: each (..., H), in (0, 1). Without a forget gate there is
+          no "forget"; with coupled gates "input" is 1 − forget.
+        """
+        return self._advance(carry, self.project(x))[2]
+
+    def _advance(
+        self, carry: LSTMCarry, z: jax.Array
+    ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+        c_prev, h_prev = carry
+        c_prev, h_prev, z, w_h = promote(
+            c_prev, h_prev, z, self.recurrent_kernel[...], dtype=self.dtype
+        )
+        parts = jnp.split(z + h_prev @ w_h, len(self.blocks), axis=-1)
+        pre = dict(zip(self.blocks, parts, strict=True))
+        gates = {}
+        if "forget" in pre:
+            gates["forget"] = jax.nn.sigmoid(self._peek("forget", pre, c_prev))
+        if "input" in pre:
+            gates["input"] = jax.nn.sigmoid(self._peek("input", pre, c_prev))
+        else:
+            gates["input"] = 1 - gates["forget"]
+        kept = gates["forget"] * c_prev if "forget" in gates else c_prev
+        c = kept + gates["input"] * jnp.tanh(pre["candidate"])
+        gates["output"] = jax.nn.sigmoid(self._peek("output", pre, c))
+        return c, gates["output"] * jnp.tanh(c), gates
+
+    def _peek(self, gate: str, pre: dict[str, jax.Array], c: jax.Array) -> jax.Array:
+        """A gate's pre-activation, with what it sees of the cell state if it has a peephole."""
+        if self.peephole is None:
+            return pre[gate]
+        row = [name for name in self.blocks if name != "candidate"].index(gate)
+        weights = self.peephole[...][row].astype(c.dtype)
+        return pre[gate] + jnp.broadcast_to(weights, c.shape) * c

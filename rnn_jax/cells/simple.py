@@ -1,0 +1,81 @@
+"""The simple (Elman) recurrent network."""
+
+from typing import Any
+
+import jax
+from flax import nnx
+
+from rnn_jax.activations import ActivationLike, activation_slope_range, get_activation
+from rnn_jax.cells.base import RNNCell, promote
+from rnn_jax.initializers import InitializerLike
+
+
+class SimpleRNNCell(RNNCell):
+    """A simple recurrent cell with any activation.
+
+    h_t = φ(x_t W_x + h_{t−1} W_h + b),    y_t = h_t
+
+    so that ∂h_t/∂h_{t−1} = diag(φ'(·)) W_hᵀ: a product of T such factors is what vanishes or
+    explodes.
+
+    Args:
+      in_features: I.
+      hidden_features: H.
+      activation: φ, by name (`sigmoid tanh relu leaky_relu identity` …), as an `Activation`, or
+        any callable.
+      kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable.
+      dtype: type to compute in; None takes JAX's promotion of input and parameters.
+      param_dtype: type of the parameters; None is JAX's default float.
+      rngs: source of the initial weights.
+
+    Raises:
+      ValueError: a size below 1, or an unknown name.
+      TypeError: a size that is no int, an `rngs` that is no `nnx.Rngs`, a type that is no float.
+
+    References:
+      J. L. Elman, "Finding structure in time", 1990.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        activation: ActivationLike = "tanh",
+        kernel_init: InitializerLike = "lecun_normal",
+        recurrent_kernel_init: InitializerLike = "orthogonal",
+        bias_init: InitializerLike = "zeros",
+        dtype: Any = None,
+        param_dtype: Any = None,
+        rngs: nnx.Rngs,
+    ):
+        self.activation = get_activation(activation)
+        super().__init__(
+            in_features,
+            hidden_features,
+            blocks=("hidden",),
+            kernel_init=kernel_init,
+            recurrent_kernel_init=recurrent_kernel_init,
+            bias_init=bias_init,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+
+    def step(self, carry: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """h = φ(z + h_prev W_h); see `RNNCell.step`."""
+        h_prev, z, w_h = promote(carry, z, self.recurrent_kernel[...], dtype=self.dtype)
+        h = self.activation(z + h_prev @ w_h)
+        return h, h
+
+    def jacobian_bound(self) -> tuple[float, jax.Array]:
+        """The two factors of ‖∂h_t/∂h_{t−1}‖₂ ≤ sup|φ'| · σ₁(W_h).
+
+        Returns:
+          (sup|φ'|, the recurrent kernel W_h).
+
+        Raises:
+          ValueError: the slope range of the activation is not known.
+        """
+        low, high = activation_slope_range(self.activation)
+        return max(abs(low), abs(high)), self.recurrent_kernel[...]

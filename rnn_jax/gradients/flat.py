@@ -1,0 +1,109 @@
+"""A cell as a map between vectors: carries and outputs flattened, one sequence at a time."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.flatten_util import ravel_pytree
+
+from rnn_jax.sequence.calling import Carry, abstract_step, describe, resolve_carry
+
+
+class FlatCell(NamedTuple):
+    """A cell seen as (state, x) -> (state, y) on vectors.
+
+    Attributes:
+      step: one step, (S,), (I,) -> (S,), (O,).
+      step_of: the same with the cell as first argument, to differentiate by its weights.
+      initial: the initial state, (S,).
+      unravel_output: back from (O,) to the cell's own output.
+      output_size: O.
+      output_rows: where the output stands in the state, (start, stop), if a step returns a part of
+        its carry as its output, as most recurrent cells do; None if the output is something else.
+    """
+
+    step: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+    step_of: Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+    initial: jax.Array
+    unravel_output: Callable[[jax.Array], Any]
+    output_size: int
+    output_rows: tuple[int, int] | None
+
+    @property
+    def state_size(self) -> int:
+        """S, the size of the flattened carry."""
+        return self.initial.shape[0]
+
+
+def flatten_cell(cell: Any, xs: jax.Array, carry: Carry | None) -> FlatCell:
+    """Checks a cell against one sequence (T, I) and flattens it.
+
+    Raises:
+      ValueError, TypeError: as `resolve_carry`; or a carry or output that is not made of floats
+        of one type, by which nothing can be differentiated.
+    """
+    x = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
+    carry = resolve_carry(cell, x, carry)
+    _, y = abstract_step(cell, carry, x)
+    _check_floats("carry", carry)
+    _check_floats("output", y)
+    initial, unravel = ravel_pytree(carry)
+    _, unravel_output = ravel_pytree(jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), y))
+
+    def step_of(cell: Any, state: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        after, y = cell(unravel(state), x)
+        return ravel_pytree(after)[0], ravel_pytree(y)[0]
+
+    def step(state: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return step_of(cell, state, x)
+
+    size = sum(leaf.size for leaf in jax.tree.leaves(y))
+    rows = _find_output(cell, carry, x)
+    return FlatCell(step, step_of, initial, unravel_output, size, rows)
+
+
+def run(flat: FlatCell, xs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The trajectory: states (T+1, S) from the initial one on, and outputs (T, O)."""
+
+    def body(state: jax.Array, x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        after, y = flat.step(state, x)
+        return after, (after, y)
+
+    _, (states, ys) = lax.scan(body, flat.initial, xs)
+    return jnp.concatenate([flat.initial[None], states]), ys
+
+
+def flatten_outputs(tree: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """Outputs, or cotangents of outputs, with a leading axis T, as (T, O)."""
+    return jax.vmap(lambda row: ravel_pytree(row)[0])(tree).astype(dtype)
+
+
+def _find_output(cell: Any, carry: Carry, x: jax.ShapeDtypeStruct) -> tuple[int, int] | None:
+    """Rows of the flattened carry that a step returns as its output, read off the traced step.
+
+    Two results of a traced function are one value exactly when they are one variable of its
+    jaxpr, so this never takes merely equal numbers for the same thing.
+    """
+    after, y = jax.eval_shape(cell, carry, x)
+    if not jax.tree_util.treedef_is_leaf(jax.tree.structure(y)):
+        return None
+    variables = jax.make_jaxpr(cell)(carry, x).jaxpr.outvars
+    *parts, output = variables
+    start = 0
+    for part, leaf in zip(parts, jax.tree.leaves(after), strict=True):
+        if part is output:
+            return start, start + leaf.size
+        start += leaf.size
+    return None
+
+
+def _check_floats(name: str, tree: Any) -> None:
+    kinds = {jnp.dtype(leaf.dtype) for leaf in jax.tree.leaves(tree)}
+    if len(kinds) != 1 or not all(jnp.issubdtype(kind, jnp.floating) for kind in kinds):
+        raise TypeError(
+            f"the cell's {name} must be made of real floats of one type to be differentiated; got "
+            f"{describe(tree)}. Keep counters and keys out of it, and write complex parts as two "
+            "real ones."
+        )

@@ -1,0 +1,103 @@
+"""One-step Jacobians along a trajectory."""
+
+from typing import Any
+
+import jax
+from flax import struct
+from jax import lax
+
+from rnn_jax.gradients.flat import FlatCell, flatten_cell, run
+from rnn_jax.gradients.memory import check_fits
+from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence
+
+# One-step Jacobians computed side by side, in array elements: a few megabytes, to stay in cache.
+_CHUNK_ELEMENTS = 2**20
+
+
+@struct.dataclass
+class Linearization:
+    """A trajectory and its one-step Jacobians; carries and outputs are flattened.
+
+    Attributes:
+      carries: carry_0 … carry_T, (T+1, S).
+      outputs: y_1 … y_T, (T, O).
+      state_jacobians: A_t = ∂carry_t/∂carry_{t−1}, (T, S, S).
+      input_jacobians: B_t = ∂carry_t/∂x_t, (T, S, I).
+      output_state_jacobians: C_t = ∂y_t/∂carry_{t−1}, (T, O, S).
+      output_input_jacobians: D_t = ∂y_t/∂x_t, (T, O, I).
+      output_rows: (start, stop) where y_t stands in carry_t; None if it is no part of it.
+    """
+
+    carries: jax.Array
+    outputs: jax.Array
+    state_jacobians: jax.Array
+    input_jacobians: jax.Array
+    output_state_jacobians: jax.Array
+    output_input_jacobians: jax.Array
+    output_rows: tuple[int, int] | None = struct.field(pytree_node=False, default=None)
+
+    @property
+    def steps(self) -> int:
+        """T, the length of the sequence."""
+        return self.outputs.shape[0]
+
+
+def linearize(cell: Any, xs: ArrayLike, carry: Carry | None = None) -> Linearization:
+    """One-step Jacobians of the full carry and of the output along a sequence.
+
+    carry_t ≈ A_t carry_{t−1} + B_t x_t,    y_t ≈ C_t carry_{t−1} + D_t x_t
+
+    in the directions around the trajectory. Everything else in the instrument is products of
+    these.
+
+    Args:
+      cell: any callable pytree cell(carry, x) -> (carry, y).
+      xs: one sequence, (T, I).
+      carry: initial carry; None asks the cell.
+
+    Returns:
+      A `Linearization`.
+
+    Raises:
+      ValueError: wrong shapes, an empty sequence, or a result too large for memory.
+      TypeError: inputs or carries that are no floats, or a cell that needs `carry`.
+    """
+    return _linearize(as_pytree(cell), as_sequence(xs, batched=False), carry)
+
+
+@jax.jit
+def _linearize(cell: Any, xs: jax.Array, carry: Carry | None) -> Linearization:
+    return linearize_flat(flatten_cell(cell, xs, carry), xs)
+
+
+def linearize_flat(flat: FlatCell, xs: jax.Array) -> Linearization:
+    """`linearize` for a cell that is flattened already."""
+    steps, inputs = xs.shape
+    size, outputs, rows = flat.state_size, flat.output_size, flat.output_rows
+    check_fits(
+        "linearize",
+        [(steps, size, size), (steps, size, inputs), (steps, outputs, size + inputs)],
+        flat.initial.dtype,
+        "Use a shorter sequence, or backprop_signal, which forms no Jacobian.",
+    )
+    states, ys = run(flat, xs)
+    jacobian = jax.jacfwd(flat.step, argnums=(0, 1))
+
+    def at_step(state: jax.Array, x: jax.Array) -> tuple[jax.Array, ...]:
+        (a, b), (c, d) = jacobian(state, x)
+        return (a, b) if rows else (a, b, c, d)
+
+    jacobians = _map_steps(at_step, states[:-1], xs, _CHUNK_ELEMENTS // (size * (size + inputs)))
+    if rows:
+        a, b = jacobians
+        c, d = a[:, slice(*rows)], b[:, slice(*rows)]
+    else:
+        a, b, c, d = jacobians
+    return Linearization(states, ys, a, b, c, d, rows)
+
+
+def _map_steps(function: Any, states: jax.Array, xs: jax.Array, chunk: int) -> Any:
+    """Maps over time, `chunk` steps side by side."""
+    if chunk >= states.shape[0]:
+        return jax.vmap(function)(states, xs)
+    return lax.map(lambda pair: function(*pair), (states, xs), batch_size=max(1, chunk))

@@ -1,0 +1,74 @@
+"""Numbers too small or too large for their type: an array and an exact power of two beside it.
+
+Scaling by powers of two rounds nothing, and whole exponents add up without error, so a product of
+a thousand Jacobians keeps the relative precision of its factors.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+LN2 = math.log(2.0)
+
+
+def exponent_of(x: jax.Array, axis: int | tuple[int, ...] | None = None) -> jax.Array:
+    """The whole number e with max|x| in [2^{e−1}, 2^e); 0 where max|x| is 0 or not finite.
+
+    It is a constant to differentiation: the value it is taken out of and the value it is put back
+    into cancel exactly.
+    """
+    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=axis)
+    usable = jnp.isfinite(largest)
+    _, exponent = jnp.frexp(jnp.where(usable, largest, jnp.ones_like(largest)))
+    return jnp.where(usable, exponent, jnp.zeros_like(exponent))
+
+
+def power_of_two(exponent: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """2^exponent, exactly; 0 or inf where the type does not reach."""
+    info = jnp.finfo(dtype)
+    # ldexp builds subnormals, which accelerators and XLA's CPU code flush; stay clear of them.
+    within = jnp.clip(exponent, int(info.minexp), int(info.maxexp) - 1)
+    value = jnp.ldexp(jnp.ones((), dtype), within)
+    value = jnp.where(exponent < info.minexp, jnp.zeros_like(value), value)
+    return jnp.where(exponent >= info.maxexp, jnp.full_like(value, jnp.inf), value)
+
+
+def normalizing_exponent(x: jax.Array, axis: int | tuple[int, ...] | None = None) -> jax.Array:
+    """`exponent_of`, kept in the range in which 2^{−e} is itself a normal number."""
+    info = jnp.finfo(x.dtype)
+    return jnp.clip(exponent_of(x, axis), int(info.minexp) + 2, -int(info.minexp) - 2)
+
+
+def log_exactly(x: jax.Array) -> jax.Array:
+    """ln x with −inf at 0, and a derivative of 0 there instead of NaN."""
+    zero = x == 0
+    log = jnp.log(jnp.where(zero, jnp.ones_like(x), x))
+    return jnp.where(zero, jnp.full_like(log, -jnp.inf), log)
+
+
+def log_frobenius(x: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
+    """ln of the root of the sum of squares over `axis`, for numbers of any magnitude."""
+    exponent = normalizing_exponent(x, axis)
+    scale = power_of_two(-exponent, x.dtype)
+    unit = x * jnp.broadcast_to(jnp.expand_dims(scale, axis), x.shape)
+    return 0.5 * log_exactly(jnp.sum(unit * unit, axis=axis)) + LN2 * exponent.astype(x.dtype)
+
+
+def log_spectral(x: jax.Array) -> jax.Array:
+    """ln σ₁ of the matrices in the last two axes.
+
+    The square of the largest singular value is the largest eigenvalue of the smaller Gram matrix;
+    that one is accurate to rounding, however ill-conditioned the matrix.
+    """
+    rows, columns = x.shape[-2:]
+    if min(rows, columns) == 1:
+        return log_frobenius(x, (-2, -1))
+    exponent = normalizing_exponent(x, (-2, -1))
+    scale = power_of_two(-exponent, x.dtype)[..., None, None]
+    unit = x * jnp.broadcast_to(scale, x.shape)
+    if rows < columns:
+        unit = unit.mT
+    gram = jnp.matmul(unit.mT, unit, precision="highest")
+    largest = jnp.linalg.eigvalsh(gram)[..., -1]
+    return 0.5 * log_exactly(largest) + LN2 * exponent.astype(x.dtype)

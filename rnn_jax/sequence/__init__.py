@@ -1,0 +1,6 @@
+"""Running cells over time."""
+
+from rnn_jax.sequence.model import SequenceModel
+from rnn_jax.sequence.unroll import unroll
+
+__all__ = ["SequenceModel", "unroll"]

@@ -1,0 +1,211 @@
+"""How the package calls a cell it has never seen: normalise, check once per trace, then trust."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.tree_util import Partial
+
+Carry = Any
+ArrayLike = Any
+
+
+def as_pytree(cell: Any) -> Any:
+    """Returns the cell as a pytree whose leaves are all arrays, so that `jit` can take it.
+
+    A cell that is one already (an NNX module, a `Partial`) comes back as it is. A plain function
+    becomes a `Partial` without leaves and is treated as `jax.jit` treats functions: what it closes
+    over is read when it is first traced.
+
+    Raises:
+      TypeError: the cell is not callable, or has leaves that are no arrays.
+    """
+    if not callable(cell):
+        raise TypeError(
+            "a cell must be callable, cell(carry, x) -> (carry, y); got an object of type "
+            f"{type(cell).__name__}. Pass an NNX cell, a function, or "
+            "jax.tree_util.Partial(linen_cell.apply, variables)."
+        )
+    leaves = jax.tree.leaves(cell)
+    if len(leaves) == 1 and leaves[0] is cell:
+        return Partial(cell)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(cell):
+        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, int, complex)):
+            raise TypeError(
+                "all pytree leaves of a cell must be arrays; got a leaf of type "
+                f"{type(leaf).__name__} at {jax.tree_util.keystr(path) or 'the root'}. Close over "
+                "it in a function, or mark it static."
+            )
+    return cell
+
+
+def as_sequence(xs: ArrayLike, *, batched: bool) -> jax.Array:
+    """Returns `xs` as an array of rank 2, or of rank 2 or more if `batched`, checked.
+
+    Raises:
+      TypeError: the values are not real floating-point numbers.
+      ValueError: the rank is wrong or the sequence is empty.
+    """
+    try:
+        array = jnp.asarray(xs)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"xs must be an array of inputs (T, I); got {type(xs).__name__}, which is none: {error}"
+        ) from error
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(
+            f"xs must hold real floating-point numbers; got dtype {array.dtype}. "
+            "Cast it, for example xs.astype(jnp.float32)."
+        )
+    if array.ndim < 2 or (array.ndim > 2 and not batched):
+        rule = "(..., T, I): any batch axes, time, features" if batched else "(T, I), one sequence"
+        fix = (
+            "Add the missing axis, for example xs[:, None] for one feature."
+            if array.ndim < 2
+            else "Map over the batch: jax.vmap(lambda x: call(cell, x))(xs)."
+        )
+        raise ValueError(f"xs must have shape {rule}; got shape {array.shape}. {fix}")
+    if array.shape[-2] == 0:
+        raise ValueError(
+            f"xs must hold at least one time step; got shape {array.shape}, which is empty "
+            "along the time axis."
+        )
+    return array
+
+
+def resolve_carry(cell: Any, x: jax.ShapeDtypeStruct, carry: Carry | None) -> Carry:
+    """The carry to start from, after one abstract step has shown that the cell keeps the contract.
+
+    A carry that the cell made itself is widened (never narrowed) to the type its step returns, so
+    that float64 inputs to float32 parameters follow JAX's own promotion.
+
+    Args:
+      cell: a callable pytree.
+      x: shape and type of one input.
+      carry: where to start; None asks `cell.initialize_carry`.
+
+    Raises:
+      TypeError: the cell needs a carry, or changes its type.
+      ValueError: the cell refuses the input, does not return (carry, y), or changes its carry's
+        structure or shape.
+    """
+    _check_features(cell, x)
+    made = carry is None
+    if made:
+        if not hasattr(cell, "initialize_carry"):
+            raise TypeError(
+                "this cell cannot make its own carry: it has no initialize_carry(input_shape). "
+                "Pass the initial state as carry=."
+            )
+        carry = _own_carry(cell, x)
+    start = jax.tree.map(jnp.asarray, carry)
+    if not made:
+        _check_given_carry(cell, x, start)
+    after, _ = abstract_step(cell, start, x)
+    if made and _same_shapes(start, after):
+        start = jax.tree.map(_widen, start, after)
+        after, _ = abstract_step(cell, start, x)
+    _check_kept(start, after)
+    return start
+
+
+def abstract_step(cell: Any, carry: Carry, x: jax.ShapeDtypeStruct) -> tuple[Any, Any]:
+    """Shapes and types of (carry, y) after one step, without computing them.
+
+    Raises:
+      ValueError: the cell raises on these shapes, or does not return a pair.
+    """
+    try:
+        result = jax.eval_shape(lambda k, c, v: k(c, v), cell, carry, x)
+    except Exception as error:
+        raise ValueError(
+            "the cell could not take one step cell(carry, x) with carry "
+            f"{describe(carry)} and x {describe(x)}: {error}"
+        ) from error
+    if not isinstance(result, (tuple, list)) or len(result) != 2:
+        raise ValueError(
+            "a cell must return a pair (carry, y); got "
+            f"{describe(result)}. If the state is the output, return (state, state)."
+        )
+    return result[0], result[1]
+
+
+def describe(tree: Any) -> str:
+    """A pytree's structure with each leaf as dtype[shape], for messages."""
+
+    def leaf(value: Any) -> str:
+        if not hasattr(value, "shape"):
+            return type(value).__name__
+        return f"{jnp.dtype(value.dtype).name}{list(value.shape)}"
+
+    leaves, structure = jax.tree.flatten(tree)
+    if len(leaves) == 1 and jax.tree_util.treedef_is_leaf(structure):
+        return leaf(leaves[0])
+    return str(jax.tree.unflatten(structure, [_Shown(leaf(value)) for value in leaves]))
+
+
+class _Shown(str):
+    """A string that prints without quotes inside containers."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _check_features(cell: Any, x: jax.ShapeDtypeStruct) -> None:
+    expected = getattr(cell, "in_features", None)
+    if isinstance(expected, int) and x.shape[-1] != expected:
+        raise ValueError(
+            f"xs must have the cell's in_features={expected} as its last axis; got "
+            f"{x.shape[-1]} features. Pass xs of shape (T, {expected}) or build the cell with "
+            f"in_features={x.shape[-1]}."
+        )
+
+
+def _own_carry(cell: Any, x: jax.ShapeDtypeStruct) -> Carry:
+    if isinstance(cell, nnx.RNNCellBase):
+        # Flax's cells want a key even for a zero carry; nnx.RNN hands them the same fixed one.
+        return cell.initialize_carry(x.shape, nnx.Rngs(0))
+    return cell.initialize_carry(x.shape)
+
+
+def _check_given_carry(cell: Any, x: jax.ShapeDtypeStruct, carry: Carry) -> None:
+    if not hasattr(cell, "initialize_carry"):
+        return
+    expected = jax.eval_shape(lambda k: _own_carry(k, x), cell)
+    if not _same_shapes(expected, carry):
+        raise ValueError(
+            f"carry must have the structure and shapes that the cell initialises, "
+            f"{describe(expected)}; got {describe(carry)}. Leave carry out to start from the "
+            "cell's own, or pass one of that form."
+        )
+
+
+def _check_kept(before: Carry, after: Carry) -> None:
+    if not _same_shapes(before, after):
+        raise ValueError(
+            "a step must return a carry of the structure and shapes that it took; took "
+            f"{describe(before)} and returned {describe(after)}. Pass a carry= of the form that "
+            "the cell returns, or mend the cell."
+        )
+    if [a.dtype for a in jax.tree.leaves(before)] != [a.dtype for a in jax.tree.leaves(after)]:
+        raise TypeError(
+            "a step must return a carry of the type that it took; took "
+            f"{describe(before)} and returned {describe(after)}. Cast the carry or xs so that "
+            "the types agree, or build the cell with that param_dtype."
+        )
+
+
+def _same_shapes(one: Any, other: Any) -> bool:
+    if jax.tree.structure(one) != jax.tree.structure(other):
+        return False
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(jnp.shape(a) == jnp.shape(b) for a, b in pairs)
+
+
+def _widen(value: jax.Array, after: jax.ShapeDtypeStruct) -> jax.Array:
+    wider = np.promote_types(value.dtype, after.dtype) == after.dtype
+    return value.astype(after.dtype) if wider else value

@@ -1,0 +1,6 @@
+"""Synthetic tasks, one per file; `base` says what a task is."""
+
+from rnn_jax.tasks.adding import Adding
+from rnn_jax.tasks.base import Batch, Task
+
+__all__ = ["Adding", "Batch", "Task"]
