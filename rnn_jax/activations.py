@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.checks import check_choice
+from rnn_jax.checks import check_choice, check_number
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,27 @@ class Activation:
     function: Callable[[jax.Array], jax.Array]
     slope_range: tuple[float, float]
 
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise TypeError(
+                f"function must be callable, φ(x); got {self.function!r} of type "
+                f"{type(self.function).__name__}. Pass for example jax.numpy.tanh."
+            )
+        try:
+            low, high = self.slope_range
+            ordered = low <= high  # False for NaN too.
+        except (TypeError, ValueError):
+            ordered = False
+        if not ordered:
+            raise ValueError(
+                "slope_range must be a pair (low, high) with low <= high; got "
+                f"{self.slope_range!r}. Pass for example slope_range=(0.0, 1.0)."
+            )
+
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.function(x)
 
 
-@functools.lru_cache
 def leaky_relu(negative_slope: float = 0.01) -> Activation:
     """Leaky ReLU φ(x) = x for x > 0, α·x otherwise (Maas, Hannun and Ng, 2013).
 
@@ -42,8 +58,15 @@ def leaky_relu(negative_slope: float = 0.01) -> Activation:
 
     Returns:
       An `Activation` whose slopes are α and 1.
+
+    Raises:
+      ValueError, TypeError: the slope is not one finite number.
     """
-    alpha = float(negative_slope)
+    return _leaky_relu(check_number("negative_slope", negative_slope))
+
+
+@functools.lru_cache
+def _leaky_relu(alpha: float) -> Activation:
     function = functools.partial(jax.nn.leaky_relu, negative_slope=alpha)
     return Activation(f"leaky_relu({alpha:g})", function, (min(alpha, 1.0), max(alpha, 1.0)))
 

@@ -1,20 +1,44 @@
 """Checks of plain values, whose messages state the rule, what arrived and the fix."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
 
 
 def check_size(name: str, value: Any) -> int:
     """Returns `value` if it is a whole number of at least 1, else raises."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        size = int(value.__index__())
+    except (AttributeError, TypeError):  # An array may have __index__ and refuse to give one.
         raise TypeError(
             f"{name} must be a whole number; got {value!r} of type {type(value).__name__}. "
             f"Pass an int, for example {name}=64."
-        )
-    size = int(value.__index__())
+        ) from None
     if size < 1:
         raise ValueError(f"{name} must be at least 1; got {size}. Pass a positive int.")
     return size
+
+
+def check_number(name: str, value: Any) -> float:
+    """Returns `value` as a float if it is one finite real number, else raises."""
+    if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
+        raise TypeError(
+            f"{name} must be a number; got {value!r} of type {type(value).__name__}. Pass a float."
+        )
+    try:
+        number = float(value)
+    except TypeError as error:
+        raise TypeError(f"{name} must be one number; got {value!r}. Pass a float.") from error
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite; got {number}. Pass an ordinary float.")
+    return number
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
@@ -23,3 +47,28 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
     if not isinstance(value, str) or value not in known:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}; got {value!r}.")
     return value
+
+
+def check_rngs(rngs: Any) -> nnx.Rngs:
+    """Returns `rngs` if it is a Flax source of keys, else raises."""
+    if not isinstance(rngs, nnx.Rngs):
+        raise TypeError(
+            f"rngs must be a flax.nnx.Rngs; got {type(rngs).__name__}. Pass rngs=nnx.Rngs(0)."
+        )
+    return rngs
+
+
+def check_key(key: Any) -> jax.Array:
+    """Returns `key` if it is one JAX random key, of the new type or the old, else raises."""
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not typed and (dtype != jnp.uint32 or len(shape or ()) != 1):
+        raise TypeError(
+            f"key must be a JAX random key; got {type(key).__name__}. Pass jax.random.key(0)."
+        )
+    if typed and shape != ():
+        raise ValueError(
+            f"key must be a single random key; got an array of keys of shape {shape}. Pass one "
+            "of them, or map over them with jax.vmap."
+        )
+    return key

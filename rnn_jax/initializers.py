@@ -23,7 +23,7 @@ def identity(scale: float = 1.0) -> Initializer:
     def init(key: jax.Array, shape: Sequence[int], dtype: Any = None) -> jax.Array:
         del key
         if len(shape) != 2:
-            raise ValueError(f"identity fills matrices; got shape {tuple(shape)}.")
+            raise ValueError(f"identity fills matrices only; got shape {tuple(shape)}")
         return scale * jnp.eye(shape[0], shape[1], dtype=dtype)
 
     return init
@@ -62,7 +62,34 @@ def get_initializer(name: str, initializer: InitializerLike) -> Initializer:
     )
 
 
+def initialize(
+    name: str, initializer: Initializer, key: jax.Array, shape: tuple[int, ...], dtype: Any
+) -> jax.Array:
+    """One draw, of the shape and type asked for.
+
+    Args:
+      name: the argument's name, for the error message.
+      initializer, key, shape, dtype: what is called, and with what.
+
+    Raises:
+      ValueError: the initialiser fails on this shape, or returns something else.
+    """
+    fix = f'Pass a {name} that fills this shape, for example {name}="zeros".'
+    try:
+        values = jnp.asarray(initializer(key, shape, dtype), dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} must give an array of shape {shape}; got an error: {error}. {fix}"
+        ) from error
+    if values.shape != shape:
+        raise ValueError(
+            f"{name} must give an array of shape {shape}; got shape {values.shape}. {fix}"
+        )
+    return values
+
+
 def init_by_gate(
+    name: str,
     initializer: Initializer,
     key: jax.Array,
     rows: int,
@@ -76,8 +103,20 @@ def init_by_gate(
     (H, 4H) block instead, an orthogonal initialiser makes the *rows* of the block orthonormal and
     leaves no single gate orthogonal, which confounds every study of gradients.
 
+    Args:
+      name: the argument's name, for error messages.
+      initializer: (key, shape, dtype) -> array.
+      key: a random key, split among the gates.
+      rows, columns: the shape of one gate's block.
+      gates: G, how many blocks.
+      dtype: type of the kernel.
+
     Returns:
-      An array of shape (rows, gates · columns).
+      An array of shape (rows, G · columns).
+
+    Raises:
+      ValueError: as `initialize`.
     """
     keys = jax.random.split(key, gates)
-    return jnp.concatenate([initializer(k, (rows, columns), dtype) for k in keys], axis=1)
+    blocks = [initialize(name, initializer, k, (rows, columns), dtype) for k in keys]
+    return jnp.concatenate(blocks, axis=1)

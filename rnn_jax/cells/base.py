@@ -12,8 +12,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnn_jax.checks import check_size
-from rnn_jax.initializers import InitializerLike, get_initializer, init_by_gate
+from rnn_jax.checks import check_rngs, check_size
+from rnn_jax.initializers import (
+    Initializer,
+    InitializerLike,
+    get_initializer,
+    init_by_gate,
+    initialize,
+)
 
 Carry = Any
 
@@ -57,12 +63,11 @@ class RNNCell(nnx.RNNCellBase):
         size_in = self.in_features = check_size("in_features", in_features)
         size = self.hidden_features = check_size("hidden_features", hidden_features)
         self.blocks = blocks
-        self.param_dtype = _float_dtype("param_dtype", param_dtype or float)
+        self.param_dtype = _float_dtype(
+            "param_dtype", float if param_dtype is None else param_dtype
+        )
         self.dtype = None if dtype is None else _float_dtype("dtype", dtype)
-        if not isinstance(rngs, nnx.Rngs):
-            raise TypeError(
-                f"rngs must be a flax.nnx.Rngs; got {type(rngs).__name__}. Pass rngs=nnx.Rngs(0)."
-            )
+        check_rngs(rngs)
         init = {
             name: get_initializer(name, value)
             for name, value in (
@@ -72,13 +77,17 @@ class RNNCell(nnx.RNNCellBase):
             )
         }
         gates, dtype = len(blocks), self.param_dtype
-        self.kernel = nnx.Param(
-            init_by_gate(init["kernel_init"], rngs.params(), size_in, size, gates, dtype)
+
+        def kernel(name: str, rows: int) -> nnx.Param[jax.Array]:
+            return nnx.Param(
+                init_by_gate(name, init[name], rngs.params(), rows, size, gates, dtype)
+            )
+
+        self.kernel = kernel("kernel_init", size_in)
+        self.recurrent_kernel = kernel("recurrent_kernel_init", size)
+        self.bias = nnx.Param(
+            initialize("bias_init", init["bias_init"], rngs.params(), (gates * size,), dtype)
         )
-        self.recurrent_kernel = nnx.Param(
-            init_by_gate(init["recurrent_kernel_init"], rngs.params(), size, size, gates, dtype)
-        )
-        self.bias = nnx.Param(init["bias_init"](rngs.params(), (gates * size,), dtype))
 
     def __call__(self, carry: Carry, x: jax.Array) -> tuple[Carry, jax.Array]:
         """Advances the carry by one input: `step(carry, project(x))`.
@@ -89,8 +98,14 @@ class RNNCell(nnx.RNNCellBase):
 
         Returns:
           (carry after the step, output h of shape (..., H)).
+
+        Raises:
+          ValueError: x or a part of the carry has another shape.
+          TypeError: either does not hold real floating-point numbers.
         """
-        return self.step(carry, self.project(x))
+        z = self.project(x)
+        self._check_carry(carry, x)
+        return self.step(carry, z)
 
     def project(self, x: jax.Array) -> jax.Array:
         """All that depends on the input alone: z = x W_x + b.
@@ -105,7 +120,9 @@ class RNNCell(nnx.RNNCellBase):
 
         Raises:
           ValueError: x does not have `in_features` features.
+          TypeError: x does not hold real floating-point numbers.
         """
+        _check_floats("x", x)
         if x.ndim < 1 or x.shape[-1] != self.in_features:
             raise ValueError(
                 f"the last axis of x must hold the cell's in_features={self.in_features}; got "
@@ -127,21 +144,56 @@ class RNNCell(nnx.RNNCellBase):
         """
         raise NotImplementedError(f"{type(self).__name__} does not define step(carry, z).")
 
-    def initialize_carry(self, input_shape: tuple[int, ...], rngs: Any = None) -> Carry:
-        """The zero carry for inputs of a given shape.
+    def initialize_carry(
+        self,
+        input_shape: tuple[int, ...],
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+        carry_init: Initializer | None = None,
+    ) -> Carry:
+        """The initial carry for inputs of a given shape: zero, unless told otherwise.
 
         Args:
           input_shape: (..., I), the shape of one input.
-          rngs: accepted for agreement with Flax; unused, because the carry is zero.
+          rngs: source of randomness for `carry_init`; unused without it.
+          carry_init: (key, shape, dtype) -> array, one call for each part of the carry.
 
         Returns:
           One array of shape (..., H), or a tuple of them in the order of `carry_parts`.
+
+        Raises:
+          ValueError: a `carry_init` without `rngs`.
+          TypeError: `input_shape` is no tuple.
         """
-        del rngs
+        if not _is_sequence(input_shape):
+            raise TypeError(
+                "input_shape must be a tuple (..., I); got "
+                f"{input_shape!r} of type {type(input_shape).__name__}. Pass x.shape."
+            )
         dtype = self.param_dtype if self.dtype is None else self.dtype
         shape = (*input_shape[:-1], self.hidden_features)
-        parts = tuple(jnp.zeros(shape, dtype) for _ in self.carry_parts)
-        return parts if len(parts) > 1 else parts[0]
+        if carry_init is None:
+            parts = [jnp.zeros(shape, dtype) for _ in self.carry_parts]
+        elif rngs is None:
+            raise ValueError("carry_init needs a key; got rngs=None. Pass rngs=nnx.Rngs(0).")
+        else:
+            draw = rngs.carry if isinstance(rngs, nnx.Rngs) else rngs
+            parts = [carry_init(draw(), shape, dtype) for _ in self.carry_parts]
+        return tuple(parts) if len(parts) > 1 else parts[0]
+
+    def _check_carry(self, carry: Carry, x: jax.Array) -> None:
+        """Raises unless the carry has this cell's parts, each (..., H) with the axes of x."""
+        shape = (*x.shape[:-1], self.hidden_features)
+        parts = carry if len(self.carry_parts) > 1 else (carry,)
+        shapes = [getattr(part, "shape", None) for part in parts] if _is_sequence(parts) else []
+        if shapes != [shape] * len(self.carry_parts):
+            names = ", ".join(self.carry_parts)
+            arrived = jax.tree.map(lambda a: getattr(a, "shape", type(a).__name__), carry)
+            raise ValueError(
+                f"carry must be {f'({names})' if len(self.carry_parts) > 1 else names}, each part "
+                f"of shape {shape}; got {arrived}. Start from cell.initialize_carry({x.shape})."
+            )
+        for name, part in zip(self.carry_parts, parts, strict=True):
+            _check_floats(f"carry part {name}", part)
 
     @property
     def num_feature_axes(self) -> int:
@@ -162,11 +214,27 @@ def promote(*arrays: jax.Array, dtype: Any = None) -> list[jax.Array]:
     return [array.astype(common) for array in arrays]
 
 
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, (tuple, list))
+
+
+def _check_floats(name: str, value: Any) -> None:
+    dtype = getattr(value, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        arrived = type(value).__name__ if dtype is None else f"dtype {dtype}"
+        raise TypeError(
+            f"{name} must be an array of real floating-point numbers; got {arrived}. Cast it, "
+            "for example jnp.asarray(value, jnp.float32)."
+        )
+
+
 def _float_dtype(name: str, dtype: Any) -> Any:
     try:
         resolved = jax.dtypes.canonicalize_dtype(dtype)
     except TypeError as error:
-        raise TypeError(f"{name} must be a floating-point type; got {dtype!r}.") from error
+        raise TypeError(
+            f"{name} must be a floating-point type; got {dtype!r}. Use jnp.float32."
+        ) from error
     if not jnp.issubdtype(resolved, jnp.floating):
         raise TypeError(
             f"{name} must be a floating-point type; got {resolved.name}. Use jnp.float32."

@@ -95,9 +95,9 @@ class GRUCell(RNNCell):
         Returns:
           {"reset", "update"}: each (..., H), in (0, 1).
         """
-        h_prev, z, w_h = promote(
-            carry, self.project(x), self.recurrent_kernel[...], dtype=self.dtype
-        )
+        z = self.project(x)
+        self._check_carry(carry, x)
+        h_prev, z, w_h = promote(carry, z, self.recurrent_kernel[...], dtype=self.dtype)
         reset, update, _ = self._gates(h_prev, z, w_h)
         return {"reset": reset, "update": update}
 

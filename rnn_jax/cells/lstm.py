@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnn_jax.cells.base import RNNCell, promote
+from rnn_jax.checks import check_number
 from rnn_jax.initializers import InitializerLike
 
 LSTMCarry = tuple[jax.Array, jax.Array]
@@ -30,7 +31,7 @@ class LSTMCell(RNNCell):
       in_features: I.
       hidden_features: H.
       forget_bias: added to the forget gate's initial bias (Gers et al., 2000; Jozefowicz et al.,
-        2015). It is part of `bias` from then on and is trained with it.
+        2015), one finite number. It is part of `bias` from then on and is trained with it.
       peephole: gates see the cell state through `peephole`, one diagonal row for each gate: input
         and forget gates see c, the output gate sees c' (Gers and Schmidhuber, 2000).
       coupled: one gate for both, i = 1 − f; the input block is absent.
@@ -42,7 +43,8 @@ class LSTMCell(RNNCell):
 
     Raises:
       ValueError: a size below 1, an unknown name, or `coupled` without a forget gate.
-      TypeError: a size that is no int, an `rngs` that is no `nnx.Rngs`, a type that is no float.
+      TypeError: a size that is no int, a forget bias that is no number, an `rngs` that is no
+        `nnx.Rngs`, a type that is no float.
 
     References:
       S. Hochreiter and J. Schmidhuber, "Long short-term memory", 1997.
@@ -89,7 +91,8 @@ class LSTMCell(RNNCell):
         size = self.hidden_features
         if forget_gate:
             start = self.blocks.index("forget") * size
-            self.bias[...] = self.bias[...].at[start : start + size].add(forget_bias)
+            offset = check_number("forget_bias", forget_bias)
+            self.bias[...] = self.bias[...].at[start : start + size].add(offset)
         self.peephole = (
             nnx.Param(jnp.zeros((len(self.blocks) - 1, size), self.param_dtype))
             if peephole
@@ -112,7 +115,9 @@ class LSTMCell(RNNCell):
           {"input", "forget", "output"}: each (..., H), in (0, 1). Without a forget gate there is
           no "forget"; with coupled gates "input" is 1 − forget.
         """
-        return self._advance(carry, self.project(x))[2]
+        z = self.project(x)
+        self._check_carry(carry, x)
+        return self._advance(carry, z)[2]
 
     def _advance(
         self, carry: LSTMCarry, z: jax.Array

@@ -83,20 +83,35 @@ def flatten_outputs(tree: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
 def _find_output(cell: Any, carry: Carry, x: jax.ShapeDtypeStruct) -> tuple[int, int] | None:
     """Rows of the flattened carry that a step returns as its output, read off the traced step.
 
-    Two results of a traced function are one value exactly when they are one variable of its
-    jaxpr, so this never takes merely equal numbers for the same thing.
+    Two results of a traced function are one value when they are one variable of its jaxpr, so
+    this never takes merely equal numbers for the same thing.
     """
     after, y = jax.eval_shape(cell, carry, x)
     if not jax.tree_util.treedef_is_leaf(jax.tree.structure(y)):
         return None
-    variables = jax.make_jaxpr(cell)(carry, x).jaxpr.outvars
-    *parts, output = variables
+    jaxpr = jax.make_jaxpr(cell)(carry, x).jaxpr
+    *parts, output = jaxpr.outvars
     start = 0
     for part, leaf in zip(parts, jax.tree.leaves(after), strict=True):
-        if part is output:
+        if _is_same(jaxpr, part, output):
             return start, start + leaf.size
         start += leaf.size
     return None
+
+
+def _is_same(jaxpr: Any, one: Any, other: Any) -> bool:
+    """Whether two variables of a jaxpr are one value, also where a jitted call returned both."""
+    if one is other:
+        return True
+    for equation in jaxpr.eqns:
+        where = [
+            [index for index, made in enumerate(equation.outvars) if made is variable]
+            for variable in (one, other)
+        ]
+        if all(where) and equation.primitive.name in ("jit", "pjit"):
+            inner = equation.params["jaxpr"].jaxpr
+            return _is_same(inner, *(inner.outvars[index] for (index,) in where))
+    return False
 
 
 def _check_floats(name: str, tree: Any) -> None:

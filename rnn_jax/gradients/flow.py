@@ -63,11 +63,13 @@ class GradientFlow:
         t, k = jnp.arange(steps)[:, None], jnp.arange(steps)[None, :]
         exists = jnp.broadcast_to(k <= t, (steps, steps))
         pairs = self.log_norms[..., t, jnp.where(k <= t, t - k, 0)]
-        reduce = {"mean": jnp.mean, "min": jnp.min, "max": jnp.max}[statistic]
-        by_step = tuple(range(pairs.ndim - 1))
-        start = -jnp.inf if statistic == "max" else jnp.inf
-        kwargs = {} if statistic == "mean" else {"initial": start}
-        return reduce(pairs, axis=by_step, where=jnp.broadcast_to(exists, pairs.shape), **kwargs)
+        exists = jnp.broadcast_to(exists, pairs.shape)
+        over = tuple(range(pairs.ndim - 1))
+        if statistic == "mean":
+            return jnp.mean(pairs, axis=over, where=exists)
+        if statistic == "min":
+            return jnp.min(pairs, axis=over, where=exists, initial=jnp.inf)
+        return jnp.max(pairs, axis=over, where=exists, initial=-jnp.inf)
 
     def horizon(self, threshold: float = 0.01) -> jax.Array:
         """The largest lag at which the gradient is still `threshold` of what it is at lag 0.

@@ -115,20 +115,20 @@ def _check_fits(flat: FlatCell, xs: jax.Array, columns: int, count: int | None) 
 
 def _check_targets(targets: ArrayLike, steps: int) -> jax.Array:
     array = jnp.asarray(targets)
-    if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise TypeError(f"targets must be whole numbers; got dtype {array.dtype}. Pass ints.")
     if array.ndim != 1 or array.shape[0] == 0:
         raise ValueError(
             f"targets must be a list of at least one step, shape (K,); got shape {array.shape}. "
             "For one step pass targets=[t]."
         )
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(f"targets must be whole numbers; got dtype {array.dtype}. Pass ints.")
     try:
         values = np.asarray(array)
     except jax.errors.TracerArrayConversionError:
-        return array
+        return array.astype(int)
     outside = values[(values < -steps) | (values >= steps)]
     if outside.size:
         raise ValueError(
             f"targets must lie in [-{steps}, {steps}), the steps of xs; got {outside[0]}."
         )
-    return array
+    return array.astype(int)

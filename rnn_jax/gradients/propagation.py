@@ -37,37 +37,32 @@ def sweep_forward(lin: Linearization, wrt: str, emit: Emit, *, rescale: bool) ->
     dtype = lin.state_jacobians.dtype
     by_state = wrt == "state"
     columns = size if by_state else features
-    sources = (
-        jnp.broadcast_to(jnp.eye(size, dtype=dtype), (steps, size, size))
-        if by_state
-        else (lin.input_jacobians)
-    )
-    # An output that is a part of the state needs no product of its own.
-    outputs = (
-        None
-        if by_state or lin.output_rows
-        else (lin.output_state_jacobians, lin.output_input_jacobians)
-    )
+    eye = jnp.eye(size, dtype=dtype)
+    # An output that is a part of the state needs no product of its own, only its rows.
+    outputs, rows = None, slice(None)
+    if not by_state and lin.output_rows:
+        rows = slice(*lin.output_rows)
+    elif not by_state:
+        outputs = (lin.output_state_jacobians, lin.output_input_jacobians)
 
     def body(carry: tuple[jax.Array, jax.Array], at: Any) -> tuple[Any, Any]:
         p_prev, exponents = carry
-        t, a, source, output = at
-        p = _put(_times(a, p_prev), t, source)
+        t, a, b, output = at
+        p = _put(_times(a, p_prev), t, eye if by_state else b)
         if output is not None:
             c, d = output
             value = _put(_times(c, p_prev), t, d)
-            result = emit(value, exponents)
+            result = emit(_until(t, value), exponents)
         if rescale:
             shift = normalizing_exponent(p, (0, 2))
             p = p * jnp.broadcast_to(power_of_two(-shift, dtype)[None, :, None], p.shape)
             exponents = exponents + shift
         if output is None:
-            rows = slice(None) if by_state else slice(*lin.output_rows)
-            result = emit(p[rows], exponents)
+            result = emit(_until(t, p[rows]), exponents)
         return (p, exponents), result
 
     start = (jnp.zeros((size, steps, columns), dtype), jnp.zeros(steps, jnp.int32))
-    inputs = (jnp.arange(steps), lin.state_jacobians, sources, outputs)
+    inputs = (jnp.arange(steps), lin.state_jacobians, lin.input_jacobians, outputs)
     return lax.scan(body, start, inputs)[1]
 
 
@@ -97,12 +92,15 @@ def sweep_backward(lin: Linearization, targets: jax.Array, wrt: str, emit: Emit)
         r, exponents = carry
         s, a, b, c, d = at
         here = jnp.expand_dims(targets == s, (1, 2))
+        # Set to 0 once more, because 0 times a Jacobian that is not finite is NaN.
+        ahead = jnp.expand_dims(targets < s, (1, 2))
         if by_state:
-            r = _choose(here, eye, r)
+            r = _choose(ahead, jnp.zeros_like(eye), _choose(here, eye, r))
             result = emit(r, exponents)
             r = jnp.matmul(r, a, precision="highest")
         else:
-            result = emit(_choose(here, d, jnp.matmul(r, b, precision="highest")), exponents)
+            value = _choose(here, d, jnp.matmul(r, b, precision="highest"))
+            result = emit(_choose(ahead, jnp.zeros_like(d), value), exponents)
             r = _choose(here, c, jnp.matmul(r, a, precision="highest"))
         shift = normalizing_exponent(r, (1, 2))
         r = r * jnp.broadcast_to(power_of_two(-shift, dtype)[:, None, None], r.shape)
@@ -128,6 +126,12 @@ def _times(a: jax.Array, p: jax.Array) -> jax.Array:
 def _put(p: jax.Array, t: jax.Array, source: jax.Array) -> jax.Array:
     """P with the newest source, (m, n), entered at t."""
     return lax.dynamic_update_index_in_dim(p, source, t, axis=1)
+
+
+def _until(t: jax.Array, p: jax.Array) -> jax.Array:
+    """P with zeros for the sources after t, also where 0 times a Jacobian was NaN."""
+    reached = jnp.expand_dims(jnp.arange(p.shape[1]) <= t, (0, 2))
+    return jnp.where(jnp.broadcast_to(reached, p.shape), p, jnp.zeros_like(p))
 
 
 def _choose(condition: jax.Array, one: jax.Array, other: jax.Array) -> jax.Array:

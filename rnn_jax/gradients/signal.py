@@ -73,9 +73,23 @@ def backprop_signal(
       R. Pascanu, T. Mikolov and Y. Bengio, "On the difficulty of training recurrent neural
       networks", 2013, equations 3 to 5.
     """
+    check_loss(loss)
     cell, xs = as_pytree(cell), as_sequence(xs, batched=False)
     output_gradients = loss_gradient(loss, cell, xs, carry)
     return _signal(cell, xs, carry, output_gradients)
+
+
+def check_loss(loss: Any) -> None:
+    """Raises unless `loss` can be a loss.
+
+    Raises:
+      TypeError: it is not callable, or it is a cell: the arguments are swapped.
+    """
+    if not callable(loss) or hasattr(loss, "initialize_carry"):
+        raise TypeError(
+            f"loss must be a function of the outputs, loss(ys) -> scalar; got "
+            f"{type(loss).__name__}. The order of arguments is (loss, cell, xs)."
+        )
 
 
 def loss_gradient(loss: Loss, cell: Any, xs: jax.Array, carry: Carry | None) -> Any:
@@ -84,14 +98,8 @@ def loss_gradient(loss: Loss, cell: Any, xs: jax.Array, carry: Carry | None) -> 
     The loss runs here, outside the compiled sweep, so that a new closure compiles nothing again.
 
     Raises:
-      TypeError: the loss is not callable.
       ValueError: the loss does not return one real number.
     """
-    if not callable(loss):
-        raise TypeError(
-            f"loss must be callable, loss(ys) -> scalar; got {type(loss).__name__}. The order of "
-            "arguments is (loss, cell, xs)."
-        )
     _, ys = unroll(cell, xs, carry)
     value = jax.eval_shape(loss, ys)
     if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
@@ -149,7 +157,7 @@ def signal_sweep(
         total_log_norms=log_frobenius(total, 1) + LN2 * exponents.astype(dtype),
         inputs=_plain(by_input, input_exponents),
         input_log_norms=log_frobenius(by_input, 1) + LN2 * input_exponents.astype(dtype),
-        initial=initial * power_of_two(initial_exponent, dtype),
+        initial=_plain(initial[None], initial_exponent[None])[0],
     )
     return states, exponents, signal
 
@@ -179,8 +187,10 @@ def _add(
 
 def _plain(rows: jax.Array, exponents: jax.Array) -> jax.Array:
     """Rows times 2^exponent, in plain numbers."""
-    # In two halves, so that a small number does not underflow on the way to a normal result.
+    # In two halves, so that a small number does not underflow on the way to a normal result; and
+    # each half finite, so that an exact zero stays one beside what overflows.
+    exponents = jnp.minimum(exponents, 2 * (int(jnp.finfo(rows.dtype).maxexp) - 1))
     half = exponents // 2
     for part in (half, exponents - half):
-        rows = rows * power_of_two(part, rows.dtype)[:, None] * jnp.ones_like(rows)
+        rows = rows * power_of_two(part, rows.dtype)[:, None]
     return rows

@@ -9,7 +9,7 @@ from jax import lax
 from rnn_jax.gradients.flat import FlatCell, flatten_cell, flatten_outputs
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.scaled import LN2, log_frobenius, power_of_two
-from rnn_jax.gradients.signal import Loss, loss_gradient, signal_sweep, zero_or_never
+from rnn_jax.gradients.signal import Loss, check_loss, loss_gradient, signal_sweep, zero_or_never
 from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence
 
 
@@ -36,12 +36,13 @@ def weight_gradient_by_step(
       TypeError: a loss that is not callable, inputs or carries that are no floats, or a cell that
         needs `carry`.
     """
+    check_loss(loss)
     cell, xs = _with_weights(cell), as_sequence(xs, batched=False)
     leaves = jax.tree.leaves(cell)
     check_fits(
         "weight_gradient_by_step",
-        [(xs.shape[0], sum(leaf.size for leaf in leaves))],
-        leaves[0].dtype,
+        [(xs.shape[0], sum(jnp.size(leaf) for leaf in leaves))],
+        jnp.result_type(leaves[0]),
         "Use weight_gradient_log_norms, which keeps one number for each step.",
     )
     return _by_step(cell, xs, carry, loss_gradient(loss, cell, xs, carry))
@@ -64,6 +65,7 @@ def weight_gradient_log_norms(
     Raises:
       ValueError, TypeError: as `weight_gradient_by_step`.
     """
+    check_loss(loss)
     cell, xs = _with_weights(cell), as_sequence(xs, batched=False)
     return _log_norms(cell, xs, carry, loss_gradient(loss, cell, xs, carry))
 
@@ -90,11 +92,12 @@ def _log_norms(cell: Any, xs: jax.Array, carry: Carry | None, output_gradients: 
     def log_norm(at: Any) -> jax.Array:
         state_prev, x, direction, exponent, gradient = at
         # A share is linear in the signal: pull it back near 1 and put the exponent on afterwards.
-        common = jnp.maximum(exponent, zero_or_never(gradient))
+        own = zero_or_never(gradient)
+        common = jnp.maximum(exponent, own)
         _, pull = jax.vjp(lambda k: flat.step_of(k, state_prev, x), cell)
         signal_near_one = direction * power_of_two(exponent - common, dtype)
-        share = pull((signal_near_one, gradient * power_of_two(-common, dtype)))[0]
-        return _stack_log_norms(share) + LN2 * common.astype(dtype)
+        share = pull((signal_near_one, gradient * power_of_two(own - common, dtype)))[0]
+        return _stack_log_norms(share, dtype) + LN2 * common.astype(dtype)
 
     gradients = _beside_total(flat, output_gradients)
     return lax.map(log_norm, (states[:-1], xs, signal.total_directions, exponents, gradients))
@@ -106,8 +109,9 @@ def _beside_total(flat: FlatCell, output_gradients: Any) -> jax.Array:
     return jnp.zeros_like(gradients) if flat.output_rows else gradients
 
 
-def _stack_log_norms(tree: Any) -> jax.Array:
-    return log_frobenius(jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)]), 0)
+def _stack_log_norms(tree: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
+    parts = [leaf.ravel().astype(dtype) for leaf in jax.tree.leaves(tree)]
+    return log_frobenius(jnp.concatenate(parts), 0)
 
 
 def _with_weights(cell: Any) -> Any:

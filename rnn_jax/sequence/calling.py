@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
+from flax import linen, nnx
 from jax.tree_util import Partial
 
 Carry = Any
@@ -20,8 +20,19 @@ def as_pytree(cell: Any) -> Any:
     over is read when it is first traced.
 
     Raises:
-      TypeError: the cell is not callable, or has leaves that are no arrays.
+      TypeError: the cell is not callable, is a class, is a Linen module without its variables, or
+        has leaves that are no arrays.
     """
+    if isinstance(cell, type):
+        raise TypeError(
+            f"a cell must be an instance, not a class; got the class {cell.__name__}. Build it "
+            f"first, for example {cell.__name__}(2, 64, rngs=nnx.Rngs(0))."
+        )
+    if isinstance(cell, linen.Module) and cell.scope is None:
+        raise TypeError(
+            f"a Linen cell must come with its variables; got an unbound {type(cell).__name__}. "
+            "Pass jax.tree_util.Partial(cell.apply, variables)."
+        )
     if not callable(cell):
         raise TypeError(
             "a cell must be callable, cell(carry, x) -> (carry, y); got an object of type "
@@ -70,9 +81,24 @@ def as_sequence(xs: ArrayLike, *, batched: bool) -> jax.Array:
     if array.shape[-2] == 0:
         raise ValueError(
             f"xs must hold at least one time step; got shape {array.shape}, which is empty "
-            "along the time axis."
+            "along the time axis. Pass T of at least 1."
         )
     return array
+
+
+def check_carry_leaves(carry: Carry) -> None:
+    """Raises unless all leaves of a carry are arrays or numbers, which `jit` can take.
+
+    Raises:
+      TypeError: a leaf is something else.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(carry):
+        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, int, complex)):
+            raise TypeError(
+                "carry must be a pytree of arrays; got a leaf of type "
+                f"{type(leaf).__name__} at carry{jax.tree_util.keystr(path)}. Leave carry out to "
+                "start from the cell's own, or pass arrays."
+            )
 
 
 def resolve_carry(cell: Any, x: jax.ShapeDtypeStruct, carry: Carry | None) -> Carry:
@@ -94,7 +120,7 @@ def resolve_carry(cell: Any, x: jax.ShapeDtypeStruct, carry: Carry | None) -> Ca
     _check_features(cell, x)
     made = carry is None
     if made:
-        if not hasattr(cell, "initialize_carry"):
+        if _carry_maker(cell) is None:
             raise TypeError(
                 "this cell cannot make its own carry: it has no initialize_carry(input_shape). "
                 "Pass the initial state as carry=."
@@ -138,7 +164,7 @@ def describe(tree: Any) -> str:
     def leaf(value: Any) -> str:
         if not hasattr(value, "shape"):
             return type(value).__name__
-        return f"{jnp.dtype(value.dtype).name}{list(value.shape)}"
+        return f"{value.dtype}{list(value.shape)}"  # A random key's dtype has no other name.
 
     leaves, structure = jax.tree.flatten(tree)
     if len(leaves) == 1 and jax.tree_util.treedef_is_leaf(structure):
@@ -165,15 +191,25 @@ def _check_features(cell: Any, x: jax.ShapeDtypeStruct) -> None:
         )
 
 
+def _carry_maker(cell: Any) -> Any:
+    """The object whose `initialize_carry` makes this cell's carry; None if there is none."""
+    # An object that is no pytree has been wrapped by `as_pytree`.
+    owner = cell.func if type(cell) is Partial else cell
+    return owner if hasattr(owner, "initialize_carry") else None
+
+
 def _own_carry(cell: Any, x: jax.ShapeDtypeStruct) -> Carry:
-    if isinstance(cell, nnx.RNNCellBase):
-        # Flax's cells want a key even for a zero carry; nnx.RNN hands them the same fixed one.
-        return cell.initialize_carry(x.shape, nnx.Rngs(0))
-    return cell.initialize_carry(x.shape)
+    owner = _carry_maker(cell)
+    # Flax's cells want a key even for a zero carry; nnx.RNN hands them the same fixed one.
+    if isinstance(owner, nnx.RNNCellBase):
+        return owner.initialize_carry(x.shape, nnx.Rngs(0))
+    if isinstance(owner, linen.RNNCellBase):
+        return owner.initialize_carry(jax.random.key(0), x.shape)
+    return owner.initialize_carry(x.shape)
 
 
 def _check_given_carry(cell: Any, x: jax.ShapeDtypeStruct, carry: Carry) -> None:
-    if not hasattr(cell, "initialize_carry"):
+    if _carry_maker(cell) is None:
         return
     expected = jax.eval_shape(lambda k: _own_carry(k, x), cell)
     if not _same_shapes(expected, carry):
@@ -200,12 +236,15 @@ def _check_kept(before: Carry, after: Carry) -> None:
 
 
 def _same_shapes(one: Any, other: Any) -> bool:
-    if jax.tree.structure(one) != jax.tree.structure(other):
+    structures: list[Any] = [jax.tree.structure(one), jax.tree.structure(other)]
+    if structures[0] != structures[1]:
         return False
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     return all(jnp.shape(a) == jnp.shape(b) for a, b in pairs)
 
 
 def _widen(value: jax.Array, after: jax.ShapeDtypeStruct) -> jax.Array:
+    if value.dtype == after.dtype:
+        return value
     wider = np.promote_types(value.dtype, after.dtype) == after.dtype
     return value.astype(after.dtype) if wider else value

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rnn_jax.checks import check_size
+
 
 def resolve_interval(checkpoint: int | str | None, steps: int) -> int | None:
     """The interval k in steps that `checkpoint` asks for; None keeps every state.
@@ -18,14 +20,15 @@ def resolve_interval(checkpoint: int | str | None, steps: int) -> int | None:
     """
     if checkpoint is None:
         return None
-    if checkpoint == "sqrt":
+    if isinstance(checkpoint, str) and checkpoint == "sqrt":
         return max(1, math.isqrt(steps))
-    if isinstance(checkpoint, bool) or not isinstance(checkpoint, int) or checkpoint < 1:
+    try:
+        return min(check_size("checkpoint", checkpoint), steps)
+    except (TypeError, ValueError):
         raise ValueError(
             'checkpoint must be None, "sqrt", or an interval of at least 1 step; '
-            f"got {checkpoint!r}."
-        )
-    return min(checkpoint, steps)
+            f'got {checkpoint!r}. Pass "sqrt" for the least memory.'
+        ) from None
 
 
 def checkpointed_scan(

@@ -1,7 +1,7 @@
 """Stacked cells with a dense readout."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnn_jax.cells.base import RNNCell, affine, promote
-from rnn_jax.checks import check_choice, check_size
-from rnn_jax.initializers import InitializerLike, get_initializer
+from rnn_jax.checks import check_choice, check_rngs, check_size
+from rnn_jax.initializers import InitializerLike, get_initializer, initialize
 from rnn_jax.sequence.calling import ArrayLike
 from rnn_jax.sequence.unroll import unroll
 
@@ -30,7 +30,7 @@ class SequenceModel(nnx.Module):
 
     Raises:
       ValueError: no cell, layers that do not fit, an unknown readout, or a size below 1.
-      TypeError: a layer that is no cell of this package.
+      TypeError: a layer that is no cell of this package, or an `rngs` that is no `nnx.Rngs`.
     """
 
     def __init__(
@@ -42,15 +42,18 @@ class SequenceModel(nnx.Module):
         kernel_init: InitializerLike = "lecun_normal",
         rngs: nnx.Rngs,
     ):
-        layers = [cells] if isinstance(cells, RNNCell) else list(cells)
+        layers = list(cells) if isinstance(cells, Iterable) else [cells]
         _check_layers(layers)
+        check_rngs(rngs)
         self.cells = nnx.List(layers)
         self.out_features = check_size("out_features", out_features)
         self.readout = check_choice("readout", readout, ("last", "all"))
         init = get_initializer("kernel_init", kernel_init)
         top = layers[-1]
         shape = (top.hidden_features, self.out_features)
-        self.kernel = nnx.Param(init(rngs.params(), shape, top.param_dtype))
+        self.kernel = nnx.Param(
+            initialize("kernel_init", init, rngs.params(), shape, top.param_dtype)
+        )
         self.bias = nnx.Param(jnp.zeros(self.out_features, top.param_dtype))
 
     def __call__(self, xs: ArrayLike, *, lengths: ArrayLike | None = None) -> jax.Array:
@@ -84,17 +87,20 @@ def _at_end(hs: jax.Array, lengths: jax.Array) -> jax.Array:
 
 def _check_layers(layers: list[Any]) -> None:
     if not layers:
-        raise ValueError("a SequenceModel needs at least one cell; got none.")
+        raise ValueError("a SequenceModel needs at least one cell; got none. Pass cells=[cell].")
     for layer in layers:
         if not isinstance(layer, RNNCell):
+            is_class = isinstance(layer, type)
+            arrived = f"the class {layer.__name__}" if is_class else type(layer).__name__
             raise TypeError(
-                "cells must be cells of this package (subclasses of RNNCell); got "
-                f"{type(layer).__name__}. For another cell, call unroll and read its outputs."
+                "cells must be cells of this package (instances of RNNCell); got "
+                f"{arrived}. For another cell, call unroll and read its outputs."
             )
     for depth, (below, above) in enumerate(itertools.pairwise(layers)):
         if above.in_features != below.hidden_features:
             raise ValueError(
                 f"each layer must take what the one below gives; layer {depth} gives "
                 f"{below.hidden_features} features and layer {depth + 1} takes "
-                f"{above.in_features}."
+                f"{above.in_features}. Build layer {depth + 1} with "
+                f"in_features={below.hidden_features}."
             )

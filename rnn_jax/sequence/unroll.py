@@ -10,7 +10,14 @@ import numpy as np
 from jax import lax
 
 from rnn_jax.cells.base import RNNCell
-from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence, resolve_carry
+from rnn_jax.sequence.calling import (
+    ArrayLike,
+    Carry,
+    as_pytree,
+    as_sequence,
+    check_carry_leaves,
+    resolve_carry,
+)
 from rnn_jax.sequence.checkpointing import checkpointed_scan, resolve_interval
 
 
@@ -63,6 +70,7 @@ def unroll(
         lengths = _check_lengths(lengths, batch, steps)
     if resets is not None:
         resets = _check_resets(resets, xs.shape[:-1])
+    check_carry_leaves(carry)
     if carry is not None and batch:
         _check_batch_axes(carry, batch)
     return _unroll(as_pytree(cell), xs, carry, lengths, resets, options=options)
@@ -105,10 +113,14 @@ def _unroll_one(
     """One sequence (T, I)."""
     steps = xs.shape[0]
     initial = resolve_carry(cell, jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype), carry)
-    valid = None if length is None else jnp.arange(steps) < length
-    if valid is not None:
+    valid = None
+    if length is not None:
+        valid = jnp.arange(steps) < length
         # Padding may hold anything, NaN too: kept out before it can reach a derivative.
-        xs = jnp.where(jnp.broadcast_to(valid[:, None], xs.shape), xs, jnp.zeros_like(xs))
+        # The first input stands in, because a cell may have no derivative at 0.
+        stand_in = lax.stop_gradient(lax.select(length > 0, xs[0], jnp.zeros_like(xs[0])))
+        keep = jnp.broadcast_to(valid[:, None], xs.shape)
+        xs = jnp.where(keep, xs, jnp.broadcast_to(stand_in, xs.shape))
     advance, zs = hoist_projection(cell, xs)
     if resets is not None and options.reverse:
         # Time runs backwards, so the boundary before step t is crossed on the way into t − 1.
@@ -116,10 +128,10 @@ def _unroll_one(
 
     def body(carry: Carry, at: Any) -> tuple[Carry, Any]:
         z, is_valid, is_reset = at
-        if is_reset is not None:
-            carry = _select(is_reset, initial, carry)
-        after, y = advance(carry, z)
+        start = carry if is_reset is None else _select(is_reset, initial, carry)
+        after, y = advance(start, z)
         if is_valid is not None:
+            # Frozen is what came in: a reset that the padding marks must not undo the last carry.
             after = _select(is_valid, after, carry)
             y = _select(is_valid, y, jax.tree.map(jnp.zeros_like, y))
         return after, (y, after) if options.return_carries else (y, None)
@@ -163,9 +175,12 @@ def _nan_unless(condition: jax.Array, tree: Any) -> Any:
 
 
 def _check_lengths(lengths: ArrayLike, batch: tuple[int, ...], steps: int) -> jax.Array:
-    array = jnp.asarray(lengths)
+    array = _as_array("lengths", lengths, "whole numbers")
     if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise TypeError(f"lengths must be whole numbers; got dtype {array.dtype}. Cast them.")
+        raise TypeError(
+            f"lengths must be whole numbers; got dtype {array.dtype}. Cast them, "
+            "for example lengths.astype(jnp.int32)."
+        )
     if array.shape != batch:
         raise ValueError(
             f"lengths must have one entry for each sequence, shape {batch}; got shape "
@@ -174,18 +189,18 @@ def _check_lengths(lengths: ArrayLike, batch: tuple[int, ...], steps: int) -> ja
     try:
         values = np.asarray(array)
     except jax.errors.TracerArrayConversionError:
-        return array  # Inside a transformation: marked by NaN where out of range.
+        return _as_index(array)  # Inside a transformation: marked by NaN where out of range.
     if ((values < 0) | (values > steps)).any():
         wrong = values[(values < 0) | (values > steps)]
         raise ValueError(
             f"lengths must lie in [0, {steps}], the number of steps in xs; got {wrong[0]}. "
             "Clip them, or pad xs."
         )
-    return array
+    return _as_index(array)
 
 
 def _check_resets(resets: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
-    array = jnp.asarray(resets)
+    array = _as_array("resets", resets, "booleans")
     if array.dtype != jnp.bool_:
         raise TypeError(
             f"resets must be booleans; got dtype {array.dtype}. Compare first, for example "
@@ -193,9 +208,25 @@ def _check_resets(resets: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
         )
     if array.shape != shape:
         raise ValueError(
-            f"resets must have the shape of xs without features, {shape}; got shape {array.shape}."
+            f"resets must have the shape of xs without features, {shape}; got shape {array.shape}. "
+            "Pass one boolean for each step."
         )
     return array
+
+
+def _as_array(name: str, values: ArrayLike, what: str) -> jax.Array:
+    try:
+        return jnp.asarray(values)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name} must be an array of {what}; got {type(values).__name__}, which is none: "
+            f"{error}"
+        ) from error
+
+
+def _as_index(lengths: jax.Array) -> jax.Array:
+    """In the type that steps are counted in: int8 could not be compared with step 200."""
+    return lengths.astype(jax.dtypes.canonicalize_dtype(int))
 
 
 def _check_batch_axes(carry: Carry, batch: tuple[int, ...]) -> None:

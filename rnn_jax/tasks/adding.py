@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.checks import check_size
+from rnn_jax.checks import check_key, check_number, check_size
 from rnn_jax.tasks.base import Batch
 
 
@@ -31,7 +31,15 @@ class Adding:
 
     def __post_init__(self) -> None:
         if check_size("length", self.length) < 2:
-            raise ValueError("length must be at least 2, one marked number in each half; got 1.")
+            raise ValueError(
+                "length must be at least 2, one marked number in each half; got 1. Pass length=2 "
+                "or more."
+            )
+        if check_number("solved_below", self.solved_below) <= 0:
+            raise ValueError(
+                f"solved_below must be a positive error; got {self.solved_below}. Pass for "
+                "example solved_below=0.01."
+            )
 
     @property
     def in_features(self) -> int:
@@ -59,7 +67,7 @@ class Adding:
           inputs (B, T, 2), the number first and its marker second; targets (B, 1); weights (B,).
         """
         size = check_size("batch_size", batch_size)
-        key_value, key_first, key_second = jax.random.split(key, 3)
+        key_value, key_first, key_second = jax.random.split(check_key(key), 3)
         half = self.length // 2
         values = jax.random.uniform(key_value, (size, self.length))
         first = jax.random.randint(key_first, (size,), 0, half)
@@ -70,7 +78,17 @@ class Adding:
         return Batch(jnp.stack([values, marks], axis=-1), targets, jnp.ones_like(values[:, 0]))
 
     def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
-        """Weighted mean squared error of outputs (B, 1)."""
+        """Weighted mean squared error of outputs (B, 1).
+
+        Raises:
+          ValueError: outputs of another shape, which would broadcast against the targets.
+        """
+        if jnp.shape(outputs) != batch.targets.shape:
+            raise ValueError(
+                f"outputs must have the shape of the targets, {batch.targets.shape}; got "
+                f'{jnp.shape(outputs)}. Read the last step only: readout="last", '
+                "out_features=1."
+            )
         errors = jnp.sum(jnp.square(outputs - batch.targets), axis=-1)
         return jnp.sum(errors * batch.weights) / jnp.sum(batch.weights)
 

@@ -1,0 +1,1 @@
+"""Parts of the main job, `experiments/vanishing_gradient.py`."""

@@ -1,0 +1,169 @@
+"""The table on the terminal and the page for the browser."""
+
+import base64
+import html
+import io
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from vanishing.chain import WorkedExample
+from vanishing.claims import CONDITION, FAILS, HOLDS, Claim
+from vanishing.results import Results
+
+_RICH_STYLE = {HOLDS: "bold green", CONDITION: "bold yellow", FAILS: "bold red"}
+_CSS_CLASS = {HOLDS: "holds", CONDITION: "condition", FAILS: "fails"}
+
+# Which pictures belong to which claim, and what each one shows.
+_PICTURES = {
+    "C2": [("slopes", "Slopes met on a trajectory; the dashed line is the analytic maximum.")],
+    "C3": [
+        (
+            "bound",
+            "The exact norm goes on where floating-point differentiation has run out of numbers.",
+        )
+    ],
+    "C4": [("weight_shares", "Share of the weight gradient by the step it comes from.")],
+    "C5": [("input_gradient", "The same error signal, seen at the inputs.")],
+    "C7": [("gain", "Rate of growth or decay against the scale of the recurrent weights.")],
+    "C8": [
+        ("gates", "Mean and middle 80 % of the units of each gate over the first 60 steps."),
+        ("maps", "Row t, column s: how output t depends on input s. One colour scale for all."),
+    ],
+    "C10": [("training", "Loss while training, by network.")],
+}
+
+_STYLE = """
+:root { --ink: #1d2329; --soft: #5b6670; --line: #e3e7ea; --paper: #ffffff; --wash: #f6f8f9; }
+* { box-sizing: border-box; }
+body { margin: 0; color: var(--ink); background: var(--paper);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
+main { max-width: 60rem; margin: 0 auto; padding: 3rem 1.25rem 4rem; }
+h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 .6rem; letter-spacing: -.01em; }
+h2 { font-size: 1.15rem; line-height: 1.35; margin: 0; }
+p { margin: .5rem 0; } .lead { font-size: 1.1rem; color: var(--soft); max-width: 46rem; }
+figure { margin: 1.25rem 0 0; } img { width: 100%; height: auto; display: block; }
+figcaption { color: var(--soft); font-size: .88rem; margin-top: .4rem; }
+table { border-collapse: collapse; width: 100%; margin: 2rem 0; font-size: .93rem; }
+th, td { text-align: left; vertical-align: top; padding: .55rem .7rem .55rem 0;
+  border-bottom: 1px solid var(--line); }
+th { color: var(--soft); font-weight: 600; } td a { color: inherit; }
+.badge { display: inline-block; padding: .08rem .55rem; border-radius: 1rem; font-size: .8rem;
+  font-weight: 600; white-space: nowrap; }
+.holds { background: #d9efe6; color: #00543c; } .condition { background: #fdeecb; color: #6b4700; }
+.fails { background: #f8dccf; color: #7d3000; }
+section { border-top: 1px solid var(--line); padding: 2rem 0 .5rem; }
+section header { display: flex; gap: .8rem; align-items: baseline; flex-wrap: wrap; }
+.measured { background: var(--wash); border-left: 3px solid #0072b2; padding: .6rem .9rem; }
+.remark { color: var(--soft); } .numbers { font-variant-numeric: tabular-nums; }
+.chain { display: flex; gap: 1.2rem; flex-wrap: wrap; align-items: center; margin: .8rem 0; }
+.chain div { text-align: center; } .chain .name { color: var(--soft); font-size: .85rem; }
+.matrix { border: 0; border-left: 2px solid; border-right: 2px solid; width: auto; margin: .2rem 0;
+  font-variant-numeric: tabular-nums; }
+.matrix td { border: 0; padding: .1rem .6rem; text-align: right; }
+footer { color: var(--soft); font-size: .85rem; margin-top: 3rem; }
+@media (max-width: 40rem) { .wide { display: none; } main { padding-top: 1.5rem; } }
+"""
+
+
+def print_table(console: Console, claims: list[Claim]) -> None:
+    """The verdicts, fitted to the width of the terminal."""
+    table = Table(title="Ten claims about gradients through time", title_justify="left")
+    table.add_column("", no_wrap=True)
+    table.add_column("verdict", min_width=9)
+    table.add_column("measured", ratio=1)
+    for claim in claims:
+        style = _RICH_STYLE[claim.verdict]
+        table.add_row(
+            claim.number, f"[{style}]{claim.verdict}[/]", claim.measured, end_section=True
+        )
+    console.print(table)
+
+
+def write_report(
+    path: Path, results: Results, claims: list[Claim], figures: dict[str, Figure], machine: str
+) -> None:
+    """One HTML file with everything inside, readable without a network."""
+    rows = "".join(
+        f'<tr><td><a href="#{c.number}">{c.number}</a></td><td>{html.escape(c.statement)}</td>'
+        f'<td>{_badge(c)}</td><td class="wide numbers">{html.escape(c.measured)}</td></tr>'
+        for c in claims
+    )
+    sections = "".join(_section(claim, results, figures) for claim in claims)
+    counts = ", ".join(
+        f"{sum(c.verdict == verdict for c in claims)} {'hold' if verdict == HOLDS else wording}"
+        for verdict, wording in (
+            (HOLDS, ""),
+            (CONDITION, "hold with a condition"),
+            (FAILS, "do not hold as stated"),
+        )
+    )
+    page = f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Why simple recurrent networks forget, measured</title><style>{_STYLE}</style></head>
+<body><main>
+<h1>Why simple recurrent networks forget, and what cures it</h1>
+<p class="lead">Ten claims from study notes, each measured on running networks with exact Jacobians
+of every state with respect to every earlier input. Of the ten, {counts}.</p>
+{
+        _picture(
+            figures["norm_by_lag"],
+            "Untrained networks with equal weights where they share them. "
+            "A straight line is geometric decay; its slope is the loss per step in nats. The natural logarithm "
+            "goes on far below what float32 can hold.",
+            "Norm of the Jacobian by lag for eight networks",
+        )
+    }
+<table><thead><tr><th></th><th>claim</th><th>verdict</th><th class="wide">measured</th></tr></thead>
+<tbody>{rows}</tbody></table>
+{sections}
+<footer>T = {results.steps}, H = {results.hidden}, seed {results.seed}. Measured on
+{html.escape(machine)}. Every number is in metrics.json.</footer>
+</main></body></html>
+"""
+    path.write_text(page, encoding="utf-8")
+
+
+def _section(claim: Claim, results: Results, figures: dict[str, Figure]) -> str:
+    pictures = "".join(
+        _picture(figures[name], caption, claim.statement)
+        for name, caption in _PICTURES.get(claim.number, [])
+    )
+    chains = "".join(map(_chain, results.chains)) if claim.number == "C1" else ""
+    return f"""<section id="{claim.number}"><header><h2>{claim.number}. \
+{html.escape(claim.statement)}</h2>{_badge(claim)}</header>
+<p class="measured numbers">{html.escape(claim.measured)}</p>
+<p class="remark">{html.escape(claim.remark)}</p>{chains}{pictures}</section>"""
+
+
+def _badge(claim: Claim) -> str:
+    return f'<span class="badge {_CSS_CLASS[claim.verdict]}">{claim.verdict}</span>'
+
+
+def _chain(example: WorkedExample) -> str:
+    """The factors of a worked example, their product and what autodiff says."""
+    parts = [*example.factors.items()]
+    blocks = "<span>·</span>".join(_matrix(name, values) for name, values in parts)
+    blocks += "<span>=</span>" + _matrix("product", example.product)
+    blocks += "<span>jax.jacrev:</span>" + _matrix("∂O₃/∂x₁", example.automatic)
+    return f'<p><strong>{html.escape(example.title)}</strong></p><div class="chain">{blocks}</div>'
+
+
+def _matrix(name: str, values: list[list[float]]) -> str:
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{value:.6f}</td>" for value in row) + "</tr>" for row in values
+    )
+    return f'<div><div class="name">{html.escape(name)}</div><table class="matrix">{rows}</table></div>'
+
+
+def _picture(figure: Figure, caption: str, alt: str) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return (
+        f'<figure><img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )

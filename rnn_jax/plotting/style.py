@@ -1,0 +1,69 @@
+"""Colours and axes that all pictures share."""
+
+import math
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+
+# Okabe and Ito, "Color universal design", 2008: told apart with any common colour blindness.
+COLORS = {
+    "black": "#000000",
+    "orange": "#E69F00",
+    "sky": "#56B4E9",
+    "green": "#009E73",
+    "blue": "#0072B2",
+    "vermilion": "#D55E00",
+    "purple": "#CC79A7",
+    "grey": "#7A7A7A",
+}
+CYCLE = ["blue", "vermilion", "green", "purple", "orange", "sky", "black"]
+
+# Perceptually even, dark to light, readable in grey and by colour-blind people.
+COLORMAP = "cividis"
+
+
+def new_axes(ax: Axes | None, *, size: tuple[float, float] = (6.4, 4.0)) -> Axes:
+    """The axes given, or those of a new figure."""
+    if ax is None:
+        _, ax = plt.subplots(figsize=size, layout="constrained")
+    return ax
+
+
+def cycle_color(index: int) -> str:
+    """The colour of the index-th series."""
+    return COLORS[CYCLE[index % len(CYCLE)]]
+
+
+def finish(ax: Axes, title: str | None = None) -> Axes:
+    """Takes away what carries no information."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", color="0.9", linewidth=0.8)
+    ax.set_axisbelow(True)
+    if title:
+        ax.set_title(title, loc="left", fontsize="medium")
+    return ax
+
+
+def mark_float32_floor(ax: Axes, lowest: float) -> None:
+    """A line where float32 reads 0, if the picture reaches that far down."""
+    floor = math.log(float(np.finfo(np.float32).tiny))
+    if lowest > floor:
+        return
+    ax.axhline(floor, color=COLORS["black"], linewidth=1.0, linestyle=(0, (1, 1.5)))
+    ax.annotate(
+        f"float32 reads 0 below {floor:.0f}",
+        xy=(1.0, floor),
+        xycoords=("axes fraction", "data"),
+        xytext=(-4, -3),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        fontsize="small",
+    )
+
+
+def as_numpy(value: Any) -> np.ndarray:
+    """A result on the host, in float64 for the drawing."""
+    return np.asarray(value, dtype=np.float64)
