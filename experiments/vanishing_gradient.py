@@ -13,7 +13,9 @@ import platform
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import matplotlib as mpl
@@ -72,10 +74,10 @@ def resolve(config: Config) -> Config:
     Raises:
       ValueError: a size is too small to measure anything with.
     """
-    chosen = {
-        name: values[config.quick] if getattr(config, name) is None else getattr(config, name)
-        for name, values in _DEFAULTS.items()
-    }
+    chosen: dict[str, Any] = {}
+    for name, values in _DEFAULTS.items():
+        given = getattr(config, name)
+        chosen[name] = values[config.quick] if given is None else given
     least = {"steps": 20, "train_length": 2}
     for name, value in chosen.items():
         if value < least.get(name, 1):
@@ -119,7 +121,7 @@ def run(config: Config, progress: Progress) -> Results:
     training = {}
     for name in COMPARED:
         bar = progress.add_task(f"training, T = {task.length}: {name}", total=task.steps)
-        training[name] = train(name, task, seed, lambda n, bar=bar: progress.advance(bar, n))
+        training[name] = train(name, task, seed, partial(progress.advance, bar))
         found = f"{training[name].solved} of {task.seeds} seeds solved"
         progress.update(bar, completed=task.steps, description=f"trained {name}: {found}")
     return Results(

@@ -14,7 +14,14 @@ InitializerLike = str | Initializer
 
 def orthogonal(scale: float = 1.0) -> Initializer:
     """A random orthogonal matrix times `scale` (Saxe, McClelland and Ganguli, 2014)."""
-    return jax.nn.initializers.orthogonal(scale)
+    draw = jax.nn.initializers.orthogonal(scale)
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = float) -> jax.Array:
+        # The QR behind it has no half-precision kernel: drawn in float32, then rounded.
+        half = jnp.finfo(dtype).bits < 32
+        return draw(key, shape, jnp.float32 if half else dtype).astype(dtype)
+
+    return init
 
 
 def identity(scale: float = 1.0) -> Initializer:

@@ -72,7 +72,7 @@ def _sigmoid_slope(results: Results) -> Claim:
         "C2",
         "The sigmoid's derivative lies in (0, 0.25].",
         HOLDS if inside else FAILS,
-        f"slopes {seen.least:.3f} to {seen.greatest:.4f} on {seen.values.size:,} unit-steps, "
+        f"slopes {seen.least:.1g} to {seen.greatest:.4f} on {seen.values.size:,} unit-steps, "
         f"mean {seen.mean:.3f}",
         "0.25 is reached only at pre-activation 0; a typical unit multiplies by less.",
         {"least": seen.least, "mean": seen.mean, "greatest": seen.greatest},
@@ -122,9 +122,9 @@ def _early_inputs(results: Results) -> Claim:
         "C4",
         "Early inputs then contribute almost nothing to the weight update.",
         HOLDS if early else FAILS,
-        f"the first {steps // 2} of {steps} steps have a share of e^{shares['sigmoid']:.0f} of "
-        f"dL/dW (sigmoid), e^{shares['tanh']:.0f} (tanh), "
-        f"e^{shares['LSTM, forget bias 5']:.1f} (LSTM, forget bias 5)",
+        f"the first {steps // 2} of {steps} steps have a share of {_power(shares['sigmoid'])} of "
+        f"dL/dW (sigmoid), {_power(shares['tanh'])} (tanh), "
+        f"{_power(shares['LSTM, forget bias 5'])} (LSTM, forget bias 5)",
         "For a loss at the last step. The update is then made by the last steps alone.",
         {"log_share_of_first_half": shares},
     )
@@ -139,9 +139,9 @@ def _recent_inputs(results: Results) -> Claim:
         "Late steps (say t = 50) keep a relatively large gradient, so the network is biased to "
         "recent inputs.",
         HOLDS if biased else FAILS,
-        f"‖dL/dx_{steps}‖ / ‖dL/dx_1‖ = e^{ratios['sigmoid']:.0f} (sigmoid), "
-        f"e^{ratios['tanh']:.0f} (tanh), e^{ratios['GRU']:.0f} (GRU), "
-        f"e^{ratios['LSTM, forget bias 5']:.1f} (LSTM, forget bias 5)",
+        f"‖dL/dx_{steps}‖ / ‖dL/dx_1‖ = {_power(ratios['sigmoid'])} (sigmoid), "
+        f"{_power(ratios['tanh'])} (tanh), {_power(ratios['GRU'])} (GRU), "
+        f"{_power(ratios['LSTM, forget bias 5'])} (LSTM, forget bias 5)",
         "The bias is one of gradients at initialisation: what is hard to learn, not what the "
         "network could represent.",
         {"log_ratio_last_to_first": ratios},
@@ -254,16 +254,19 @@ def _learning(results: Results) -> Claim:
     gated = [name for name in GATED if name in solved]
     all_gated = all(solved[name] == config.seeds for name in gated)
     some_gated = any(solved[name] == config.seeds for name in gated)
+    unsolved = [name for name in gated if solved[name] < config.seeds]
     verdict = HOLDS if none_simple and all_gated else (CONDITION if some_gated else FAILS)
     return Claim(
         "C10",
         "So simple RNNs miss long-term dependencies, and gated networks learn them.",
         verdict,
-        f"adding problem, T = {config.length}, {config.steps} training steps, seeds solved of "
-        f"{config.seeds}: " + ", ".join(f"{name} {count}" for name, count in solved.items()),
+        f"adding problem, T = {config.length}, solved within {config.steps} training steps: "
+        + "; ".join(f"{name}: {count} of {config.seeds}" for name, count in solved.items()),
         "Training steps to solve, median: "
-        + "; ".join(f"{name} {_steps_to_solve(results, name)}" for name in gated)
-        + ". Reach at initialisation is not fate: gates open while the network learns.",
+        + "; ".join(f"{name}: {_steps_to_solve(results, name)}" for name in gated)
+        + ". "
+        + (f"Not every seed of: {', '.join(unsolved)}. " if unsolved else "")
+        + "Reach at initialisation is not fate: gates open while the network learns.",
         {
             "solved_seeds": solved,
             "steps_to_solve": {
@@ -278,9 +281,17 @@ def _learning(results: Results) -> Claim:
     )
 
 
+def _power(log: float) -> str:
+    """E to the power of a log, in plain figures while they are readable."""
+    if abs(log) < 3:
+        return f"{math.exp(log):.2g}"
+    raised = f"{log:.0f}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"e{raised}"
+
+
 def _horizon(results: Results, name: str) -> str:
     horizon = results.reach[name].horizon
-    return f"over {horizon}" if horizon == results.steps - 1 else str(horizon)
+    return f"at least {horizon}" if horizon == results.steps - 1 else str(horizon)
 
 
 def _steps_to_solve(results: Results, name: str) -> str:

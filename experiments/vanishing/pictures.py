@@ -146,7 +146,7 @@ def gain(results: Results) -> Figure:
     low, high = ax.get_ylim()
     ax.set_ylim(low, max(high, 0.25))
     ax.text(0.01, 0.97, "explodes", transform=ax.transAxes, va="top", fontsize="small")
-    ax.text(0.01, 0.03, "vanishes", transform=ax.transAxes, va="bottom", fontsize="small")
+    ax.text(0.2, 0.03, "vanishes", transform=ax.transAxes, va="bottom", fontsize="small")
     finish(ax, "The price of slope 1: growth, once the weights are large enough")
     ax.legend(frameon=False, fontsize="small", loc="lower right")
     return figure
@@ -172,19 +172,28 @@ def training(results: Results) -> Figure:
     for name, run in results.training.items():
         middle = np.median(run.loss, axis=1)
         ax.plot(run.at, middle, color=COLOR[name], linewidth=1.8, label=name)
+        if run.solved == run.loss.shape[1]:
+            ax.plot(run.at[-1], middle[-1], "o", color=COLOR[name], markersize=6)
         ax.fill_between(
-            run.at, run.loss.min(axis=1), run.loss.max(axis=1), color=COLOR[name], alpha=0.15, lw=0
+            run.at, run.loss.min(axis=1), run.loss.max(axis=1), color=COLOR[name], alpha=0.12, lw=0
         )
     ax.axhline(chance, color=COLORS["grey"], linewidth=1.2, linestyle="--")
-    ax.text(ax.get_xlim()[1], chance * 1.08, "remembers nothing: 1/6", ha="right", fontsize="small")
+    ax.text(
+        1.0,
+        chance * 1.2,
+        "remembers nothing: 1/6",
+        transform=ax.get_yaxis_transform(),
+        ha="right",
+        fontsize="small",
+    )
     ax.set_yscale("log")
     ax.set_ylim(2e-3, 1.0)
     ax.set_xlabel("training step")
     ax.set_ylabel("mean squared error")
     seeds = results.training_config.seeds
+    length = results.training_config.length
     finish(
-        ax,
-        f"Adding problem, T = {results.training_config.length}: median and range of {seeds} seeds",
+        ax, f"Adding problem, T = {length}: median and range of {seeds} seeds; a dot: all solved it"
     )
     _legend_outside(ax)
     return figure
@@ -205,18 +214,30 @@ def _label_ends(ax: Axes, curves: Mapping[str, np.ndarray]) -> None:
         legend.remove()
     low, high = ax.get_ylim()
     gap = 0.055 * (high - low)
-    ends = sorted(((float(c[-1]), name) for name, c in curves.items()), reverse=True)
+    ends = []
+    for name, curve in curves.items():
+        lag = int(np.flatnonzero(np.isfinite(curve))[-1])  # A dead network's curve just ends.
+        ends.append((float(curve[lag]), lag, name))
+    ends.sort(reverse=True)
+    ax.set_xlim(right=max(len(curve) for curve in curves.values()) - 1)
     last = high + gap
-    for value, name in ends:
+    for value, lag, name in ends:
         last = min(value, last - gap)
         ax.annotate(
             name,
-            xy=(1.0, last),
-            xycoords=("axes fraction", "data"),
-            xytext=(6, 0),
-            textcoords="offset points",
+            xy=(lag, value),
+            xytext=(1.04, last),
+            textcoords=ax.get_yaxis_transform(),
             va="center",
             color=COLOR[name],
             fontsize="small",
             annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": COLOR[name],
+                "linewidth": 0.8,
+                "relpos": (0, 0.5),
+                "shrinkA": 2,
+                "shrinkB": 0,
+            },
         )

@@ -58,11 +58,11 @@ section { border-top: 1px solid var(--line); padding: 2rem 0 .5rem; }
 section header { display: flex; gap: .8rem; align-items: baseline; flex-wrap: wrap; }
 .measured { background: var(--wash); border-left: 3px solid #0072b2; padding: .6rem .9rem; }
 .remark { color: var(--soft); } .numbers { font-variant-numeric: tabular-nums; }
-.chain { display: flex; gap: 1.2rem; flex-wrap: wrap; align-items: center; margin: .8rem 0; }
+.chain { display: flex; gap: .55rem; flex-wrap: wrap; align-items: center; margin: .8rem 0; }
 .chain div { text-align: center; } .chain .name { color: var(--soft); font-size: .85rem; }
 .matrix { border: 0; border-left: 2px solid; border-right: 2px solid; width: auto; margin: .2rem 0;
   font-variant-numeric: tabular-nums; }
-.matrix td { border: 0; padding: .1rem .6rem; text-align: right; }
+.matrix td { border: 0; padding: .1rem .4rem; text-align: right; }
 footer { color: var(--soft); font-size: .85rem; margin-top: 3rem; }
 @media (max-width: 40rem) { .wide { display: none; } main { padding-top: 1.5rem; } }
 """
@@ -92,13 +92,10 @@ def write_report(
         for c in claims
     )
     sections = "".join(_section(claim, results, figures) for claim in claims)
-    counts = ", ".join(
-        f"{sum(c.verdict == verdict for c in claims)} {'hold' if verdict == HOLDS else wording}"
-        for verdict, wording in (
-            (HOLDS, ""),
-            (CONDITION, "hold with a condition"),
-            (FAILS, "do not hold as stated"),
-        )
+    counts = [sum(claim.verdict == verdict for claim in claims) for verdict in _CSS_CLASS]
+    verdicts = (
+        f"{counts[0]} hold, {counts[1]} hold with a condition, and {counts[2]} "
+        f"{'does' if counts[2] == 1 else 'do'} not hold as stated"
     )
     page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -107,13 +104,13 @@ def write_report(
 <body><main>
 <h1>Why simple recurrent networks forget, and what cures it</h1>
 <p class="lead">Ten claims from study notes, each measured on running networks with exact Jacobians
-of every state with respect to every earlier input. Of the ten, {counts}.</p>
+of every state with respect to every earlier input. Of the ten, {verdicts}.</p>
 {
         _picture(
             figures["norm_by_lag"],
             "Untrained networks with equal weights where they share them. "
-            "A straight line is geometric decay; its slope is the loss per step in nats. The natural logarithm "
-            "goes on far below what float32 can hold.",
+            "A straight line is geometric decay; its slope is the loss per step in nats. "
+            "The curves go on far below what float32 can hold.",
             "Norm of the Jacobian by lag for eight networks",
         )
     }
@@ -148,15 +145,16 @@ def _chain(example: WorkedExample) -> str:
     parts = [*example.factors.items()]
     blocks = "<span>·</span>".join(_matrix(name, values) for name, values in parts)
     blocks += "<span>=</span>" + _matrix("product", example.product)
-    blocks += "<span>jax.jacrev:</span>" + _matrix("∂O₃/∂x₁", example.automatic)
+    blocks += "<span>jax.jacrev</span>" + _matrix("∂O₃/∂x₁", example.automatic)
     return f'<p><strong>{html.escape(example.title)}</strong></p><div class="chain">{blocks}</div>'
 
 
 def _matrix(name: str, values: list[list[float]]) -> str:
     rows = "".join(
-        "<tr>" + "".join(f"<td>{value:.6f}</td>" for value in row) + "</tr>" for row in values
+        "<tr>" + "".join(f"<td>{value:.5f}</td>" for value in row) + "</tr>" for row in values
     )
-    return f'<div><div class="name">{html.escape(name)}</div><table class="matrix">{rows}</table></div>'
+    caption = f'<div class="name">{html.escape(name)}</div>'
+    return f'<div>{caption}<table class="matrix">{rows}</table></div>'
 
 
 def _picture(figure: Figure, caption: str, alt: str) -> str:

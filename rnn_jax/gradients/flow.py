@@ -15,6 +15,7 @@ from rnn_jax.checks import check_choice
 from rnn_jax.gradients.bounds import jacobian_log_bound
 from rnn_jax.gradients.log_norms import jacobian_log_norms
 from rnn_jax.gradients.signal import Loss
+from rnn_jax.gradients.summary import summarize
 from rnn_jax.gradients.weight_gradient import weight_gradient_log_norms
 from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence, resolve_carry
 from rnn_jax.sequence.unroll import unroll
@@ -100,7 +101,8 @@ class GradientFlow:
         curve = self.by_lag()
         lags = jnp.arange(self.steps, dtype=curve.dtype)
         centred = lags - jnp.mean(lags)
-        return jnp.sum(centred * curve) / jnp.sum(centred * centred)
+        slope = jnp.sum(centred * curve) / jnp.sum(centred * centred)
+        return jnp.where(jnp.any(jnp.isneginf(curve)), -jnp.inf, slope)
 
     @property
     def regime(self) -> str:
@@ -124,8 +126,6 @@ class GradientFlow:
 
     def summary(self) -> str:
         """A few lines that say in words what the numbers mean."""
-        from rnn_jax.gradients.summary import summarize
-
         return summarize(self)
 
     def plot(self) -> Figure:

@@ -109,12 +109,21 @@ def _check_fits(flat: FlatCell, xs: jax.Array, columns: int, count: int | None) 
             (3, size, steps if count is None else min(count, steps), columns),
         ],
         flat.initial.dtype,
-        "Pass targets=, the few steps t whose rows you want, or a shorter sequence.",
+        "Pass targets=, the few steps t whose rows you want, or a shorter sequence."
+        if count is None
+        else "Pass fewer targets or a shorter sequence, or use backprop_signal, which forms no "
+        "Jacobian.",
     )
 
 
 def _check_targets(targets: ArrayLike, steps: int) -> jax.Array:
-    array = jnp.asarray(targets)
+    try:
+        array = jnp.asarray(targets)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"targets must be a list of whole numbers, steps of xs; got {targets!r}. For one step "
+            "pass targets=[t]."
+        ) from error
     if array.ndim != 1 or array.shape[0] == 0:
         raise ValueError(
             f"targets must be a list of at least one step, shape (K,); got shape {array.shape}. "

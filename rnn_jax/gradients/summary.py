@@ -1,14 +1,9 @@
 """Gradient flow in words."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from rnn_jax.gradients.flow import GradientFlow
 
 # ln of the smallest normal float32: below it accelerators and XLA's CPU code read 0.
 FLOAT32_FLOOR = math.log(float(np.finfo(np.float32).tiny))
@@ -16,15 +11,15 @@ FLOAT32_FLOOR = math.log(float(np.finfo(np.float32).tiny))
 _MEANING = {
     "vanishing": "later outputs hardly depend on early steps; what must be remembered longer "
     "than the horizon will be hard to learn",
-    "sustained": "gradients keep their size over the whole sequence",
+    "sustained": "gradients change by less than a factor of 100 over the whole sequence",
     "exploding": "gradients grow with distance; training needs clipping or a smaller recurrent "
     "gain",
     "not finite": "the numbers below cannot be trusted from that step on",
 }
 
 
-def summarize(flow: GradientFlow) -> str:
-    """The regime, how far gradients reach, and what float32 would have seen."""
+def summarize(flow: Any) -> str:
+    """The regime of a `GradientFlow`, how far it reaches, and what float32 would have seen."""
     curve = np.asarray(flow.by_lag())
     regime, last = flow.regime, flow.steps - 1
     what = "∂y_t/∂x_s" if flow.wrt == "input" else "∂carry_t/∂carry_s"

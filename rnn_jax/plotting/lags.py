@@ -44,7 +44,7 @@ def plot_by_lag(
     ax = new_axes(ax)
     single = not isinstance(results, Mapping)
     named: Mapping[str, Any] = results if isinstance(results, Mapping) else {"mean": results}
-    lowest = 0.0
+    curves = []
     for index, (label, result) in enumerate(named.items()):
         color = (colors or {}).get(label, cycle_color(index))
         if isinstance(result, GradientFlow):
@@ -56,8 +56,7 @@ def plot_by_lag(
             curve = as_numpy(result)
         curve = np.where(np.isfinite(curve), curve, np.nan)
         ax.plot(np.arange(len(curve)), curve, color=color, linewidth=1.8, label=label)
-        if np.isfinite(curve).any():
-            lowest = min(lowest, float(np.nanmin(curve)))
+        curves.append(curve)
     if bound is not None:
         limit = as_numpy(bound)
         ax.plot(
@@ -68,7 +67,7 @@ def plot_by_lag(
             linestyle="--",
             label="upper bound (sup|φ′| · σ₁)ᵏ",
         )
-    mark_float32_floor(ax, lowest)
+    mark_float32_floor(ax, curves)
     ax.set_xlabel("lag k = t − s  (steps)")
     ax.set_ylabel("ln of the norm  (nats)")
     if not single or bound is not None:

@@ -1,6 +1,7 @@
 """Colours and axes that all pictures share."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -46,19 +47,23 @@ def finish(ax: Axes, title: str | None = None) -> Axes:
     return ax
 
 
-def mark_float32_floor(ax: Axes, lowest: float) -> None:
-    """A line where float32 reads 0, if the picture reaches that far down."""
+def mark_float32_floor(ax: Axes, curves: Sequence[np.ndarray]) -> None:
+    """A line where float32 reads 0, if a curve falls that far; named where there is room."""
     floor = math.log(float(np.finfo(np.float32).tiny))
-    if lowest > floor:
+    falling = [curve for curve in curves if (curve < floor).any()]
+    if not falling:
         return
     ax.axhline(floor, color=COLORS["black"], linewidth=1.0, linestyle=(0, (1, 1.5)))
+    # At the end where the deepest curve is far from the line.
+    deepest = min(falling, key=lambda curve: float(np.nanmin(curve)))
+    right = bool(abs(deepest[-1] - floor) > abs(deepest[0] - floor))
     ax.annotate(
-        f"float32 reads 0 below {floor:.0f}",
-        xy=(1.0, floor),
+        f"float32 reads 0 below −{-floor:.0f}",
+        xy=(1.0 if right else 0.0, floor),
         xycoords=("axes fraction", "data"),
-        xytext=(-4, -3),
+        xytext=(-4 if right else 4, -3),
         textcoords="offset points",
-        ha="right",
+        ha="right" if right else "left",
         va="top",
         fontsize="small",
     )

@@ -40,14 +40,13 @@ def plot_weight_shares(
     """
     ax = new_axes(ax)
     named: Mapping[str, Any] = results if isinstance(results, Mapping) else {"": results}
-    lowest = 0.0
+    curves = []
     for index, (label, result) in enumerate(named.items()):
         shares = _log_shares(result)
         color = (colors or {}).get(label, cycle_color(index))
         ax.plot(np.arange(1, len(shares) + 1), shares, color=color, linewidth=1.8, label=label)
-        if np.isfinite(shares).any():
-            lowest = min(lowest, float(np.nanmin(shares)))
-    mark_float32_floor(ax, lowest)
+        curves.append(shares)
+    mark_float32_floor(ax, curves)
     ax.set_xlabel("step s at which the weights are used")
     ax.set_ylabel("ln share of the weight gradient  (nats)")
     if isinstance(results, Mapping):

@@ -63,7 +63,8 @@ def as_sequence(xs: ArrayLike, *, batched: bool) -> jax.Array:
         array = jnp.asarray(xs)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"xs must be an array of inputs (T, I); got {type(xs).__name__}, which is none: {error}"
+            f"xs must be an array of inputs (T, I); got {type(xs).__name__}. Pass a JAX or NumPy "
+            f"array of floats. ({error})"
         ) from error
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(

@@ -219,8 +219,8 @@ def _as_array(name: str, values: ArrayLike, what: str) -> jax.Array:
         return jnp.asarray(values)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"{name} must be an array of {what}; got {type(values).__name__}, which is none: "
-            f"{error}"
+            f"{name} must be an array of {what}; got {type(values).__name__}. Pass a JAX or NumPy "
+            f"array. ({error})"
         ) from error
 
 

@@ -1,0 +1,135 @@
+"""Our cells inside Flax, and against Flax's own cells with the same weights."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen, nnx
+
+import rnn_jax as rj
+import zoo
+
+IN, H, T, B = 3, 4, 6, 2
+NAMES = ["simple_relu", "lstm_peephole", "gru_reset_before"]
+XS = jnp.asarray(np.random.default_rng(0).normal(size=(B, T, IN)))
+
+
+def weights_for_flax(cell):
+    """{gate: (W, U, b)} of one of our cells."""
+    weights = zoo.weights_of(cell)
+    fused = weights["kernel"], weights["recurrent_kernel"], weights["bias"]
+    parts = [np.split(w, len(cell.blocks), axis=-1) for w in fused]
+    return dict(zip(cell.blocks, zip(*parts, strict=True), strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nnx_rnn_runs_our_cells_to_the_same_values_and_gradients(name):
+    cell = zoo.CELLS[name](IN, H, 4)
+
+    def by_unroll(cell, xs):
+        carry, ys = rj.unroll(cell, xs)
+        return jnp.sum(jnp.sin(ys)), (carry, ys)
+
+    def by_flax(cell, xs):
+        carry, ys = nnx.RNN(cell, return_carry=True)(xs)
+        return jnp.sum(jnp.sin(ys)), (carry, ys)
+
+    (_, ours), gradient = jax.jit(jax.value_and_grad(by_unroll, (0, 1), has_aux=True))(cell, XS)
+    (_, theirs), expected = jax.jit(jax.value_and_grad(by_flax, (0, 1), has_aux=True))(cell, XS)
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-12, atol=1e-13)
+    chex.assert_trees_all_close(
+        jax.tree.leaves(gradient), jax.tree.leaves(expected), rtol=1e-11, atol=1e-13
+    )
+
+
+def test_nnx_rnn_in_reverse_and_with_lengths_agrees_with_unroll():
+    cell = zoo.CELLS["lstm"](IN, H, 4)
+    theirs = nnx.RNN(cell, return_carry=True, reverse=True, keep_order=True)(XS)
+    chex.assert_trees_all_close(rj.unroll(cell, XS, reverse=True), theirs, rtol=1e-12, atol=1e-13)
+    lengths = jnp.asarray([2, T])
+    carry, ys = nnx.RNN(cell, return_carry=True)(XS, seq_lengths=lengths)
+    ours_carry, ours_ys = rj.unroll(cell, XS, lengths=lengths)
+    chex.assert_trees_all_close(ours_carry, carry, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(ours_ys[0, :2], ys[0, :2], rtol=1e-12)
+    np.testing.assert_allclose(ours_ys[1], ys[1], rtol=1e-12)
+
+
+def test_nnx_bidirectional_takes_our_cells():
+    one, other = (zoo.CELLS["gru_reset_after"](IN, H, seed) for seed in (0, 1))
+    both = nnx.Bidirectional(nnx.RNN(one), nnx.RNN(other))(XS)
+    forward, backward = rj.unroll(one, XS)[1], rj.unroll(other, XS, reverse=True)[1]
+    np.testing.assert_allclose(both, jnp.concatenate([forward, backward], axis=-1), rtol=1e-12)
+
+
+def test_split_and_merge_give_the_cell_back():
+    cell = zoo.CELLS["lstm_coupled_peephole"](IN, H, 0)
+    graph, state = nnx.split(cell)
+    again = nnx.merge(graph, state)
+    assert jax.tree.structure(again) == jax.tree.structure(cell)
+    np.testing.assert_array_equal(rj.unroll(again, XS)[1], rj.unroll(cell, XS)[1])
+
+
+def nnx_simple(cell):
+    twin = nnx.SimpleCell(IN, H, dtype=jnp.float64, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    W, U, b = weights_for_flax(cell)["hidden"]
+    twin.dense_i.kernel[...], twin.dense_i.bias[...] = jnp.asarray(W), jnp.asarray(b)
+    twin.dense_h.kernel[...] = jnp.asarray(U)
+    return twin
+
+
+def nnx_lstm(cell):
+    twin = nnx.LSTMCell(IN, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    names = {"input": "i", "forget": "f", "candidate": "g", "output": "o"}
+    for gate, (W, U, b) in weights_for_flax(cell).items():
+        letter = names[gate]
+        getattr(twin, "if_" if letter == "f" else f"i{letter}").kernel[...] = jnp.asarray(W)
+        hidden = getattr(twin, f"h{letter}")
+        hidden.kernel[...], hidden.bias[...] = jnp.asarray(U), jnp.asarray(b)
+    return twin
+
+
+def nnx_optimized_lstm(cell):
+    twin = nnx.OptimizedLSTMCell(IN, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    twin.dense_i.kernel[...] = cell.kernel[...]
+    twin.dense_h.kernel[...], twin.dense_h.bias[...] = cell.recurrent_kernel[...], cell.bias[...]
+    return twin
+
+
+def nnx_gru(cell):
+    # Flax's has no bias inside the reset product.
+    cell.candidate_recurrent_bias[...] = jnp.zeros(H)
+    twin = nnx.GRUCell(IN, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    twin.dense_i.kernel[...], twin.dense_i.bias[...] = cell.kernel[...], cell.bias[...]
+    twin.dense_h.kernel[...] = cell.recurrent_kernel[...]
+    return twin
+
+
+def linen_gru(cell):
+    params = {}
+    for gate, (W, U, b) in weights_for_flax(cell).items():
+        letter = {"reset": "r", "update": "z", "candidate": "n"}[gate]
+        params[f"i{letter}"] = {"kernel": jnp.asarray(W), "bias": jnp.asarray(b)}
+        params[f"h{letter}"] = {"kernel": jnp.asarray(U)}
+    params["hn"]["bias"] = cell.candidate_recurrent_bias[...]
+    twin = linen.GRUCell(H, param_dtype=jnp.float64)
+    return jax.tree_util.Partial(twin.apply, {"params": params})
+
+
+@pytest.mark.parametrize(
+    ("name", "twin"),
+    [
+        ("simple_tanh", nnx_simple),
+        ("lstm", nnx_lstm),
+        ("lstm", nnx_optimized_lstm),
+        ("gru_reset_after", nnx_gru),
+        ("gru_reset_after", linen_gru),
+    ],
+)
+def test_flax_cells_with_the_same_weights_give_the_same_sequence(name, twin):
+    cell = zoo.CELLS[name](IN, H, 5)
+    other = twin(cell)
+    carry = zoo.random_carry(cell, 1, B)
+    chex.assert_trees_all_close(
+        rj.unroll(cell, XS, carry), rj.unroll(other, XS, carry), rtol=1e-12, atol=1e-13
+    )

@@ -1,0 +1,12 @@
+"""Strict mode for the whole suite: float64, no implicit type or rank promotion."""
+
+import hypothesis
+import jax
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Compilation dwarfs the rest, so no deadline, and the same examples in every run.
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, max_examples=12)
+hypothesis.settings.load_profile("suite")

@@ -1,0 +1,153 @@
+"""The main job: verdicts follow the numbers, and a small run writes what it promises."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+from rich.progress import Progress
+
+import vanishing_gradient
+from vanishing.claims import CONDITION, FAILS, HOLDS, judge
+from vanishing.report import print_table
+from vanishing.training import _first_solved, train
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = [sys.executable, str(ROOT / "experiments" / "vanishing_gradient.py")]
+
+
+@contextlib.contextmanager
+def ordinary_mode():
+    """Experiments run in JAX's ordinary mode; optax does not pass the strict one."""
+    with (
+        jax.enable_x64(False),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        yield
+
+
+@pytest.fixture(scope="module")
+def results():
+    """The whole job, tiny."""
+    sizes = {"steps": 40, "hidden": 6, "weight_seeds": 1}
+    training = {"train_length": 4, "train_steps": 50, "train_seeds": 2}
+    with ordinary_mode():
+        config = vanishing_gradient.resolve(vanishing_gradient.Config(**sizes, **training))
+        return vanishing_gradient.run(config, Progress(disable=True))
+
+
+@pytest.fixture(scope="module")
+def written(results, tmp_path_factory):
+    out = tmp_path_factory.mktemp("vanishing")
+    claims = judge(results)
+    with ordinary_mode():
+        vanishing_gradient.save(vanishing_gradient.Config(out=out), results, claims, 1.0)
+    return out
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_it_prints_a_verdict_for_each_claim(results, width):
+    console = Console(width=width, record=True, file=io.StringIO())
+    print_table(console, judge(results))
+    printed = console.export_text()
+    for number in range(1, 11):
+        assert re.search(rf"│ C{number}\s+│ (holds|does not)", printed)
+    assert max(map(len, printed.splitlines())) <= width
+
+
+def test_the_page_is_one_file_that_needs_no_network(written):
+    out = written
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page.count('src="data:image/png;base64,') == len(list(out.glob("*.png")))
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
+    assert "http" not in page.split("base64")[0]
+    for number in range(1, 11):
+        assert f'<section id="C{number}">' in page
+
+
+def test_the_numbers_are_on_disk_and_agree_with_the_verdicts(written):
+    metrics = json.loads((written / "metrics.json").read_text(encoding="utf-8"))
+    assert set(metrics["claims"]) == {f"C{number}" for number in range(1, 11)}
+    assert {claim["verdict"] for claim in metrics["claims"].values()} <= {HOLDS, CONDITION, FAILS}
+    assert metrics["claims"]["C3"]["numbers"]["rate"] == metrics["networks"]["sigmoid"]["rate"]
+    assert len(metrics["networks"]["tanh"]["log_norm_by_lag"]) == 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--steps", "3"], "--steps must be at least 20; got 3"),
+        (["--train-seeds", "0"], "--train-seeds must be at least 1; got 0"),
+        (["--out", "/dev/null/x"], "error:"),
+    ],
+)
+def test_bad_options_end_in_one_line_and_a_non_zero_exit(arguments, words):
+    done = subprocess.run([*SCRIPT, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert words in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_help_explains_every_option():
+    done = subprocess.run([*SCRIPT, "--help"], capture_output=True, text=True, check=True)
+    options = re.findall(r"--([a-z-]+)", done.stdout)
+    assert {"out", "quick", "steps", "hidden", "train-steps", "seed"} <= set(options)
+    assert "adding problem" in done.stdout
+
+
+def test_worked_examples_multiply_to_the_derivative(results):
+    for example in results.chains:
+        product = np.linalg.multi_dot([np.asarray(f) for f in example.factors.values()])
+        np.testing.assert_allclose(product, example.automatic, rtol=1e-14)
+        assert example.difference < 1e-15
+
+
+def test_solved_means_below_the_threshold_from_then_on():
+    losses = np.array([[0.1, 0.005], [0.005, 0.1], [0.005, 0.005], [0.004, 0.2]])
+    found = _first_solved(losses, np.array([50, 100, 150, 200]), 0.01)
+    np.testing.assert_array_equal(found, [100, np.nan])
+
+
+def test_training_is_reproducible_and_seeds_differ(results):
+    with ordinary_mode():
+        again = train("GRU", results.training_config, results.seed, on_chunk=lambda n: None)
+    first = results.training["GRU"]
+    np.testing.assert_array_equal(again.loss, first.loss)
+    assert first.loss[0, 0] != first.loss[0, 1]
+
+
+def test_verdicts_turn_when_the_numbers_turn(results):
+    """Each judge is fed numbers that contradict its claim, and must say so."""
+    good = results
+    verdicts = {claim.number: claim.verdict for claim in judge(good)}
+    assert verdicts["C1"] == verdicts["C2"] == verdicts["C6"] == HOLDS
+
+    off = dataclasses.replace(good.chains[0], difference=1e-3)
+    steep = dataclasses.replace(good.slopes["sigmoid"], greatest=0.3)
+    swapped = {**good.reach, "tanh": good.reach["sigmoid"], "sigmoid": good.reach["tanh"]}
+    nothing = {
+        name: dataclasses.replace(run, solved_at=np.full_like(run.solved_at, np.nan))
+        for name, run in good.training.items()
+    }
+    flat = dict.fromkeys(good.shares, np.zeros(20))
+    contradicted = dataclasses.replace(
+        good,
+        chains=[off],
+        slopes={**good.slopes, "sigmoid": steep},
+        reach=swapped,
+        shares=flat,
+        signal=flat,
+        training=nothing,
+    )
+    verdicts = {claim.number: claim.verdict for claim in judge(contradicted)}
+    for number in ("C1", "C2", "C4", "C5", "C6", "C10"):
+        assert verdicts[number] == FAILS, number

@@ -1,0 +1,285 @@
+"""Gradient flow: records with known answers, and records of cells against their loops."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import zoo
+from test_reference import XS, I, T, network
+
+import rnn_jax as rj
+
+STEPS = 61
+
+
+def record(curve, **rest):
+    """A flow whose log-norm depends on the lag alone."""
+    curve = np.asarray(curve, np.float64)
+    lag = np.arange(len(curve))[:, None] - np.arange(len(curve))[None, :]
+    return rj.GradientFlow(jnp.asarray(np.where(lag >= 0, curve[lag], -np.inf)), **rest)
+
+
+def straight(rate, steps=STEPS, start=0.0):
+    return record(start + rate * np.arange(steps))
+
+
+def random_table(*batch, steps=9):
+    table = np.random.default_rng(0).normal(size=(*batch, steps, steps))
+    return np.where(np.tril(np.ones((steps, steps), bool)), table, -np.inf)
+
+
+@pytest.mark.parametrize("batch", [(), (4,)])
+@pytest.mark.parametrize("statistic", ["mean", "min", "max"])
+def test_by_lag_takes_all_pairs_at_each_lag(statistic, batch):
+    table = random_table(*batch)
+    flow = rj.GradientFlow(jnp.asarray(table))
+    got = np.asarray(flow.by_lag(statistic))
+    reduce = {"mean": np.mean, "min": np.min, "max": np.max}[statistic]
+    expected = [
+        reduce([table[..., s + lag, s] for s in range(len(got) - lag)]) for lag in range(len(got))
+    ]
+    np.testing.assert_allclose(got, expected, rtol=1e-13)
+    if statistic == "mean":
+        np.testing.assert_array_equal(got, np.asarray(flow.by_lag()))
+
+
+def test_by_lag_of_an_exact_zero_on_one_path():
+    table = random_table()
+    table[5, 2] = -np.inf
+    flow = rj.GradientFlow(jnp.asarray(table))
+    assert np.isneginf(flow.by_lag()[3])
+    assert np.isneginf(flow.by_lag("min")[3])
+    assert np.isfinite(flow.by_lag("max")).all()
+    assert np.isfinite(np.delete(np.asarray(flow.by_lag()), 3)).all()
+
+
+@pytest.mark.parametrize("start", [-3.0, 0.0, 100.0])
+def test_horizon_of_a_straight_line_is_where_it_crosses_the_threshold(start):
+    flow = straight(-0.1, start=start)
+    # −0.1 k ≥ ln θ for k ≤ −10 ln θ, wherever the line starts.
+    for threshold in (0.01, 0.05, 0.5, 0.9):
+        assert int(flow.horizon(threshold)) == math.floor(-10 * math.log(threshold))
+    assert int(flow.horizon()) == int(flow.horizon(0.01)) == 46
+    assert int(flow.horizon(1.0)) == 0
+    assert int(flow.horizon(1e-9)) == STEPS - 1
+
+
+def test_horizon_takes_the_largest_lag_that_is_still_there():
+    curve = np.full(20, -50.0)
+    curve[[0, 7, 8]] = 0.0, -4.0, -4.7
+    assert int(record(curve).horizon()) == 7
+    # A first lag that is exactly 0 gives its place to the first that is not.
+    curve[:3] = -np.inf
+    curve[3] = -1.0
+    assert int(record(curve).horizon()) == 8
+
+
+def test_horizon_where_nothing_depends_on_anything_is_zero():
+    assert int(record(np.full(20, -np.inf)).horizon()) == 0
+
+
+def test_horizon_under_jit_and_vmap():
+    table = jnp.stack([straight(rate).log_norms for rate in (-0.1, -0.2, 0.0)])
+
+    @jax.jit
+    @jax.vmap
+    def horizon(log_norms):
+        return rj.GradientFlow(log_norms).horizon()
+
+    assert horizon(table).tolist() == [46, 23, STEPS - 1]
+    assert int(jax.jit(lambda flow: flow.horizon(0.5))(straight(-0.1))) == 6
+
+
+@pytest.mark.parametrize("rate", [-2.5, -0.1, 0.0, 0.3])
+@pytest.mark.parametrize("steps", [2, 3, 60])
+def test_rate_of_a_straight_line_is_its_slope(rate, steps):
+    np.testing.assert_allclose(float(straight(rate, steps, 5.0).rate), rate, atol=1e-12)
+
+
+def test_rate_is_the_least_squares_slope():
+    curve = np.random.default_rng(2).normal(size=30)
+    slope = np.polynomial.polynomial.polyfit(np.arange(30), curve, 1)[1]
+    np.testing.assert_allclose(float(record(curve).rate), slope, rtol=1e-10)
+
+
+@pytest.mark.parametrize("steps", [4, 5, 9])
+@pytest.mark.parametrize("first", [1, 2, 3])
+def test_rate_is_minus_infinity_where_the_gradient_becomes_exactly_zero(steps, first):
+    curve = -np.arange(steps, dtype=float)
+    curve[first:] = -np.inf
+    assert np.isneginf(float(record(curve).rate))
+
+
+def test_rate_of_a_single_step_is_not_known():
+    assert math.isnan(float(straight(0.0, steps=1).rate))
+
+
+@pytest.mark.parametrize(
+    ("curve", "regime"),
+    [
+        (-0.1 * np.arange(61), "vanishing"),
+        (-0.1 * np.arange(21), "sustained"),  # the same rate over a shorter sequence
+        (0.0 * np.arange(61), "sustained"),
+        (0.1 * np.arange(61), "exploding"),
+        (0.1 * np.arange(21), "sustained"),
+        (np.r_[np.zeros(30), np.full(31, -np.inf)], "vanishing"),
+        (np.full(20, -np.inf), "vanishing"),
+        (np.r_[np.zeros(30), np.nan, np.zeros(30)], "not finite"),
+        (np.r_[np.zeros(30), np.inf], "not finite"),
+        ([-2000.0], "sustained"),
+        (-2000 + 0.1 * np.arange(61), "exploding"),
+    ],
+)
+def test_regime(curve, regime):
+    flow = record(curve)
+    assert flow.regime == regime
+    assert regime in flow.summary()
+
+
+def test_regime_changes_at_a_factor_of_a_hundred():
+    # Over ten lags or fewer the last lag alone decides.
+    for factor, regime in [(0.0099, "vanishing"), (0.0101, "sustained")]:
+        assert record([0.0, 0.0, math.log(factor)]).regime == regime
+    for factor, regime in [(99.0, "sustained"), (101.0, "exploding")]:
+        assert record([0.0, 0.0, math.log(factor)]).regime == regime
+
+
+def test_summary_states_the_numbers():
+    text = straight(-0.1, start=2.0).summary()
+    assert "T = 61" in text
+    assert "vanishing" in text
+    assert "46 steps" in text
+    assert "-0.1000 nats" in text
+    assert "2.00 at lag 0, -4.00 at lag 60" in text
+    assert "float32" not in text  # nothing here is below its range
+    assert "at least 60" in straight(0.0).summary()
+    assert "∂carry_t/∂carry_s" in record(np.zeros(4), wrt="state").summary()
+
+
+def test_summary_says_from_where_float32_would_have_read_zero():
+    # ln of the smallest normal float32 is −87.3.
+    text = straight(-3.0).summary()
+    assert "read 0 from lag 30 on" in text
+
+
+def test_summary_names_exact_zeros_and_what_is_not_finite():
+    assert "from lag 4" in record(np.r_[np.zeros(4), np.full(5, -np.inf)]).summary()
+    table = random_table(3)
+    table[0, 6, :7] = np.nan
+    table[2, 4, :5] = np.nan
+    # Over the batch, the first step at which any sequence is not finite.
+    assert "step t = 4" in rj.GradientFlow(jnp.asarray(table)).summary()
+
+
+def test_summary_of_gates_and_of_the_share_of_early_steps():
+    gates = {"forget": jnp.full((4, 3), 0.75)}
+    # Nine tenths of the sum of norms come from the second half.
+    shares = jnp.log(jnp.asarray([0.05, 0.05, 0.45, 0.45]))
+    text = record(np.zeros(4), gates=gates, weight_log_norms=shares).summary()
+    assert "forget gate" in text
+    assert "mean 0.750" in text
+    assert "e^-2.3" in text
+    silent = record(np.zeros(4), weight_log_norms=jnp.full(4, -jnp.inf)).summary()
+    assert "nan" not in silent
+
+
+def loss(ys):
+    return jnp.sum(ys[-1] ** 2)
+
+
+@functools.cache
+def measured(name, wrt):
+    net = network(name)
+    return rj.gradient_flow(net.cell, XS, net.carry, loss=loss, wrt=wrt)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrt"), [("lstm_coupled", "input"), ("simple_sigmoid", "state"), ("nnx_gru", "input")]
+)
+def test_a_flow_gathers_what_the_single_calls_return(name, wrt):
+    net, flow = network(name), measured(name, wrt)
+    expected = rj.jacobian_log_norms(net.cell, XS, net.carry, wrt=wrt)
+    np.testing.assert_array_equal(np.asarray(flow.log_norms), np.asarray(expected))
+    shares = rj.weight_gradient_log_norms(loss, net.cell, XS, net.carry)
+    np.testing.assert_array_equal(np.asarray(flow.weight_log_norms), np.asarray(shares))
+    assert flow.wrt == wrt
+    assert flow.steps == T
+    assert (flow.bound is not None) == name.startswith("simple")
+    assert (flow.gates is not None) == name.startswith("lstm")
+    if flow.bound is not None:
+        bound = np.asarray(rj.jacobian_log_bound(net.cell, T))
+        # The bound by lag, on top of the Frobenius norm √S of the identity at lag 0.
+        start = 0.5 * np.log(len(net.state))
+        np.testing.assert_allclose(np.asarray(flow.bound), bound + start, rtol=1e-12, atol=1e-12)
+    assert rj.gradient_flow(net.cell, XS, net.carry, wrt=wrt).weight_log_norms is None
+
+
+@pytest.mark.parametrize("name", ["lstm_coupled", "gru_reset_before"])
+def test_gates_are_those_of_each_step_of_the_loop(name):
+    net = network(name)
+    flow = rj.gradient_flow(net.cell, XS, net.carry)
+    carry = net.carry
+    for t, x in enumerate(jnp.asarray(XS)):
+        expected = net.cell.gates(carry, x)
+        assert flow.gates.keys() == expected.keys()
+        for gate, values in expected.items():
+            np.testing.assert_allclose(
+                np.asarray(flow.gates[gate][t]), np.asarray(values), rtol=1e-12
+            )
+        carry, _ = net.cell(carry, x)
+
+
+def test_a_batch_is_each_sequence_with_its_own_carry():
+    net = network("gru_reset_before")
+    rng = np.random.default_rng(4)
+    batch, carries = rng.normal(size=(3, T, I)), rng.normal(size=(3, *net.carry.shape))
+    flow = rj.gradient_flow(net.cell, batch, carries, loss=loss)
+    for index in range(3):
+        alone = rj.gradient_flow(net.cell, batch[index], carries[index], loss=loss)
+        np.testing.assert_allclose(flow.log_norms[index], alone.log_norms, rtol=1e-11, atol=1e-12)
+        np.testing.assert_allclose(flow.gates["reset"][index], alone.gates["reset"], rtol=1e-12)
+        np.testing.assert_allclose(
+            flow.weight_log_norms[index], alone.weight_log_norms, rtol=1e-11, atol=1e-12
+        )
+    pooled = np.mean([np.diagonal(table, -2) for table in np.asarray(flow.log_norms)])
+    np.testing.assert_allclose(float(flow.by_lag()[2]), pooled, rtol=1e-12)
+
+
+def test_a_batch_without_a_carry_starts_every_sequence_at_the_cells_own():
+    cell = network("lstm").cell
+    batch = np.random.default_rng(5).normal(size=(2, T, I))
+    flow = rj.gradient_flow(cell, batch)
+    alone = rj.gradient_flow(cell, batch[1])
+    np.testing.assert_allclose(flow.log_norms[1], alone.log_norms, rtol=1e-11, atol=1e-12)
+
+
+def test_an_activation_without_known_slopes_has_no_bound_and_is_measured_all_the_same():
+    cell = zoo.CELLS["simple_tanh"](I, 3, 0)
+    cell.activation = lambda x: x - x**3
+    flow = rj.gradient_flow(cell, XS)
+    assert flow.bound is None
+    assert np.isfinite(np.diagonal(flow.log_norms)).all()
+
+
+def test_a_flow_passes_through_jit_and_tree_maps():
+    flow = measured("lstm_coupled", "input")
+    same = jax.jit(lambda flow: flow)(flow)
+    assert jax.tree.structure(same) == jax.tree.structure(flow)
+    assert same.wrt == flow.wrt
+    assert same.summary() == flow.summary()
+    net = network("lstm_coupled")
+    jitted = jax.jit(lambda cell, xs, carry: rj.gradient_flow(cell, xs, carry, loss=loss))
+    inside = jitted(net.cell, XS, net.carry)
+    for got, expected in zip(*map(jax.tree.leaves, (inside, flow)), strict=True):
+        np.testing.assert_allclose(np.asarray(got), np.asarray(expected), rtol=1e-11, atol=1e-12)
+
+
+def test_a_network_that_is_not_finite_is_named_by_its_step():
+    xs = XS.copy()
+    xs[3, 0] = np.nan
+    flow = rj.gradient_flow(network("lstm_coupled").cell, xs)
+    assert flow.regime == "not finite"
+    assert "step t = 3" in flow.summary()

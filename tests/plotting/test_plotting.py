@@ -1,0 +1,134 @@
+"""Pictures: the numbers that are drawn, and the axes that they are drawn on."""
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from flax import nnx
+
+import rnn_jax as rj
+from rnn_jax import plotting
+
+T = 12
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def flow():
+    cell = rj.LSTMCell(2, 3, rngs=nnx.Rngs(0))
+    xs = jax.random.normal(jax.random.key(0), (T, 2))
+    return rj.gradient_flow(cell, xs, loss=lambda ys: jnp.sum(ys[-1]))
+
+
+@pytest.fixture(scope="module")
+def simple_flow():
+    cell = rj.SimpleRNNCell(2, 3, activation="sigmoid", rngs=nnx.Rngs(0))
+    xs = jax.random.normal(jax.random.key(0), (80, 2))
+    return rj.gradient_flow(cell, xs)
+
+
+def drawn(ax, label):
+    (line,) = [line for line in ax.lines if line.get_label() == label]
+    return line.get_xdata(), line.get_ydata()
+
+
+CALLS = {
+    "map": plotting.plot_log_norms,
+    "lag": plotting.plot_by_lag,
+    "weights": plotting.plot_weight_shares,
+    "gates": plotting.plot_gates,
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_every_picture_takes_a_result_and_optional_axes(flow, name):
+    _, ax = plt.subplots()
+    assert CALLS[name](flow, ax) is ax
+    fresh = CALLS[name](flow)
+    assert fresh is not ax
+    for axes in (ax, fresh):
+        assert axes.get_xlabel()
+        assert axes.get_ylabel()
+    # What is drawn must also draw: labels and layouts fail only then.
+    fresh.figure.canvas.draw()
+
+
+def test_map_shows_the_table_with_time_running_down(flow):
+    ax = plotting.plot_log_norms(flow)
+    image = ax.images[0].get_array()
+    table = np.asarray(flow.log_norms)
+    below = np.tril(np.ones_like(table, bool))
+    np.testing.assert_allclose(np.asarray(image)[below], table[below])
+    assert np.ma.getmaskarray(image)[~below].all() or np.isnan(np.asarray(image)[~below]).all()
+    top, bottom = ax.get_ylim()[1], ax.get_ylim()[0]
+    assert top < bottom
+
+
+def test_map_refuses_rows_alone(flow):
+    with pytest.raises(ValueError, match="square table"):
+        plotting.plot_log_norms(flow.log_norms[:2])
+
+
+def test_lag_curve_and_bound_are_the_measured_ones(simple_flow):
+    ax = plotting.plot_by_lag(simple_flow)
+    lags, curve = drawn(ax, "mean")
+    np.testing.assert_array_equal(lags, np.arange(80))
+    np.testing.assert_allclose(curve, np.asarray(simple_flow.by_lag()))
+    (bound,) = [line for line in ax.lines if "bound" in str(line.get_label())]
+    np.testing.assert_allclose(bound.get_ydata(), np.asarray(simple_flow.bound))
+    assert (np.asarray(simple_flow.by_lag()) <= np.asarray(simple_flow.bound) + 1e-9).all()
+
+
+def test_the_float32_floor_is_drawn_only_where_a_curve_falls_below_it(flow, simple_flow):
+    floor = float(np.log(np.finfo(np.float32).tiny))
+
+    def has_floor(ax):
+        return any(np.allclose(line.get_ydata(), floor) for line in ax.lines)
+
+    assert has_floor(plotting.plot_by_lag(simple_flow))
+    assert not has_floor(plotting.plot_by_lag(flow))
+
+
+def test_several_curves_keep_their_names_and_colours():
+    curves = {"one": np.zeros(5), "two": np.array([0.0, -1, -2, -np.inf, -np.inf])}
+    ax = plotting.plot_by_lag(curves, colors={"one": "red"})
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["one", "two"]
+    assert ax.lines[0].get_color() == "red"
+    # Exact zeros are gaps in the curve: a number in their place would be an invention.
+    assert np.isnan(drawn(ax, "two")[1][3:]).all()
+
+
+def test_weight_shares_sum_to_one(flow):
+    ax = plotting.plot_weight_shares(flow)
+    shares = ax.lines[0].get_ydata()
+    np.testing.assert_allclose(np.exp(shares).sum(), 1.0, rtol=1e-12)
+
+
+def test_gate_means_are_drawn(flow):
+    ax = plotting.plot_gates(flow)
+    _, mean = drawn(ax, "forget gate")
+    np.testing.assert_allclose(mean, np.asarray(flow.gates["forget"]).mean(axis=-1))
+
+
+def test_pictures_say_what_is_missing(simple_flow):
+    with pytest.raises(ValueError, match="no gates to draw"):
+        plotting.plot_gates(simple_flow)
+    with pytest.raises(ValueError, match="without a loss"):
+        plotting.plot_weight_shares(simple_flow)
+
+
+@pytest.mark.parametrize("which", ["flow", "simple_flow"])
+def test_flow_plot_is_one_page_that_can_be_saved(request, which, tmp_path):
+    figure = request.getfixturevalue(which).plot()
+    figure.savefig(tmp_path / "flow.png")
+    assert (tmp_path / "flow.png").stat().st_size > 10_000

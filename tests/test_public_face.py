@@ -1,0 +1,57 @@
+"""The public face: what is importable, and what importing costs."""
+
+import subprocess
+import sys
+
+import pytest
+
+import rnn_jax as rj
+
+CONTRACT = [
+    "GRUCell",
+    "LSTMCell",
+    "SequenceModel",
+    "SimpleRNNCell",
+    "activation_slope_range",
+    "backprop_signal",
+    "gradient_flow",
+    "input_jacobian",
+    "jacobian_log_bound",
+    "jacobian_log_norms",
+    "linearize",
+    "state_jacobian",
+    "tasks",
+    "unroll",
+    "weight_gradient_by_step",
+]
+
+
+def test_every_contracted_name_is_public_and_documented():
+    for name in CONTRACT:
+        assert name in rj.__all__
+        assert getattr(rj, name).__doc__, f"{name} has no docstring"
+
+
+def test_all_lists_exactly_what_is_there():
+    public = {name for name in vars(rj) if not name.startswith("_")}
+    modules = {"activations", "cells", "checks", "gradients", "initializers", "sequence"}
+    assert public - modules == set(rj.__all__)
+
+
+@pytest.mark.parametrize("heavy", ["matplotlib", "rich", "tyro", "torch", "equinox"])
+def test_importing_the_package_brings_in_nothing_heavy(heavy):
+    # In a process of its own; what Flax imports by itself is Flax's affair.
+    code = (
+        "import sys, jax, flax.nnx; before = set(sys.modules); import rnn_jax; "
+        f"new = {{name.split('.')[0] for name in set(sys.modules) - before}}; "
+        f"sys.exit({heavy!r} in new)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_importing_the_package_leaves_jax_configuration_alone():
+    code = (
+        "import jax; before = dict(jax.config.values); import rnn_jax; "
+        "assert dict(jax.config.values) == before"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
