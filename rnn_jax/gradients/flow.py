@@ -17,7 +17,14 @@ from rnn_jax.gradients.log_norms import jacobian_log_norms
 from rnn_jax.gradients.signal import Loss
 from rnn_jax.gradients.summary import summarize
 from rnn_jax.gradients.weight_gradient import weight_gradient_log_norms
-from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence, resolve_carry
+from rnn_jax.sequence.calling import (
+    ArrayLike,
+    Carry,
+    as_pytree,
+    as_sequence,
+    check_batch_axes,
+    resolve_carry,
+)
 from rnn_jax.sequence.unroll import unroll
 
 if TYPE_CHECKING:
@@ -80,7 +87,7 @@ class GradientFlow:
 
         Returns:
           A whole number in [0, T−1]; T−1 means at least T−1, as far as the sequence shows. (Where
-          lag 0 is exactly 0, the first lag that is not takes its place.)
+          lag 0 is exactly 0, the first lag that is not takes its place; 0 if there is none.)
 
         Raises:
           ValueError: the threshold is outside (0, 1].
@@ -89,7 +96,7 @@ class GradientFlow:
             raise ValueError(f"threshold must lie in (0, 1]; got {threshold}.")
         curve = self.by_lag()
         first = jnp.argmax(jnp.isfinite(curve))
-        within = curve >= curve[first] + math.log(threshold)
+        within = (curve >= curve[first] + math.log(threshold)) & (curve > -jnp.inf)
         return jnp.max(jnp.where(within, jnp.arange(self.steps), 0))
 
     @property
@@ -175,6 +182,8 @@ def gradient_flow(
             f"xs must be one sequence (T, I) or a batch (B, T, I); got shape {xs.shape}. "
             "Merge the batch axes: xs.reshape(-1, *xs.shape[-2:])."
         )
+    if carry is not None:
+        check_batch_axes(carry, xs.shape[:-2])
     cell = as_pytree(cell)
     measure = functools.partial(_measure, cell, loss=loss, wrt=wrt)
     if xs.ndim == 3:

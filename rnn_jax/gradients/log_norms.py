@@ -71,6 +71,11 @@ def _log_norms(
     flat = flatten_cell(cell, xs, carry)
     rows = flat.state_size if wrt == "state" else flat.output_size
     columns = flat.state_size if wrt == "state" else xs.shape[1]
+    if columns == 0:
+        raise ValueError(
+            'wrt="input" needs at least one input feature to differentiate by; got xs of shape '
+            f'{xs.shape}. For a system without input pass wrt="state".'
+        )
     _check_fits(flat, xs, columns, None if targets is None else targets.shape[0])
     lin = linearize_flat(flat, xs)
     dtype = lin.state_jacobians.dtype

@@ -159,6 +159,17 @@ def abstract_step(cell: Any, carry: Carry, x: jax.ShapeDtypeStruct) -> tuple[Any
     return result[0], result[1]
 
 
+def check_batch_axes(carry: Carry, batch: tuple[int, ...]) -> None:
+    """Raises ValueError unless every leaf of a carry leads with the batch axes of xs."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(carry):
+        if jnp.shape(leaf)[: len(batch)] != batch:
+            raise ValueError(
+                f"each leaf of carry must lead with the batch axes of xs, {batch}; got shape "
+                f"{jnp.shape(leaf)} at carry{jax.tree_util.keystr(path)}. Repeat it for each "
+                "sequence, for example with jnp.broadcast_to."
+            )
+
+
 def describe(tree: Any) -> str:
     """A pytree's structure with each leaf as dtype[shape], for messages."""
 

@@ -15,6 +15,7 @@ from rnn_jax.sequence.calling import (
     Carry,
     as_pytree,
     as_sequence,
+    check_batch_axes,
     check_carry_leaves,
     resolve_carry,
 )
@@ -71,8 +72,8 @@ def unroll(
     if resets is not None:
         resets = _check_resets(resets, xs.shape[:-1])
     check_carry_leaves(carry)
-    if carry is not None and batch:
-        _check_batch_axes(carry, batch)
+    if carry is not None:
+        check_batch_axes(carry, batch)
     return _unroll(as_pytree(cell), xs, carry, lengths, resets, options=options)
 
 
@@ -227,13 +228,3 @@ def _as_array(name: str, values: ArrayLike, what: str) -> jax.Array:
 def _as_index(lengths: jax.Array) -> jax.Array:
     """In the type that steps are counted in: int8 could not be compared with step 200."""
     return lengths.astype(jax.dtypes.canonicalize_dtype(int))
-
-
-def _check_batch_axes(carry: Carry, batch: tuple[int, ...]) -> None:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(carry):
-        if jnp.shape(leaf)[: len(batch)] != batch:
-            raise ValueError(
-                f"each leaf of carry must lead with the batch axes of xs, {batch}; got shape "
-                f"{jnp.shape(leaf)} at carry{jax.tree_util.keystr(path)}. Repeat it for each "
-                "sequence, for example with jnp.broadcast_to."
-            )

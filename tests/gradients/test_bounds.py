@@ -11,13 +11,13 @@ from flax import nnx
 import rnn_jax as rj
 from rnn_jax.activations import ACTIVATIONS
 
-T, I, H = 7, 2, 4
+T, FEATURES, H = 7, 2, 4
 
 
 def with_weights(activation, *, recurrent_kernel, kernel=None, bias=None):
     recurrent_kernel = jnp.asarray(recurrent_kernel)
     size = recurrent_kernel.shape[0]
-    cell = rj.SimpleRNNCell(I, size, activation=activation, rngs=nnx.Rngs(0))
+    cell = rj.SimpleRNNCell(FEATURES, size, activation=activation, rngs=nnx.Rngs(0))
     cell.recurrent_kernel[...] = recurrent_kernel
     if kernel is not None:
         cell.kernel[...] = jnp.asarray(kernel)
@@ -42,10 +42,10 @@ def test_bound_holds_on_random_trajectories(activation, seed, gain, drive):
     cell = with_weights(
         activation,
         recurrent_kernel=gain * rng.normal(size=(H, H)) / np.sqrt(H),
-        kernel=rng.normal(size=(I, H)),
+        kernel=rng.normal(size=(FEATURES, H)),
         bias=rng.normal(size=H),
     )
-    xs = jnp.asarray(drive * rng.normal(size=(T, I)))
+    xs = jnp.asarray(drive * rng.normal(size=(T, FEATURES)))
     carry = jnp.asarray(rng.normal(size=H))
     norms = np.asarray(rj.jacobian_log_norms(cell, xs, carry, wrt="state", norm="spectral"))
     bound = np.asarray(rj.jacobian_log_bound(cell, T))
@@ -57,7 +57,7 @@ def test_bound_holds_on_random_trajectories(activation, seed, gain, drive):
 def test_linear_network_with_orthogonal_kernel_meets_the_bound(gain):
     orthogonal = np.linalg.qr(np.random.default_rng(0).normal(size=(H, H)))[0]
     cell = with_weights("identity", recurrent_kernel=gain * orthogonal)
-    norms = rj.jacobian_log_norms(cell, jnp.ones((T, I)), wrt="state", norm="spectral")
+    norms = rj.jacobian_log_norms(cell, jnp.ones((T, FEATURES)), wrt="state", norm="spectral")
     bound = np.asarray(rj.jacobian_log_bound(cell, T))
     np.testing.assert_allclose(bound, np.arange(T) * np.log(gain), atol=1e-12)
     for lag, values in enumerate(by_lag(np.asarray(norms))):
@@ -73,7 +73,9 @@ def test_bound_is_met_at_rest_where_the_slope_is_largest(activation, rest):
     bias = -rest * kernel.sum(axis=0)
     cell = with_weights(activation, recurrent_kernel=kernel, bias=bias)
     carry = jnp.full(H, rest)
-    norms = rj.jacobian_log_norms(cell, jnp.zeros((T, I)), carry, wrt="state", norm="spectral")
+    norms = rj.jacobian_log_norms(
+        cell, jnp.zeros((T, FEATURES)), carry, wrt="state", norm="spectral"
+    )
     bound = np.asarray(rj.jacobian_log_bound(cell, T))
     # Rounding moves an unstable fixed point by itself, so only the first lags are held to it.
     np.testing.assert_allclose(np.asarray(norms)[:4, 0], bound[:4], atol=1e-9)
@@ -87,7 +89,9 @@ def test_zero_kernel_bounds_by_exactly_zero():
     bound = np.asarray(rj.jacobian_log_bound(cell, T))
     assert bound[0] == 0
     assert np.isneginf(bound[1:]).all()
-    norms = np.asarray(rj.jacobian_log_norms(cell, jnp.ones((T, I)), wrt="state", norm="spectral"))
+    norms = np.asarray(
+        rj.jacobian_log_norms(cell, jnp.ones((T, FEATURES)), wrt="state", norm="spectral")
+    )
     assert np.isneginf(norms[~np.eye(T, dtype=bool)]).all()
     assert np.abs(np.diag(norms)).max() < 1e-15
 
@@ -110,7 +114,7 @@ def test_bound_of_an_activation_that_states_its_slopes():
 
 def test_the_bound_of_a_flow_holds_in_its_own_units():
     cell = with_weights("sigmoid", recurrent_kernel=np.random.default_rng(3).normal(size=(H, H)))
-    xs = jnp.asarray(np.random.default_rng(4).normal(size=(3, T, I)))
+    xs = jnp.asarray(np.random.default_rng(4).normal(size=(3, T, FEATURES)))
     flow = rj.gradient_flow(cell, xs)
     largest = np.asarray(flow.by_lag("max"))
     assert (largest <= np.asarray(flow.bound) + 1e-12).all()

@@ -2,15 +2,16 @@
 
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import zoo
-from test_reference import XS, I, T, network
+from test_reference import FEATURES, XS, T, network
 
 import rnn_jax as rj
+import zoo
 
 STEPS = 61
 
@@ -147,42 +148,46 @@ def test_regime_changes_at_a_factor_of_a_hundred():
         assert record([0.0, 0.0, math.log(factor)]).regime == regime
 
 
+def said(flow):
+    """The summary without its line breaks."""
+    return " ".join(flow.summary().split())
+
+
 def test_summary_states_the_numbers():
-    text = straight(-0.1, start=2.0).summary()
+    text = said(straight(-0.1, start=2.0))
     assert "T = 61" in text
     assert "vanishing" in text
     assert "46 steps" in text
     assert "-0.1000 nats" in text
     assert "2.00 at lag 0, -4.00 at lag 60" in text
     assert "float32" not in text  # nothing here is below its range
-    assert "at least 60" in straight(0.0).summary()
-    assert "∂carry_t/∂carry_s" in record(np.zeros(4), wrt="state").summary()
+    assert "at least 60" in said(straight(0.0))
+    assert "∂carry_t/∂carry_s" in said(record(np.zeros(4), wrt="state"))
 
 
 def test_summary_says_from_where_float32_would_have_read_zero():
     # ln of the smallest normal float32 is −87.3.
-    text = straight(-3.0).summary()
-    assert "read 0 from lag 30 on" in text
+    assert re.search(r"read 0 from (about )?lag 30 on", said(straight(-3.0)))
 
 
 def test_summary_names_exact_zeros_and_what_is_not_finite():
-    assert "from lag 4" in record(np.r_[np.zeros(4), np.full(5, -np.inf)]).summary()
+    assert "from lag 4" in said(record(np.r_[np.zeros(4), np.full(5, -np.inf)]))
     table = random_table(3)
     table[0, 6, :7] = np.nan
     table[2, 4, :5] = np.nan
     # Over the batch, the first step at which any sequence is not finite.
-    assert "step t = 4" in rj.GradientFlow(jnp.asarray(table)).summary()
+    assert "step t = 4" in said(rj.GradientFlow(jnp.asarray(table)))
 
 
 def test_summary_of_gates_and_of_the_share_of_early_steps():
     gates = {"forget": jnp.full((4, 3), 0.75)}
     # Nine tenths of the sum of norms come from the second half.
     shares = jnp.log(jnp.asarray([0.05, 0.05, 0.45, 0.45]))
-    text = record(np.zeros(4), gates=gates, weight_log_norms=shares).summary()
+    text = said(record(np.zeros(4), gates=gates, weight_log_norms=shares))
     assert "forget gate" in text
     assert "mean 0.750" in text
     assert "e^-2.3" in text
-    silent = record(np.zeros(4), weight_log_norms=jnp.full(4, -jnp.inf)).summary()
+    silent = said(record(np.zeros(4), weight_log_norms=jnp.full(4, -jnp.inf)))
     assert "nan" not in silent
 
 
@@ -235,7 +240,7 @@ def test_gates_are_those_of_each_step_of_the_loop(name):
 def test_a_batch_is_each_sequence_with_its_own_carry():
     net = network("gru_reset_before")
     rng = np.random.default_rng(4)
-    batch, carries = rng.normal(size=(3, T, I)), rng.normal(size=(3, *net.carry.shape))
+    batch, carries = rng.normal(size=(3, T, FEATURES)), rng.normal(size=(3, *net.carry.shape))
     flow = rj.gradient_flow(net.cell, batch, carries, loss=loss)
     for index in range(3):
         alone = rj.gradient_flow(net.cell, batch[index], carries[index], loss=loss)
@@ -250,14 +255,14 @@ def test_a_batch_is_each_sequence_with_its_own_carry():
 
 def test_a_batch_without_a_carry_starts_every_sequence_at_the_cells_own():
     cell = network("lstm").cell
-    batch = np.random.default_rng(5).normal(size=(2, T, I))
+    batch = np.random.default_rng(5).normal(size=(2, T, FEATURES))
     flow = rj.gradient_flow(cell, batch)
     alone = rj.gradient_flow(cell, batch[1])
     np.testing.assert_allclose(flow.log_norms[1], alone.log_norms, rtol=1e-11, atol=1e-12)
 
 
 def test_an_activation_without_known_slopes_has_no_bound_and_is_measured_all_the_same():
-    cell = zoo.CELLS["simple_tanh"](I, 3, 0)
+    cell = zoo.CELLS["simple_tanh"](FEATURES, 3, 0)
     cell.activation = lambda x: x - x**3
     flow = rj.gradient_flow(cell, XS)
     assert flow.bound is None
@@ -282,4 +287,4 @@ def test_a_network_that_is_not_finite_is_named_by_its_step():
     xs[3, 0] = np.nan
     flow = rj.gradient_flow(network("lstm_coupled").cell, xs)
     assert flow.regime == "not finite"
-    assert "step t = 3" in flow.summary()
+    assert "step t = 3" in said(flow)

@@ -5,21 +5,31 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
 import pytest
-import zoo
 from jax.flatten_util import ravel_pytree
-from test_reference import FAMILIES, QUICK, XS, H, I, T, network, unrolled
+from test_reference import FAMILIES, FEATURES, QUICK, XS, H, T, network, unrolled
 
+import oracles
 import rnn_jax as rj
+import zoo
+from rnn_jax.sequence.calling import as_pytree
 
 CALLS = {"input": rj.input_jacobian, "state": rj.state_jacobian}
 
 
+@jax.jit
+def _measure(cell, carry):
+    return {wrt: call(cell, jnp.asarray(XS), carry) for wrt, call in CALLS.items()}
+
+
 @functools.cache
-def measured(name, wrt):
+def both_measured(name):
     net = network(name)
-    return np.asarray(CALLS[wrt](net.cell, jnp.asarray(XS), net.carry))
+    return jax.tree.map(np.asarray, _measure(as_pytree(net.cell), net.carry))
+
+
+def measured(name, wrt):
+    return both_measured(name)[wrt]
 
 
 @functools.cache
@@ -110,7 +120,7 @@ def test_chain_rule_across_any_middle_step(name):
 @pytest.mark.parametrize(("name", "wrt"), [("lstm_1997", "state"), ("dict_readout", "input")])
 def test_vmap_over_a_batch_and_jit(name, wrt):
     net = network(name)
-    batch = np.random.default_rng(8).normal(size=(3, T, I))
+    batch = np.random.default_rng(8).normal(size=(3, T, FEATURES))
     batch[1] = XS
     mapped = jax.jit(jax.vmap(CALLS[wrt], (None, 0, None)))(net.cell, batch, net.carry)
     np.testing.assert_allclose(np.asarray(mapped[1]), measured(name, wrt), rtol=1e-12, atol=1e-15)
@@ -181,7 +191,7 @@ def test_a_single_step():
     A, B = jax.jit(jax.jacrev(net.step, (0, 1)))(net.state, XS[0])[1]
     del A
     J = np.asarray(rj.input_jacobian(net.cell, xs, net.carry))
-    assert J.shape == (1, H, 1, I)
+    assert J.shape == (1, H, 1, FEATURES)
     np.testing.assert_allclose(J[0, :, 0], np.asarray(B), rtol=1e-12)
     J = np.asarray(rj.state_jacobian(net.cell, xs, net.carry))
     np.testing.assert_array_equal(J[0, :, 0], np.eye(2 * H))

@@ -6,12 +6,12 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
 import pytest
-import zoo
-from test_reference import QUICK, XS, H, I, T, network, unrolled
+from test_reference import FAMILIES, FEATURES, QUICK, XS, H, T, network, unrolled
 
+import oracles
 import rnn_jax as rj
+import zoo
 
 
 @functools.cache
@@ -47,7 +47,7 @@ def test_foreign_equal_reverse_mode_of_each_step(name):
         np.testing.assert_allclose(np.asarray(got), np.asarray(value), rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", zoo.EVERY)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_finite_differences_agree(name):
     net, lin = network(name), linearized(name)
     jitted = jax.jit(net.step)
@@ -118,19 +118,19 @@ def _zeros(size, parts=1):
 @pytest.mark.parametrize(
     ("cell", "parts", "rows"),
     [
-        (_both, 1, (0, I)),
-        (jax.jit(_both), 1, (0, I)),
-        (jax.jit(jax.jit(_both)), 1, (0, I)),
+        (_both, 1, (0, FEATURES)),
+        (jax.jit(_both), 1, (0, FEATURES)),
+        (jax.jit(jax.jit(_both)), 1, (0, FEATURES)),
         (_equal_but_computed_twice, 1, None),
-        (_delayed, 2, (I, 2 * I)),
-        (_nested, 2, (I, 2 * I)),
-        (_first_of_two_equal, 2, (0, I)),
+        (_delayed, 2, (FEATURES, 2 * FEATURES)),
+        (_nested, 2, (FEATURES, 2 * FEATURES)),
+        (_first_of_two_equal, 2, (0, FEATURES)),
         (_swapped_by_jit, 1, None),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_output_rows_are_read_off_the_program_not_the_numbers(cell, parts, rows):
-    carry = _zeros(I, parts)
+    carry = _zeros(FEATURES, parts)
     lin = rj.linearize(cell, jnp.asarray(XS), carry)
     assert lin.output_rows == rows
 
@@ -147,7 +147,7 @@ def test_tree_outputs_are_flattened_in_the_order_of_their_leaves():
         h = jnp.tanh(carry + x)
         return h, {"b": h[:1] * x, "a": jnp.sum(h) ** 2}
 
-    lin = rj.linearize(cell, jnp.asarray(XS), _zeros(I))
+    lin = rj.linearize(cell, jnp.asarray(XS), _zeros(FEATURES))
     h = np.asarray(lin.carries[1:])
     expected = np.stack([h.sum(1) ** 2, *(h[:, :1] * XS).T], axis=1)
     np.testing.assert_allclose(np.asarray(lin.outputs), expected, rtol=1e-14)
@@ -160,7 +160,7 @@ def test_linear_response_predicts_the_perturbed_trajectory():
     # carry_t(ε) = carry_t + ε δ_t + O(ε²) with δ_t = A_t δ_{t−1} + B_t v_t: second order in ε.
     net, lin = network("lstm_peephole"), linearized("lstm_peephole")
     rng = np.random.default_rng(3)
-    delta, v = rng.normal(size=len(net.state)), rng.normal(size=(T, I))
+    delta, v = rng.normal(size=len(net.state)), rng.normal(size=(T, FEATURES))
     response = [delta]
     for A, B, v_t in zip(lin.state_jacobians, lin.input_jacobians, v, strict=True):
         response.append(np.asarray(A) @ response[-1] + np.asarray(B) @ v_t)
@@ -174,7 +174,10 @@ def test_linear_response_predicts_the_perturbed_trajectory():
 
 
 def test_chunks_of_time_change_nothing(monkeypatch):
-    net, xs = network("lstm"), np.random.default_rng(2).normal(size=(7, I))  # a length of its own
+    net, xs = (
+        network("lstm"),
+        np.random.default_rng(2).normal(size=(7, FEATURES)),
+    )  # a length of its own
     monkeypatch.setattr(sys.modules[rj.linearize.__module__], "_CHUNK_ELEMENTS", 3 * 6 * 8)
     lin = rj.linearize(net.cell, jnp.asarray(xs), net.carry)
     twin = zoo.oracle(net.cell)
@@ -203,7 +206,7 @@ def test_the_cell_makes_the_carry_that_is_left_out():
 
 def test_vmap_and_jit():
     net = network("gru_reset_after")
-    batch = jnp.asarray(np.random.default_rng(4).normal(size=(3, T, I)))
+    batch = jnp.asarray(np.random.default_rng(4).normal(size=(3, T, FEATURES)))
     mapped = jax.jit(jax.vmap(rj.linearize, (None, 0, None)))(net.cell, batch, net.carry)
     assert mapped.output_rows == (0, H)
     for index, xs in enumerate(batch):

@@ -5,16 +5,15 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
 import pytest
-import zoo
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
-from test_reference import FAMILIES, QUICK, XS, I, T, network, unrolled
+from test_reference import FAMILIES, FEATURES, QUICK, XS, T, network, unrolled
 
+import oracles
 import rnn_jax as rj
-
+import zoo
 
 ALL, MIDDLE = np.ones(T), np.eye(T)[T // 2]
 
@@ -72,7 +71,9 @@ def test_equals_the_gradient_by_a_nudge_of_each_carry(name, of, reads):
     close((np.linalg.norm(total, axis=1) / norms)[:, None] * directions, total)
 
 
-@pytest.mark.parametrize("name", sorted(zoo.CELLS)[::2])
+@pytest.mark.parametrize(
+    "name", ["simple_relu", "lstm_coupled_peephole", "lstm_1997", "gru_reset_before"]
+)
 def test_equals_the_recursion_over_hand_derived_jacobians(name):
     net = network(name)
     twin = zoo.oracle(net.cell)
@@ -135,8 +136,10 @@ LONG = 1000
 @functools.cache
 def long_case():
     """1000 steps of a float32 cell, and the same weights run by the float64 oracle."""
-    cell = rj.SimpleRNNCell(I, 16, activation="sigmoid", param_dtype=jnp.float32, rngs=nnx.Rngs(0))
-    xs = np.random.default_rng(1).normal(size=(LONG, I)).astype(np.float32)
+    cell = rj.SimpleRNNCell(
+        FEATURES, 16, activation="sigmoid", param_dtype=jnp.float32, rngs=nnx.Rngs(0)
+    )
+    xs = np.random.default_rng(1).normal(size=(LONG, FEATURES)).astype(np.float32)
     twin = zoo.oracle(cell)
     carries, _ = oracles.run(twin.step, xs.astype(np.float64), np.zeros(16))
     return cell, xs, oracles.one_step_jacobians(twin.jacobian, carries, xs.astype(np.float64))
@@ -221,7 +224,7 @@ def test_tree_outputs_and_losses_of_trees():
     def of(ys):
         return jnp.sum(ys["square"] * ys["input"]) + ys["square"][2, 0]
 
-    carry = 0.1 * jnp.ones(I)
+    carry = 0.1 * jnp.ones(FEATURES)
     got = rj.backprop_signal(of, cell, XS, carry)
     inputs, initial = jax.grad(lambda xs, c: of(jax.lax.scan(cell, c, xs)[1]), (0, 1))(
         jnp.asarray(XS), carry
@@ -232,7 +235,7 @@ def test_tree_outputs_and_losses_of_trees():
 
 def test_vmap_jit_and_a_jitted_cell():
     net = network("gru_reset_before")
-    batch = np.random.default_rng(2).normal(size=(3, T, I))
+    batch = np.random.default_rng(2).normal(size=(3, T, FEATURES))
     call = functools.partial(rj.backprop_signal, loss)
     mapped = jax.jit(jax.vmap(call, (None, 0, None)))(net.cell, batch, net.carry)
     alone = call(net.cell, batch[1], net.carry)

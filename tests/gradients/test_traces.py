@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.tree_util import Partial
-from test_reference import XS, H, I, T, network
+from test_reference import FEATURES, XS, H, T, network
 
 import rnn_jax as rj
 
@@ -34,13 +34,16 @@ counted_step.traces = 0
 
 
 def ours(seed):
-    cell = Counted(I, H, rngs=nnx.Rngs(seed))
+    cell = Counted(FEATURES, H, rngs=nnx.Rngs(seed))
     return cell, None, lambda: Counted.traces
 
 
 def foreign(seed):
     rng = np.random.default_rng(seed)
-    weights = {"w": jnp.asarray(rng.normal(size=(H, H))), "u": jnp.asarray(rng.normal(size=(I, H)))}
+    weights = {
+        "w": jnp.asarray(rng.normal(size=(H, H))),
+        "u": jnp.asarray(rng.normal(size=(FEATURES, H))),
+    }
     return Partial(counted_step, weights), jnp.zeros(H), lambda: counted_step.traces
 
 
@@ -72,13 +75,20 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("make", [ours, foreign])
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    ("call", "make"),
+    [
+        *((call, ours) for call in CALLS),
+        ("jacobian_log_norms", foreign),
+        ("backprop_signal", foreign),
+        ("gradient_flow", foreign),
+    ],
+)
 def test_another_cell_of_the_same_structure_is_not_traced(call, make):
     results = []
     for seed in (1, 2, 3):
         cell, carry, traces = make(seed)
-        xs = np.random.default_rng(seed).normal(size=(T, I))
+        xs = np.random.default_rng(seed).normal(size=(T, FEATURES))
         results.append(CALLS[call](cell, xs, carry, seed))
         if seed == 1:
             first = traces()

@@ -5,21 +5,22 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
 import pytest
-import zoo
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
-from test_reference import QUICK, XS, I, T, network
+from test_reference import FEATURES, QUICK, XS, T, network
 
+import oracles
 import rnn_jax as rj
+import zoo
 
 # Cells with weights, ours and others', with and without their output in their carry.
 NAMES = (
-    *sorted(zoo.CELLS),
+    "simple_relu",
+    "lstm_coupled_peephole",
+    "gru_reset_before",
     "nnx_lstm",
-    "nnx_simple",
     "linen_gru",
     "equinox_gru_partial",
     "dict_readout",
@@ -71,7 +72,18 @@ def test_equals_the_gradient_by_separate_weights_and_sums_to_the_gradient(name):
         )
 
 
-@pytest.mark.parametrize("name", sorted(zoo.CELLS))
+@pytest.mark.parametrize(
+    "name",
+    [
+        "simple_relu",
+        "simple_sigmoid",
+        "lstm",
+        "lstm_coupled_peephole",
+        "lstm_1997",
+        "gru_reset_after",
+        "gru_reset_before",
+    ],
+)
 def test_equals_the_hand_derived_shares(name):
     net = network(name)
     twin = zoo.oracle(net.cell)
@@ -86,7 +98,7 @@ def test_equals_the_hand_derived_shares(name):
         np.testing.assert_allclose(got[weight], value, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("name", ["simple_relu", "lstm_peephole", "nnx_lstm", "dict_readout"])
+@pytest.mark.parametrize("name", ["lstm_coupled_peephole", "nnx_lstm", "dict_readout"])
 def test_log_norms_are_the_logs_of_the_shares(name):
     net = network(name)
     logs = rj.weight_gradient_log_norms(loss, net.cell, XS, net.carry)
@@ -98,8 +110,8 @@ def test_log_norms_are_the_logs_of_the_shares(name):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_log_norms_far_below_the_smallest_float(dtype):
     steps = 520  # e^-800 is below every float64 too
-    cell = rj.SimpleRNNCell(I, 8, activation="sigmoid", param_dtype=dtype, rngs=nnx.Rngs(0))
-    xs = np.random.default_rng(1).normal(size=(steps, I)).astype(dtype)
+    cell = rj.SimpleRNNCell(FEATURES, 8, activation="sigmoid", param_dtype=dtype, rngs=nnx.Rngs(0))
+    xs = np.random.default_rng(1).normal(size=(steps, FEATURES)).astype(dtype)
     logs = np.asarray(rj.weight_gradient_log_norms(lambda ys: jnp.sum(ys[-1]), cell, xs))
     assert logs.dtype == dtype
     twin = zoo.oracle(cell)
@@ -167,7 +179,7 @@ def test_weights_may_be_plain_numbers():
         h = jnp.tanh(gain * carry + x + offset)
         return h, h
 
-    numbers, carry = Partial(step, 0.5, 0.1), jnp.zeros(I)
+    numbers, carry = Partial(step, 0.5, 0.1), jnp.zeros(FEATURES)
     arrays = Partial(step, jnp.asarray(0.5), jnp.asarray(0.1))
     for call in (rj.weight_gradient_by_step, rj.weight_gradient_log_norms):
         got, expected = (call(loss, cell, XS, carry) for cell in (numbers, arrays))
@@ -176,7 +188,9 @@ def test_weights_may_be_plain_numbers():
 
 
 def test_weights_kept_in_another_precision_than_the_computation():
-    cell = rj.SimpleRNNCell(I, 3, dtype=jnp.float32, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    cell = rj.SimpleRNNCell(
+        FEATURES, 3, dtype=jnp.float32, param_dtype=jnp.float64, rngs=nnx.Rngs(0)
+    )
     xs = jnp.asarray(XS, jnp.float32)
     shares = rj.weight_gradient_by_step(loss, cell, xs)
     assert {leaf.dtype for leaf in jax.tree.leaves(shares)} == {np.dtype(np.float64)}
@@ -188,7 +202,7 @@ def test_weights_kept_in_another_precision_than_the_computation():
 
 def test_vmap_and_jit():
     net = network("lstm_coupled")
-    batch = np.random.default_rng(2).normal(size=(3, T, I))
+    batch = np.random.default_rng(2).normal(size=(3, T, FEATURES))
     for call in (rj.weight_gradient_by_step, rj.weight_gradient_log_norms):
         call = functools.partial(call, loss)
         mapped = jax.jit(jax.vmap(call, (None, 0, None)))(net.cell, batch, net.carry)

@@ -318,7 +318,7 @@ CHECKPOINTS = [(1, False), (4, False), (4, True), (np.int64(3), True), (T, True)
 
 @pytest.fixture(scope="module")
 def checkpoint_case():
-    cell = zoo.CELLS["gru_reset_before"](IN, H, 1)
+    cell = zoo.CELLS["simple_sigmoid"](IN, H, 1)
 
     @functools.partial(jax.jit, static_argnames=("checkpoint", "reverse"))
     def value_and_grad(cell, xs, resets, lengths, *, checkpoint, reverse):
