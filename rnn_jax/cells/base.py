@@ -239,4 +239,10 @@ def _float_dtype(name: str, dtype: Any) -> Any:
         raise TypeError(
             f"{name} must be a floating-point type; got {resolved.name}. Use jnp.float32."
         )
+    if dtype is not float and jnp.dtype(dtype).itemsize > resolved.itemsize:
+        raise ValueError(
+            f"{name} must be a type that JAX is set to compute in; got {jnp.dtype(dtype).name}, "
+            f"which would become {resolved.name} without notice. Enable it first: "
+            'jax.config.update("jax_enable_x64", True).'
+        )
     return resolved

@@ -156,3 +156,11 @@ def test_numpy_values_from_an_initialiser_become_arrays_of_the_parameter_type():
     )
     assert cell.bias[...].dtype == jnp.float32
     np.testing.assert_array_equal(cell.bias[...], [0, 1, 2, 4, 5, 6, 6, 7, 8, 9, 10, 11])
+
+
+def test_a_type_that_jax_would_silently_narrow_is_refused():
+    with (
+        jax.enable_x64(False),
+        pytest.raises(ValueError, match="float64, which would become float32"),
+    ):
+        rj.GRUCell(2, 3, param_dtype=jnp.float64, rngs=nnx.Rngs(0))

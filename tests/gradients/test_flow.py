@@ -69,7 +69,7 @@ def test_horizon_of_a_straight_line_is_where_it_crosses_the_threshold(start):
 
 
 def test_horizon_takes_the_largest_lag_that_is_still_there():
-    curve = np.full(20, -50.0)
+    curve = np.full(21, -50.0)
     curve[[0, 7, 8]] = 0.0, -4.0, -4.7
     assert int(record(curve).horizon()) == 7
     # A first lag that is exactly 0 gives its place to the first that is not.
@@ -79,7 +79,7 @@ def test_horizon_takes_the_largest_lag_that_is_still_there():
 
 
 def test_horizon_where_nothing_depends_on_anything_is_zero():
-    assert int(record(np.full(20, -np.inf)).horizon()) == 0
+    assert int(record(np.full(21, -np.inf)).horizon()) == 0
 
 
 def test_horizon_under_jit_and_vmap():
@@ -95,18 +95,18 @@ def test_horizon_under_jit_and_vmap():
 
 
 @pytest.mark.parametrize("rate", [-2.5, -0.1, 0.0, 0.3])
-@pytest.mark.parametrize("steps", [2, 3, 60])
+@pytest.mark.parametrize("steps", [2, STEPS])
 def test_rate_of_a_straight_line_is_its_slope(rate, steps):
     np.testing.assert_allclose(float(straight(rate, steps, 5.0).rate), rate, atol=1e-12)
 
 
 def test_rate_is_the_least_squares_slope():
-    curve = np.random.default_rng(2).normal(size=30)
-    slope = np.polynomial.polynomial.polyfit(np.arange(30), curve, 1)[1]
+    curve = np.random.default_rng(2).normal(size=STEPS)
+    slope = np.polynomial.polynomial.polyfit(np.arange(STEPS), curve, 1)[1]
     np.testing.assert_allclose(float(record(curve).rate), slope, rtol=1e-10)
 
 
-@pytest.mark.parametrize("steps", [4, 5, 9])
+@pytest.mark.parametrize("steps", [4, 9])
 @pytest.mark.parametrize("first", [1, 2, 3])
 def test_rate_is_minus_infinity_where_the_gradient_becomes_exactly_zero(steps, first):
     curve = -np.arange(steps, dtype=float)
@@ -127,9 +127,9 @@ def test_rate_of_a_single_step_is_not_known():
         (0.1 * np.arange(61), "exploding"),
         (0.1 * np.arange(21), "sustained"),
         (np.r_[np.zeros(30), np.full(31, -np.inf)], "vanishing"),
-        (np.full(20, -np.inf), "vanishing"),
+        (np.full(21, -np.inf), "vanishing"),
         (np.r_[np.zeros(30), np.nan, np.zeros(30)], "not finite"),
-        (np.r_[np.zeros(30), np.inf], "not finite"),
+        (np.r_[np.zeros(60), np.inf], "not finite"),
         ([-2000.0], "sustained"),
         (-2000 + 0.1 * np.arange(61), "exploding"),
     ],
@@ -202,7 +202,8 @@ def measured(name, wrt):
 
 
 @pytest.mark.parametrize(
-    ("name", "wrt"), [("lstm_coupled", "input"), ("simple_sigmoid", "state"), ("nnx_gru", "input")]
+    ("name", "wrt"),
+    [("lstm_coupled_peephole", "input"), ("simple_sigmoid", "state"), ("nnx_lstm", "input")],
 )
 def test_a_flow_gathers_what_the_single_calls_return(name, wrt):
     net, flow = network(name), measured(name, wrt)
@@ -222,7 +223,7 @@ def test_a_flow_gathers_what_the_single_calls_return(name, wrt):
     assert rj.gradient_flow(net.cell, XS, net.carry, wrt=wrt).weight_log_norms is None
 
 
-@pytest.mark.parametrize("name", ["lstm_coupled", "gru_reset_before"])
+@pytest.mark.parametrize("name", ["lstm_coupled_peephole", "gru_reset_before"])
 def test_gates_are_those_of_each_step_of_the_loop(name):
     net = network(name)
     flow = rj.gradient_flow(net.cell, XS, net.carry)
@@ -270,12 +271,12 @@ def test_an_activation_without_known_slopes_has_no_bound_and_is_measured_all_the
 
 
 def test_a_flow_passes_through_jit_and_tree_maps():
-    flow = measured("lstm_coupled", "input")
+    flow = measured("lstm_coupled_peephole", "input")
     same = jax.jit(lambda flow: flow)(flow)
     assert jax.tree.structure(same) == jax.tree.structure(flow)
     assert same.wrt == flow.wrt
     assert same.summary() == flow.summary()
-    net = network("lstm_coupled")
+    net = network("lstm_coupled_peephole")
     jitted = jax.jit(lambda cell, xs, carry: rj.gradient_flow(cell, xs, carry, loss=loss))
     inside = jitted(net.cell, XS, net.carry)
     for got, expected in zip(*map(jax.tree.leaves, (inside, flow)), strict=True):
@@ -285,6 +286,6 @@ def test_a_flow_passes_through_jit_and_tree_maps():
 def test_a_network_that_is_not_finite_is_named_by_its_step():
     xs = XS.copy()
     xs[3, 0] = np.nan
-    flow = rj.gradient_flow(network("lstm_coupled").cell, xs)
+    flow = rj.gradient_flow(network("lstm_coupled_peephole").cell, xs)
     assert flow.regime == "not finite"
     assert "step t = 3" in said(flow)

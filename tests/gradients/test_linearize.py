@@ -158,7 +158,7 @@ def test_tree_outputs_are_flattened_in_the_order_of_their_leaves():
 
 def test_linear_response_predicts_the_perturbed_trajectory():
     # carry_t(ε) = carry_t + ε δ_t + O(ε²) with δ_t = A_t δ_{t−1} + B_t v_t: second order in ε.
-    net, lin = network("lstm_peephole"), linearized("lstm_peephole")
+    net, lin = network("lstm_coupled_peephole"), linearized("lstm_coupled_peephole")
     rng = np.random.default_rng(3)
     delta, v = rng.normal(size=len(net.state)), rng.normal(size=(T, FEATURES))
     response = [delta]
@@ -187,7 +187,7 @@ def test_chunks_of_time_change_nothing(monkeypatch):
     np.testing.assert_allclose(np.asarray(lin.input_jacobians), Bs, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", ["simple_sigmoid", "lstm", "gru_reset_after"])
+@pytest.mark.parametrize("name", ["simple_sigmoid", "lstm", "gru_reset_before"])
 def test_float32_is_float64_to_its_rounding(name):
     net, lin = network(name), linearized(name)
     single = jax.tree.map(lambda a: a.astype(jnp.float32), (net.cell, net.carry))
@@ -205,7 +205,7 @@ def test_the_cell_makes_the_carry_that_is_left_out():
 
 
 def test_vmap_and_jit():
-    net = network("gru_reset_after")
+    net = network("gru_reset_before")
     batch = jnp.asarray(np.random.default_rng(4).normal(size=(3, T, FEATURES)))
     mapped = jax.jit(jax.vmap(rj.linearize, (None, 0, None)))(net.cell, batch, net.carry)
     assert mapped.output_rows == (0, H)

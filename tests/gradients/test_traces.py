@@ -121,7 +121,7 @@ def test_cells_cross_the_boundary_of_jit_as_pytrees(make):
 
 @pytest.mark.parametrize("call", ["linearize", "backprop_signal"])
 def test_result_records_are_pytrees(call):
-    net = network("lstm_coupled")
+    net = network("lstm_coupled_peephole")
     result = CALLS[call](net.cell, XS, net.carry, 1)
     doubled = jax.jit(functools.partial(jax.tree.map, lambda a: 2 * a))(result)
     assert jax.tree.structure(doubled) == jax.tree.structure(result)

@@ -167,7 +167,7 @@ def test_a_loss_that_reads_nothing_gives_minus_infinity_and_not_nan(name):
 
 
 def test_steps_after_the_one_that_the_loss_reads_have_no_share():
-    net = network("gru_reset_after")
+    net = network("gru_reset_before")
     one = lambda ys: jnp.sum(ys[2] ** 2)  # noqa: E731
     logs = np.asarray(rj.weight_gradient_log_norms(one, net.cell, XS, net.carry))
     assert np.isfinite(logs[:3]).all()
@@ -201,7 +201,7 @@ def test_weights_kept_in_another_precision_than_the_computation():
 
 
 def test_vmap_and_jit():
-    net = network("lstm_coupled")
+    net = network("lstm_coupled_peephole")
     batch = np.random.default_rng(2).normal(size=(3, T, FEATURES))
     for call in (rj.weight_gradient_by_step, rj.weight_gradient_log_norms):
         call = functools.partial(call, loss)
