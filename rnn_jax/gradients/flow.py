@@ -109,7 +109,8 @@ class GradientFlow:
         lags = jnp.arange(self.steps, dtype=curve.dtype)
         centred = lags - jnp.mean(lags)
         slope = jnp.sum(centred * curve) / jnp.sum(centred * centred)
-        return jnp.where(jnp.any(jnp.isneginf(curve)), -jnp.inf, slope)
+        zero = jnp.any(jnp.isneginf(curve)) & ~jnp.any(jnp.isnan(curve))
+        return jnp.where(zero, -jnp.inf, slope)
 
     @property
     def regime(self) -> str:

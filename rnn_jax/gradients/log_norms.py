@@ -43,7 +43,8 @@ def jacobian_log_norms(
 
     Returns:
       (T, T), or (K, T) with targets; −inf only where the derivative is structurally (s > t) or
-      exactly 0.
+      exactly 0. One exponent serves each whole product, so a path that is more than 2^126 times
+      (float32; 2^1022 in float64) below the largest entry of the same product reads as 0 too.
 
     Raises:
       ValueError: wrong shapes, unknown names, targets out of range, an empty sequence, or a

@@ -72,6 +72,8 @@ def _findings(flow: Any) -> Iterator[tuple[str, str]]:
 def _share_line(log_norms: np.ndarray) -> str:
     half = log_norms.shape[-1] // 2
     total = np.logaddexp.reduce(log_norms, axis=-1)
+    if not (total > -np.inf).all():
+        return "the weight gradient is exactly 0 on at least one sequence"
     early = np.logaddexp.reduce(log_norms[..., :half], axis=-1) if half else -np.inf
     log_share = float(np.mean(early - total))
     return (
