@@ -49,7 +49,7 @@ class Config:
     weight_seeds: int | None = None
     """Draws of the weights over which the spread of the decay rate is taken (3, quick 1)."""
     train_length: int | None = None
-    """T of the adding problem, in steps (100, quick 30)."""
+    """T of the adding problem, in steps (60, quick 30)."""
     train_steps: int | None = None
     """Training steps at most; a network that solves the task stops earlier (1500, quick 600)."""
     train_seeds: int | None = None
@@ -62,7 +62,7 @@ _DEFAULTS = {
     "steps": (1000, 200),
     "hidden": (64, 32),
     "weight_seeds": (3, 1),
-    "train_length": (100, 30),
+    "train_length": (60, 30),
     "train_steps": (1500, 600),
     "train_seeds": (3, 2),
 }
