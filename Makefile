@@ -11,7 +11,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python experiments/vanishing_gradient.py
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

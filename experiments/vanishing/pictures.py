@@ -216,8 +216,11 @@ def _label_ends(ax: Axes, curves: Mapping[str, np.ndarray]) -> None:
     gap = 0.055 * (high - low)
     ends = []
     for name, curve in curves.items():
-        lag = int(np.flatnonzero(np.isfinite(curve))[-1])  # A dead network's curve just ends.
-        ends.append((float(curve[lag]), lag, name))
+        alive = np.flatnonzero(
+            np.isfinite(curve)
+        )  # A dead network's curve ends early, or never is.
+        if alive.size:
+            ends.append((float(curve[alive[-1]]), int(alive[-1]), name))
     ends.sort(reverse=True)
     ax.set_xlim(right=max(len(curve) for curve in curves.values()) - 1)
     last = high + gap

@@ -61,10 +61,10 @@ def mark_float32_floor(ax: Axes, curves: Sequence[np.ndarray]) -> None:
         f"float32 reads 0 below −{-floor:.0f}",
         xy=(1.0 if right else 0.0, floor),
         xycoords=("axes fraction", "data"),
-        xytext=(-4 if right else 4, -3),
+        xytext=(-4 if right else 4, 3),
         textcoords="offset points",
         ha="right" if right else "left",
-        va="top",
+        va="bottom",
         fontsize="small",
     )
 
