@@ -110,7 +110,8 @@ def test_rngs_is_a_source_of_keys(make, wrong):
         (object(), "object"),
         ([("a", float)], "[('a'"),
     ],
-    ids=str,
+    # Names must be the same in every process, and an object's address is not.
+    ids=lambda value: "object" if type(value) is object else str(value),
 )
 def test_types_are_floating_point(make, which, wrong, shown):
     words = (f"{which} must be a floating-point type", shown, "Use jnp.float32")
