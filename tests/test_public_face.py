@@ -34,7 +34,15 @@ def test_every_contracted_name_is_public_and_documented():
 
 def test_all_lists_exactly_what_is_there():
     public = {name for name in vars(rj) if not name.startswith("_")}
-    modules = {"activations", "cells", "checks", "gradients", "initializers", "sequence"}
+    modules = {
+        "activations",
+        "cells",
+        "checks",
+        "gradients",
+        "initializers",
+        "plotting",
+        "sequence",
+    }
     assert public - modules == set(rj.__all__)
 
 
