@@ -4,7 +4,7 @@ Prints a verdict for each claim and writes, into the output folder, report.html 
 anywhere), the pictures, and metrics.json with every number behind them.
 
     python experiments/vanishing_gradient.py            # under five minutes on two CPU cores
-    python experiments/vanishing_gradient.py --quick    # under a minute
+    python experiments/vanishing_gradient.py --quick    # smaller, in about a minute and a half
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ class Config:
     out: Path = Path("results/vanishing_gradient")
     """Folder for report.html, the pictures and metrics.json; made if it does not exist."""
     quick: bool = False
-    """Smaller and shorter everywhere, to end in under a minute; options given by hand still win."""
+    """Smaller and shorter everywhere, to end in about a minute and a half; options given by hand still win."""
     steps: int | None = None
     """T, steps of the sequence along which Jacobians are measured (1000, quick 200)."""
     hidden: int | None = None
