@@ -41,7 +41,7 @@ class Config:
     out: Path = Path("results/vanishing_gradient")
     """Folder for report.html, the pictures and metrics.json; made if it does not exist."""
     quick: bool = False
-    """Smaller and shorter everywhere, to end in about a minute and a half; options given by hand still win."""
+    """Smaller everywhere, about a minute and a half; options given by hand still win."""
     steps: int | None = None
     """T, steps of the sequence along which Jacobians are measured (1000, quick 200)."""
     hidden: int | None = None
