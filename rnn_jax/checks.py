@@ -12,18 +12,26 @@ from flax import nnx
 
 def check_size(name: str, value: Any) -> int:
     """Returns `value` if it is a whole number of at least 1, else raises."""
+    return check_count(name, value, low=1)
+
+
+def check_count(name: str, value: Any, *, low: int = 0, high: int | None = None) -> int:
+    """Returns `value` if it is a whole number in [low, high], else raises."""
     try:
         if isinstance(value, (bool, np.bool_)):
             raise TypeError
-        size = int(value.__index__())
+        count = int(value.__index__())
     except (AttributeError, TypeError):  # An array may have __index__ and refuse to give one.
         raise TypeError(
             f"{name} must be a whole number; got {value!r} of type {type(value).__name__}. "
-            f"Pass an int, for example {name}=64."
+            f"Pass an int, for example {name}={64 if high is None else high}."
         ) from None
-    if size < 1:
-        raise ValueError(f"{name} must be at least 1; got {size}. Pass a positive int.")
-    return size
+    if count < low:
+        fix = "a positive int" if low == 1 else f"an int from {low} on"
+        raise ValueError(f"{name} must be at least {low}; got {count}. Pass {fix}.")
+    if high is not None and count > high:
+        raise ValueError(f"{name} must be at most {high}; got {count}. Pass a smaller int.")
+    return count
 
 
 def check_number(name: str, value: Any) -> float:

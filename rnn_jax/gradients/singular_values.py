@@ -1,0 +1,180 @@
+"""All singular values of the Jacobian between two steps, in log space."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rnn_jax.checks import check_count
+from rnn_jax.gradients.flat import flatten_cell
+from rnn_jax.gradients.graded import Graded, empty_product, multiply
+from rnn_jax.gradients.jacobi import log_singular_values
+from rnn_jax.gradients.linearize import linearize_flat
+from rnn_jax.gradients.memory import check_fits
+from rnn_jax.gradients.scaled import exponent_of, power_of_two
+from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence
+
+# Columns of one step that differ by more than 2 to this become a diagonal factor of their own.
+_COLUMN_SPREAD = 6
+
+# QR steps from alternating sides before the rotations: each makes the triangle more diagonal.
+_TURNS = 2
+
+
+def jacobian_log_singular_values(
+    cell: Any,
+    xs: ArrayLike,
+    carry: Carry | None = None,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    k: int | None = None,
+) -> jax.Array:
+    """Natural logs of the singular values of the Jacobian between two steps, all of them.
+
+    ln σ_i(∂carry_stop/∂carry_start) = ln σ_i(A_stop ⋯ A_{start+1})
+
+    The norm says how much gradient survives; these say along how many directions. They are exact
+    from e^0 to e^−5000 within one product: the product is factorised step by step into Q · D · Y,
+    D diagonal with whole exponents, by QR of A_t · Q with rows and columns sorted by size, and
+    D · Y is then diagonalised by one-sided Jacobi rotations, which find each value to its own
+    relative precision.
+
+    The absolute error of every ln σ_i is at most about eps · S · (Σ_t κ(A_t) + κ(Y)), with κ taken
+    after the best scaling of rows and columns, so that saturated units cost nothing; Y is
+    well-conditioned in practice. Over 120 steps of the package's cells in float64 it is below
+    1e-9.
+
+    Args:
+      cell: any callable pytree cell(carry, x) -> (carry, y).
+      xs: one sequence, (T, I); `jax.vmap` gives a batch.
+      carry: initial carry; None asks the cell.
+      start, stop: the two carries, 0 <= start <= stop <= T; carry_0 is the initial one, carry_t
+        the one after step t; stop=None is T.
+      k: return the k largest only; None gives all S. (All are computed in any case.)
+
+    Returns:
+      (k,), descending. −inf for a singular value that is exactly 0 because units are dead or
+      unconnected, and for a direction that a single step maps to less than its own rounding error
+      (a recurrent matrix of low rank); never for one that is merely small.
+
+    Raises:
+      ValueError: wrong shapes, steps out of range, an empty sequence, or a result too large for
+        memory.
+      TypeError: inputs or carries that are no floats, or a cell that needs `carry`; also
+        differentiating this call: `lyapunov_exponents` and `flossing_penalty` are made for that.
+
+    References:
+      G. W. Stewart, "On graded QR decompositions of products of matrices", 1995; J. Demmel et al.,
+      "Computing the singular value decomposition with high relative accuracy", 1999;
+      A. Bojanczyk, M. Ewerbring, F. Luk and P. Van Dooren, "An accurate product SVD algorithm",
+      1991 (the product kept in its factors).
+    """
+    xs = as_sequence(xs, batched=False)
+    steps = xs.shape[0]
+    stop = steps if stop is None else check_count("stop", stop, high=steps)
+    start = check_count("start", start, high=stop)
+    if k is not None:
+        k = check_count("k", k, low=1)
+    return _log_singular_values(as_pytree(cell), xs, carry, start=start, stop=stop, k=k)
+
+
+@functools.partial(jax.jit, static_argnames=("start", "stop", "k"))
+def _log_singular_values(
+    cell: Any, xs: jax.Array, carry: Carry | None, *, start: int, stop: int, k: int | None
+) -> jax.Array:
+    flat = flatten_cell(cell, xs, carry)
+    size = flat.state_size
+    if k is not None and k > size:
+        raise ValueError(f"k must be at most the size of the carry, S = {size}; got {k}.")
+    if start == stop:
+        return jnp.zeros(size if k is None else k, flat.initial.dtype)
+    steps = stop - start
+    check_fits(
+        "jacobian_log_singular_values",
+        [(2 * steps, size, size), (8, size, size)],
+        flat.initial.dtype,
+        "Use fewer steps, or estimate_jacobian_log_singular_values for the leading ones.",
+    )
+    lin = linearize_flat(flat, xs[:stop])
+    return _of_product(lin.state_jacobians[start:])[:k]
+
+
+@jax.custom_jvp
+def _of_product(factors: jax.Array) -> jax.Array:
+    """ln of the singular values of A_T ⋯ A_1 from its factors (T, S, S)."""
+    factors = _without_dead_paths(factors)
+    size, dtype = factors.shape[-1], factors.dtype
+
+    def body(graded: Graded, a: jax.Array) -> tuple[Graded, None]:
+        return _advance(graded, a), None
+
+    eye = jnp.eye(size, dtype=dtype)
+    graded, _ = lax.scan(body, empty_product(eye), factors)
+    for _ in range(_TURNS):
+        # (D·Y)ᵀ = Yᵀ·D has the same singular values.
+        graded = multiply(Graded(eye, graded.mantissa, graded.exponent, eye), graded.y.T)
+    return log_singular_values(graded.mantissa, graded.exponent, graded.y)
+
+
+@_of_product.defjvp
+def _refuse(primals: Any, tangents: Any) -> Any:
+    raise TypeError(
+        "jacobian_log_singular_values is not differentiable; got a request for its derivative. "
+        "Use lyapunov_exponents or flossing_penalty, which are, or wrap the call in "
+        "jax.lax.stop_gradient applied to its arguments."
+    )
+
+
+def _advance(graded: Graded, a: jax.Array) -> Graded:
+    """A · P. Columns of very different size are taken out of A first, as a factor of their own.
+
+    Mixing them (A · Q adds them up) would lose the small ones; as rows of diag(sizes) · Q they are
+    kept apart by the sorted QR.
+    """
+    exponents = exponent_of(a, 0)
+    used = jnp.max(jnp.abs(a), axis=0) > 0
+    spread = jnp.max(exponents, where=used, initial=-(2**20)) - jnp.min(
+        exponents, where=used, initial=2**20
+    )
+
+    def apart(graded: Graded) -> Graded:
+        sizes = jnp.where(used, power_of_two(exponents, a.dtype), jnp.zeros((), a.dtype))
+        inverse = jnp.where(used, power_of_two(-exponents, a.dtype), jnp.zeros((), a.dtype))
+        graded = multiply(graded, jnp.broadcast_to(sizes[:, None], a.shape) * graded.q)
+        return multiply(graded, _product(a * jnp.broadcast_to(inverse[None], a.shape), graded.q))
+
+    def together(graded: Graded) -> Graded:
+        return multiply(graded, _product(a, graded.q))
+
+    return lax.cond(spread > _COLUMN_SPREAD, apart, together, graded)
+
+
+def _product(a: jax.Array, q: jax.Array) -> jax.Array:
+    return jnp.matmul(a, q, precision="highest")
+
+
+def _without_dead_paths(factors: jax.Array) -> jax.Array:
+    """The factors, with 0 where no path leads through from the first carry to the last.
+
+    The product is the same. But a column that no later step reads, or a row that no earlier step
+    fills, now shows as a row of zeros in the step itself, where the QR finds it exactly.
+    """
+    linked = factors != 0
+    every = jnp.ones(factors.shape[-1], bool)
+
+    def forward(filled: jax.Array, link: jax.Array) -> tuple[jax.Array, jax.Array]:
+        filled = jnp.any(link & jnp.broadcast_to(filled[None], link.shape), axis=1)
+        return filled, filled
+
+    def backward(read: jax.Array, link: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jnp.any(link & jnp.broadcast_to(read[:, None], link.shape), axis=0), read
+
+    _, filled = lax.scan(forward, every, linked)
+    _, read = lax.scan(backward, every, linked, reverse=True)
+    after = filled & read
+    before = jnp.concatenate([every[None], after[:-1]])
+    keep = linked & jnp.broadcast_to(after[:, :, None] & before[:, None, :], linked.shape)
+    return jnp.where(keep, factors, jnp.zeros_like(factors))

@@ -1,0 +1,316 @@
+"""Where a Jacobian comes from: parts of the carry, slopes and weights, the path of the gates."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from test_reference import FAMILIES, FEATURES, XS, H, T, network
+
+import oracles
+import rnn_jax as rj
+import zoo
+from test_errors_gradients import refused
+
+CLOSE = {"rtol": 1e-10, "atol": 1e-12}
+SIMPLE = [name for name in zoo.CELLS if name.startswith("simple")]
+GATED = [name for name in zoo.CELLS if not name.startswith("simple")]
+LSTMS = [name for name in zoo.CELLS if name.startswith("lstm")]
+
+
+@functools.cache
+def attributed(name):
+    net = network(name)
+    return rj.attribution(net.cell, XS, net.carry)
+
+
+@functools.cache
+def reference(name):
+    """Carries (T + 1, S) and one-step Jacobians (T, S, S): hand-derived for our cells."""
+    net = network(name)
+    if name in zoo.FOREIGN:
+        lin = rj.linearize(net.cell, XS, net.carry)
+        return np.asarray(lin.carries), np.asarray(lin.state_jacobians)
+    twin = zoo.oracle(net.cell)
+    carries, _ = oracles.run(twin.step, XS, net.state)
+    return carries, oracles.one_step_jacobians(twin.jacobian, carries, XS)[0]
+
+
+def pre_activations(name):
+    weights, (carries, _) = zoo.weights_of(network(name).cell), reference(name)
+    z = XS @ weights["kernel"] + carries[:-1] @ weights["recurrent_kernel"]
+    return z + weights["bias"]
+
+
+def path_factors(name):
+    """(T, H): what the memory path is multiplied by at each step."""
+    cell, (carries, _) = network(name).cell, reference(name)
+    weights, form = zoo.weights_of(cell), zoo._kind_and_form(cell)[1]
+    if name in LSTMS:
+        return np.stack(
+            [oracles._LSTM(weights, c, x, **form).f for c, x in zip(carries[:-1], XS, strict=True)]
+        )
+    return np.stack(
+        [oracles._GRU(weights, h, x, **form).z for h, x in zip(carries[:-1], XS, strict=True)]
+    )
+
+
+def log_norm(matrices):
+    with np.errstate(divide="ignore"):
+        return np.log(np.linalg.norm(matrices, axis=(-2, -1)))
+
+
+def part_slices(name):
+    """{name of the part: where it lies in the flat carry}, ours by their names."""
+    sizes = [leaf.size for leaf in jax.tree.leaves(network(name).carry)]
+    if name in zoo.CELLS:
+        names = ["c", "h"] if name in LSTMS else ["h"]
+    else:
+        signal = rj.backprop_signal(jnp.sum, network(name).cell, XS, network(name).carry)
+        names = sorted(signal.part_log_norms)
+    ends = np.cumsum(sizes)
+    return {key: slice(end - size, end) for key, size, end in zip(names, sizes, ends, strict=True)}
+
+
+@pytest.mark.parametrize("name", [*zoo.CELLS, *FAMILIES[3:]])
+def test_blocks_are_those_of_the_one_step_jacobian_and_reassemble_it(name):
+    got, (_, A), parts = attributed(name), reference(name), part_slices(name)
+    np.testing.assert_allclose(np.asarray(got.step_log_norms), log_norm(A), **CLOSE)
+    assert set(got.block_log_norms) == {f"{to}_{of}" for to in parts for of in parts}
+    for to, rows in parts.items():
+        for of, columns in parts.items():
+            expected = log_norm(A[:, rows, columns])
+            np.testing.assert_allclose(
+                np.asarray(got.block_log_norms[f"{to}_{of}"]), expected, **CLOSE
+            )
+    squares = sum(np.exp(2 * np.asarray(block)) for block in got.block_log_norms.values())
+    np.testing.assert_allclose(np.log(squares) / 2, np.asarray(got.step_log_norms), **CLOSE)
+
+
+def test_blocks_of_a_stack_are_named_by_layer():
+    cells = [zoo.CELLS["lstm"](FEATURES, 3, 1), zoo.CELLS["gru_reset_after"](3, 2, 2)]
+    got = rj.attribution(rj.StackedCell(cells), XS)
+    A = np.asarray(rj.linearize(rj.StackedCell(cells), XS).state_jacobians)
+    parts = {"0.c": slice(0, 3), "0.h": slice(3, 6), "1.h": slice(6, 8)}
+    assert set(got.block_log_norms) == {f"{to}_{of}" for to in parts for of in parts}
+    for to, rows in parts.items():
+        for of, columns in parts.items():
+            block = np.asarray(got.block_log_norms[f"{to}_{of}"])
+            np.testing.assert_allclose(block, log_norm(A[:, rows, columns]), **CLOSE)
+    for below in ("0.c", "0.h"):  # what lies above feeds nothing below
+        assert np.isneginf(np.asarray(got.block_log_norms[f"{below}_1.h"])).all()
+    np.testing.assert_allclose(np.asarray(got.step_log_norms), log_norm(A), **CLOSE)
+
+
+@pytest.mark.parametrize("name", SIMPLE)
+def test_slopes_and_weights_split_the_norm_of_a_step(name):
+    got, weights = attributed(name), zoo.weights_of(network(name).cell)
+    activation = zoo._kind_and_form(network(name).cell)[1]["activation"]
+    slopes = oracles.ACTIVATIONS[activation][1](pre_activations(name))
+    np.testing.assert_allclose(np.asarray(got.slopes), slopes, **CLOSE)
+    W = weights["recurrent_kernel"]
+    recurrent = np.log(np.linalg.norm(W))
+    by_column = (W**2).sum(axis=0) / (W**2).sum()
+    with np.errstate(divide="ignore"):
+        slope = np.log(slopes**2 @ by_column) / 2
+    np.testing.assert_allclose(np.asarray(got.recurrent_log), recurrent, **CLOSE)
+    np.testing.assert_allclose(np.asarray(got.slope_log), slope, **CLOSE)
+    whole = np.asarray(got.slope_log) + np.asarray(got.recurrent_log)
+    np.testing.assert_allclose(whole, np.asarray(got.step_log_norms), **CLOSE)
+
+
+@pytest.mark.parametrize("name", [*GATED, *FAMILIES[3:]])
+def test_only_a_simple_cell_has_slopes(name):
+    got = attributed(name)
+    assert (got.slopes, got.slope_log, got.recurrent_log) == (None, None, None)
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_gates_and_path_factors_are_those_of_the_published_equations(name):
+    got, net, (carries, _) = attributed(name), network(name), reference(name)
+    factors = path_factors(name)
+    np.testing.assert_allclose(np.asarray(got.path_factors), factors, **CLOSE)
+    np.testing.assert_allclose(np.asarray(got.path_log), np.cumsum(np.log(factors), 0), **CLOSE)
+    before = jax.tree.map(jnp.asarray, tuple(np.split(carries[:-1], 2, axis=1)))
+    before = before if name in LSTMS else jnp.asarray(carries[:-1])
+    expected = net.cell.gates(before, jnp.asarray(XS))
+    assert got.gates.keys() == expected.keys()
+    for gate, values in expected.items():
+        np.testing.assert_allclose(np.asarray(got.gates[gate]), np.asarray(values), **CLOSE)
+    if name == "lstm_1997":
+        assert (np.asarray(got.path_factors) == 1).all()
+        assert not np.asarray(got.path_log).any()
+    elif name in LSTMS:
+        np.testing.assert_array_equal(got.path_factors, got.gates["forget"])
+    if "coupled" in name:
+        np.testing.assert_allclose(factors, 1 - np.asarray(got.gates["input"]), **CLOSE)
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_the_path_and_the_rest_make_up_the_memory(name):
+    got, (_, A) = attributed(name), reference(name)
+    kept, product, expected = np.ones(H), np.eye(A.shape[1]), []
+    for step, factor in zip(A, path_factors(name), strict=True):
+        kept, product = factor * kept, step @ product
+        memory = product[:H, :H]  # of c, the first part of an LSTM's carry, or of a GRU's h
+        expected.append(
+            [log_norm(memory), np.log(np.linalg.norm(kept)), log_norm(memory - np.diag(kept))]
+        )
+    fields = (got.memory_log_norms, got.path_log_norms, got.rest_log_norms)
+    for field, values in zip(fields, np.transpose(expected), strict=True):
+        np.testing.assert_allclose(np.asarray(field), values, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["simple_relu", *FAMILIES[3:]])
+def test_a_cell_without_gates_has_no_memory_path(name):
+    got = attributed(name)
+    fields = ("gates", "path_factors", "path_log", "rest_log_norms", "path_log_norms")
+    assert [getattr(got, field) for field in fields] == [None] * len(fields)
+
+
+def shares(activation, z, width):
+    """(saturated, dead) of a cell whose pre-activations are `z`, one row for each step."""
+    cell = rj.SimpleRNNCell(
+        width, width, activation=activation, recurrent_kernel_init="zeros", rngs=nnx.Rngs(0)
+    )
+    cell.kernel[...] = jnp.eye(width)
+    got = rj.attribution(cell, np.asarray(z))
+    return np.asarray(got.saturated_share()), np.asarray(got.dead_share())
+
+
+@pytest.mark.parametrize(
+    ("activation", "z", "saturated", "dead"),
+    [
+        # Slope 0 up to z = 0, then 1.
+        ("relu", [[-400, -2.5, 0, 1.5], [0.5, -1, 9, 1e-9]], [3 / 4, 1 / 4], [3 / 4, 1 / 4]),
+        # Below a tenth of sup|slope| = 1 where |z| > artanh(√0.9) = 1.8184; zero at 400.
+        ("tanh", [[-400, 1.81, 1.83, 0], [1.5, -1.8, -1.82, 15]], [2 / 4, 2 / 4], [1 / 4, 0]),
+        # sup|slope| = 1/4, and σ(z) σ(−z) = 1/40 where |z| = 2 artanh(√0.9) = 3.637.
+        ("sigmoid", [[-3.63, 3.63, 3.65, 0], [-3.65, 15, 40, 1]], [1 / 4, 3 / 4], [0, 0]),
+        # A slope of 0.01 is below a tenth, and yet not dead.
+        ("leaky_relu", [[-400, -1, 1, 2], [1, 2, 3, 4]], [2 / 4, 0], [0, 0]),
+        ("hard_tanh", [[-3, 0.5, -0.5, 2], [0, 0.1, 0.2, 0.3]], [2 / 4, 0], [2 / 4, 0]),
+        ("identity", [[-400, 0, 1, 400], [1, 2, 3, 4]], [0, 0], [0, 0]),
+    ],
+)
+def test_shares_of_saturated_and_dead_units_are_those_counted_by_hand(
+    activation, z, saturated, dead
+):
+    got = shares(activation, np.asarray(z, np.float64), 4)
+    np.testing.assert_array_equal(got, (saturated, dead))
+
+
+def test_a_slope_range_of_its_own_decides_what_is_saturated():
+    doubled = rj.Activation("doubled", lambda x: 2 * jnp.tanh(x), (0.0, 2.0))
+    z = np.asarray([[0.0, 1.8, 1.83, 5.0]])
+    np.testing.assert_allclose(shares(doubled, z, 4), [[0.5], [0.0]])
+    reversed_sign = rj.Activation("reversed", lambda x: -jnp.tanh(x), (-1.0, 0.0))
+    np.testing.assert_allclose(shares(reversed_sign, z, 4), [[0.5], [0.0]])
+
+
+def test_an_activation_of_unknown_range_has_slopes_but_no_saturation():
+    cell = rj.SimpleRNNCell(FEATURES, H, activation=lambda x: x**3, rngs=nnx.Rngs(0))
+    got = rj.attribution(cell, XS, 0.3 * jnp.ones(H))
+    assert got.slopes.shape == (T, H)
+    whole = np.asarray(got.slope_log) + np.asarray(got.recurrent_log)
+    np.testing.assert_allclose(whole, np.asarray(got.step_log_norms), **CLOSE)
+    refused(got.saturated_share, ValueError, "slope", "Activation")
+
+
+def test_dead_units_make_the_step_minus_infinity():
+    cell = rj.SimpleRNNCell(FEATURES, H, activation="relu", rngs=nnx.Rngs(0))
+    cell.kernel[...] = -jnp.ones((FEATURES, H))
+    got = rj.attribution(cell, np.abs(XS))
+    for logs in (got.step_log_norms, got.slope_log, got.block_log_norms["h_h"]):
+        assert np.isneginf(np.asarray(logs)).all()
+    np.testing.assert_allclose(np.asarray(got.recurrent_log), np.log(H) / 2)  # orthogonal
+    assert (np.asarray(got.dead_share()) == 1).all()
+
+
+LONG = 400
+
+
+def without_recurrence(make, dtype=jnp.float64, **options):
+    return make(
+        FEATURES, H, recurrent_kernel_init="zeros", param_dtype=dtype, rngs=nnx.Rngs(0), **options
+    )
+
+
+@pytest.mark.parametrize(("make", "dtype"), [(rj.LSTMCell, np.float32), (rj.GRUCell, np.float64)])
+def test_without_recurrent_weights_the_path_is_the_whole(make, dtype):
+    cell = without_recurrence(make, dtype)
+    xs = np.random.default_rng(1).normal(size=(LONG, FEATURES)).astype(dtype)
+    got = rj.attribution(cell, xs)
+    assert got.path_log.dtype == dtype
+    assert np.isneginf(np.asarray(got.rest_log_norms)).all()
+    np.testing.assert_allclose(
+        np.asarray(got.memory_log_norms), np.asarray(got.path_log_norms), rtol=1e-5
+    )
+    # The forget gate, or update gate, sees the input alone.
+    weights = zoo.weights_of(cell)
+    z = xs.astype(np.float64) @ weights["kernel"] + weights["bias"]
+    path = np.cumsum(np.log(oracles.sigmoid(z[:, H : 2 * H])), axis=0)
+    np.testing.assert_allclose(np.asarray(got.path_log), path, rtol=1e-5)
+    whole = path.max(1) + np.log(np.linalg.norm(np.exp(path - path.max(1)[:, None]), axis=1))
+    np.testing.assert_allclose(np.asarray(got.path_log_norms), whole, rtol=1e-5)
+    assert whole[-1] < np.log(np.finfo(np.float32).tiny)
+    if make is rj.LSTMCell:
+        assert np.isneginf(np.asarray(got.block_log_norms["c_h"])).all()
+        assert np.isfinite(np.asarray(got.block_log_norms["h_c"])).all()
+
+
+@pytest.mark.parametrize(("bias", "after_100"), [(0.0, 7.9e-31), (1.0, 2.5e-14), (5.0, 0.51)])
+def test_what_a_forget_bias_keeps_over_a_hundred_steps(bias, after_100):
+    cell = without_recurrence(rj.LSTMCell, forget_bias=bias, kernel_init="zeros")
+    got = rj.attribution(cell, np.zeros((100, FEATURES)))
+    kept = np.exp(np.asarray(got.path_log[-1]))
+    np.testing.assert_allclose(kept, after_100, rtol=0.01)
+    np.testing.assert_allclose(kept, (1 / (1 + np.exp(-bias))) ** 100, rtol=1e-11)
+    memory = np.exp(np.asarray(got.memory_log_norms[-1]))
+    np.testing.assert_allclose(memory, kept[0] * np.sqrt(H), rtol=1e-11)
+    assert np.isneginf(np.asarray(got.rest_log_norms)).all()
+
+
+def test_the_rest_far_below_the_smallest_float():
+    # Both parts vanish; the float32 measure is the float64 one all the way.
+    cell = rj.LSTMCell(FEATURES, H, forget_bias=-1.0, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
+    xs = np.random.default_rng(2).normal(size=(LONG, FEATURES)).astype(np.float32)
+    single = rj.attribution(cell, xs)
+    double = rj.attribution(
+        jax.tree.map(lambda a: a.astype(jnp.float64), cell), xs.astype(np.float64)
+    )
+    for field in ("memory_log_norms", "path_log_norms", "rest_log_norms", "path_log"):
+        low, high = np.asarray(getattr(single, field)), np.asarray(getattr(double, field))
+        assert (low.dtype, high.dtype) == (np.float32, np.float64)
+        np.testing.assert_allclose(low, high, rtol=2e-4, atol=0.05)
+        assert (high[-1] < 2 * np.log(np.finfo(np.float32).tiny)).all()
+
+
+def test_a_gate_that_shuts_ends_the_path_exactly():
+    cell = without_recurrence(rj.LSTMCell, forget_bias=-1e4, kernel_init="zeros")
+    got = rj.attribution(cell, XS)
+    for field in ("path_log", "path_log_norms", "memory_log_norms", "rest_log_norms"):
+        assert np.isneginf(np.asarray(getattr(got, field))).all()
+
+
+def test_vmap_and_jit_and_the_default_carry():
+    cell = network("lstm_coupled_peephole").cell
+    batch = np.random.default_rng(3).normal(size=(2, T, FEATURES))
+    mapped = jax.jit(jax.vmap(rj.attribution, (None, 0)))(cell, batch)
+    alone = rj.attribution(cell, batch[1], tuple(np.zeros(H) for _ in "ch"))
+    for many, one in zip(jax.tree.leaves(mapped), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(np.asarray(many)[1], np.asarray(one), **CLOSE)
+
+
+def test_what_is_refused():
+    cell, call = network("simple_relu").cell, rj.attribution
+    refused(lambda: call(cell, XS[None]), ValueError, r"\(T, I\)", r"\(1, 5, 2\)", r"vmap")
+    refused(lambda: call(cell, XS[:0]), ValueError, "at least one", r"\(0, 2\)")
+    refused(lambda: call(cell, XS.astype(int)), TypeError, "floating", "int64", "astype")
+    refused(lambda: call(cell, XS[:, :1]), ValueError, "in_features=2", "got 1")
+    refused(lambda: call(cell, XS, np.zeros(H + 1)), ValueError, r"\[4\]", "Leave carry out")
+    refused(lambda: call("lstm", XS), TypeError, "callable", "str")
+    refused(attributed("lstm").saturated_share, (TypeError, ValueError), "SimpleRNNCell|slopes")
+    refused(attributed("lstm").dead_share, (TypeError, ValueError), "SimpleRNNCell|slopes")
