@@ -101,6 +101,18 @@ class GRUCell(RNNCell):
         reset, update, _ = self._gates(h_prev, z, w_h)
         return {"reset": reset, "update": update}
 
+    def memory_path(self, carry: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
+        """The factor by which the state is handed on by itself: {"h": update gate}.
+
+        Args:
+          carry: h before the step, (..., H).
+          x: the input, (..., I).
+
+        Returns:
+          {"h": (..., H)}.
+        """
+        return {"h": self.gates(carry, x)["update"]}
+
     def _gates(
         self, h_prev: jax.Array, z: jax.Array, w_h: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -119,6 +119,19 @@ class LSTMCell(RNNCell):
         self._check_carry(carry, x)
         return self._advance(carry, z)[2]
 
+    def memory_path(self, carry: LSTMCarry, x: jax.Array) -> dict[str, jax.Array]:
+        """The factor by which the cell state is handed on by itself: {"c": forget gate}.
+
+        Args:
+          carry: (c, h) before the step, each (..., H).
+          x: the input, (..., I).
+
+        Returns:
+          {"c": (..., H)}; ones for the cell without a forget gate (the "constant error carousel").
+        """
+        gates = self.gates(carry, x)
+        return {"c": gates["forget"] if "forget" in gates else jnp.ones_like(gates["input"])}
+
     def _advance(
         self, carry: LSTMCarry, z: jax.Array
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from rnn_jax.activations import ActivationLike, activation_slope_range, get_activation
@@ -64,9 +65,27 @@ class SimpleRNNCell(RNNCell):
 
     def step(self, carry: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """h = φ(z + h_prev W_h); see `RNNCell.step`."""
-        h_prev, z, w_h = promote(carry, z, self.recurrent_kernel[...], dtype=self.dtype)
-        h = self.activation(z + h_prev @ w_h)
+        h = self.activation(self._pre_activation(carry, z))
         return h, h
+
+    def slopes(self, carry: jax.Array, x: jax.Array) -> jax.Array:
+        """φ'(x W_x + h W_h + b), the slopes of the step that takes `carry` and `x`.
+
+        Args:
+          carry: h before the step, (..., H).
+          x: the input, (..., I).
+
+        Returns:
+          (..., H).
+        """
+        z = self.project(x)
+        self._check_carry(carry, x)
+        pre = self._pre_activation(carry, z)
+        return jax.jvp(self.activation, (pre,), (jnp.ones_like(pre),))[1]
+
+    def _pre_activation(self, carry: jax.Array, z: jax.Array) -> jax.Array:
+        h_prev, z, w_h = promote(carry, z, self.recurrent_kernel[...], dtype=self.dtype)
+        return z + h_prev @ w_h
 
     def jacobian_bound(self) -> tuple[float, jax.Array]:
         """The two factors of ‖∂h_t/∂h_{t−1}‖₂ ≤ sup|φ'| · σ₁(W_h).

@@ -20,6 +20,7 @@ class FlatCell(NamedTuple):
       initial: the initial state, (S,).
       unravel_output: back from (O,) to the cell's own output.
       output_size: O.
+      parts: where each part of the carry stands in the state, (start, stop) by name.
       output_rows: where the output stands in the state, (start, stop), if a step returns a part of
         its carry as its output, as most recurrent cells do; None if the output is something else.
     """
@@ -29,6 +30,7 @@ class FlatCell(NamedTuple):
     initial: jax.Array
     unravel_output: Callable[[jax.Array], Any]
     output_size: int
+    parts: dict[str, tuple[int, int]]
     output_rows: tuple[int, int] | None
 
     @property
@@ -60,8 +62,9 @@ def flatten_cell(cell: Any, xs: jax.Array, carry: Carry | None) -> FlatCell:
         return step_of(cell, state, x)
 
     size = sum(leaf.size for leaf in jax.tree.leaves(y))
+    parts = _name_parts(cell, carry)
     rows = _find_output(cell, carry, x)
-    return FlatCell(step, step_of, initial, unravel_output, size, rows)
+    return FlatCell(step, step_of, initial, unravel_output, size, parts, rows)
 
 
 def run(flat: FlatCell, xs: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -78,6 +81,20 @@ def run(flat: FlatCell, xs: jax.Array) -> tuple[jax.Array, jax.Array]:
 def flatten_outputs(tree: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
     """Outputs, or cotangents of outputs, with a leading axis T, as (T, O)."""
     return jax.vmap(lambda row: ravel_pytree(row)[0])(tree).astype(dtype)
+
+
+def _name_parts(cell: Any, carry: Carry) -> dict[str, tuple[int, int]]:
+    """Rows of the flattened carry by part: the cell's own names for them, else their paths."""
+    leaves = jax.tree_util.tree_leaves_with_path(carry)
+    names = tuple(getattr(cell, "carry_parts", ()))
+    if len(names) != len(leaves):
+        paths = (jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves)
+        names = tuple(path or "carry" for path in paths)
+    parts, start = {}, 0
+    for name, (_, leaf) in zip(names, leaves, strict=True):
+        parts[name] = (start, start + leaf.size)
+        start += leaf.size
+    return parts
 
 
 def _find_output(cell: Any, carry: Carry, x: jax.ShapeDtypeStruct) -> tuple[int, int] | None:

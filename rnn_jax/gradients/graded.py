@@ -65,6 +65,12 @@ def multiply(graded: Graded, z: jax.Array) -> Graded:
     return Graded(q, mantissa[0], exponent + growth + change, y)
 
 
+def flip(graded: Graded) -> Graded:
+    """The factorisation of (D · Y)ᵀ: the same singular values, in a triangle more diagonal."""
+    eye = jnp.eye(len(graded.mantissa), dtype=graded.y.dtype)
+    return multiply(Graded(eye, graded.mantissa, graded.exponent, eye), graded.y.T)
+
+
 def sorted_qr(z: jax.Array) -> tuple[jax.Array, jax.Array]:
     """QR with the rows taken from large to small.
 

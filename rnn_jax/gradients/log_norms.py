@@ -55,7 +55,7 @@ def jacobian_log_norms(
     check_choice("norm", norm, ("fro", "spectral"))
     xs = as_sequence(xs, batched=False)
     if targets is not None:
-        targets = _check_targets(targets, xs.shape[0])
+        targets = check_targets(targets, xs.shape[0])
     return _log_norms(as_pytree(cell), xs, carry, targets, wrt=wrt, norm=norm)
 
 
@@ -122,7 +122,13 @@ def _check_fits(flat: FlatCell, xs: jax.Array, columns: int, count: int | None) 
     )
 
 
-def _check_targets(targets: ArrayLike, steps: int) -> jax.Array:
+def check_targets(targets: ArrayLike, steps: int) -> jax.Array:
+    """Returns targets as an array of whole numbers, checked as far as they can be read.
+
+    Raises:
+      TypeError: they are no whole numbers.
+      ValueError: no list of at least one, or out of [−steps, steps).
+    """
     try:
         array = jnp.asarray(targets)
     except (TypeError, ValueError) as error:

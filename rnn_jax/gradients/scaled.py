@@ -72,3 +72,10 @@ def log_spectral(x: jax.Array) -> jax.Array:
     gram = jnp.matmul(unit.mT, unit, precision="highest")
     largest = jnp.linalg.eigvalsh(gram)[..., -1]
     return 0.5 * log_exactly(largest) + LN2 * exponent.astype(x.dtype)
+
+
+def log_of_sum(logs: jax.Array, *, power: int) -> jax.Array:
+    """ln of (Σ x_i^power)^(1/power) from ln x_i; −inf if all are."""
+    largest = jax.lax.stop_gradient(jnp.max(logs))
+    top = jnp.where(jnp.isfinite(largest), largest, jnp.zeros_like(largest))
+    return log_exactly(jnp.sum(jnp.exp(power * (logs - top)))) / power + top

@@ -29,6 +29,8 @@ class BackpropSignal:
       total_directions: the same up to a positive factor for each step, never underflowing, (T, S).
       direct_log_norms: ln‖∂L/∂carry_t‖, (T,); −inf where the loss does not read step t.
       total_log_norms: ln‖dL/dcarry_t‖, (T,), right far below the smallest float.
+      part_log_norms: the same for each part of the carry alone, (T,) by name: "c" and "h" of an
+        LSTM, "0.h", "1.h" … of a `StackedCell`, else the part's path in the carry.
       inputs: dL/dx_t, (T, I).
       input_log_norms: ln‖dL/dx_t‖, (T,).
       initial: dL/dcarry_0, (S,).
@@ -39,6 +41,7 @@ class BackpropSignal:
     total_directions: jax.Array
     direct_log_norms: jax.Array
     total_log_norms: jax.Array
+    part_log_norms: dict[str, jax.Array]
     inputs: jax.Array
     input_log_norms: jax.Array
     initial: jax.Array
@@ -149,12 +152,17 @@ def signal_sweep(
     initial, initial_exponent = _add(
         pulled, pulled_exponent, direct_initial, zero_or_never(direct_initial)
     )
+    scales = LN2 * exponents.astype(dtype)
     signal = BackpropSignal(
         direct=direct,
         total=_plain(total, exponents),
         total_directions=total,
         direct_log_norms=log_frobenius(direct, 1),
-        total_log_norms=log_frobenius(total, 1) + LN2 * exponents.astype(dtype),
+        total_log_norms=log_frobenius(total, 1) + scales,
+        part_log_norms={
+            name: log_frobenius(total[:, slice(*rows)], 1) + scales
+            for name, rows in flat.parts.items()
+        },
         inputs=_plain(by_input, input_exponents),
         input_log_norms=log_frobenius(by_input, 1) + LN2 * input_exponents.astype(dtype),
         initial=_plain(initial[None], initial_exponent[None])[0],

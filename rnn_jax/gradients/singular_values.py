@@ -9,7 +9,7 @@ from jax import lax
 
 from rnn_jax.checks import check_count
 from rnn_jax.gradients.flat import flatten_cell
-from rnn_jax.gradients.graded import Graded, empty_product, multiply
+from rnn_jax.gradients.graded import Graded, empty_product, flip, multiply
 from rnn_jax.gradients.jacobi import log_singular_values
 from rnn_jax.gradients.linearize import linearize_flat
 from rnn_jax.gradients.memory import check_fits
@@ -106,16 +106,14 @@ def _log_singular_values(
 def _of_product(factors: jax.Array) -> jax.Array:
     """ln of the singular values of A_T ⋯ A_1 from its factors (T, S, S)."""
     factors = _without_dead_paths(factors)
-    size, dtype = factors.shape[-1], factors.dtype
 
     def body(graded: Graded, a: jax.Array) -> tuple[Graded, None]:
         return _advance(graded, a), None
 
-    eye = jnp.eye(size, dtype=dtype)
+    eye = jnp.eye(factors.shape[-1], dtype=factors.dtype)
     graded, _ = lax.scan(body, empty_product(eye), factors)
     for _ in range(_TURNS):
-        # (D·Y)ᵀ = Yᵀ·D has the same singular values.
-        graded = multiply(Graded(eye, graded.mantissa, graded.exponent, eye), graded.y.T)
+        graded = flip(graded)
     return log_singular_values(graded.mantissa, graded.exponent, graded.y)
 
 

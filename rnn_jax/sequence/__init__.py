@@ -1,6 +1,7 @@
 """Running cells over time."""
 
 from rnn_jax.sequence.model import SequenceModel
+from rnn_jax.sequence.stack import StackedCell
 from rnn_jax.sequence.unroll import unroll
 
-__all__ = ["SequenceModel", "unroll"]
+__all__ = ["SequenceModel", "StackedCell", "unroll"]

@@ -1,8 +1,6 @@
 """Stacked cells with a dense readout."""
 
-import itertools
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +10,7 @@ from rnn_jax.cells.base import RNNCell, affine, promote
 from rnn_jax.checks import check_choice, check_rngs, check_size
 from rnn_jax.initializers import InitializerLike, get_initializer, initialize
 from rnn_jax.sequence.calling import ArrayLike
+from rnn_jax.sequence.stack import check_layers
 from rnn_jax.sequence.unroll import unroll
 
 
@@ -42,8 +41,7 @@ class SequenceModel(nnx.Module):
         kernel_init: InitializerLike = "lecun_normal",
         rngs: nnx.Rngs,
     ):
-        layers = list(cells) if isinstance(cells, Iterable) else [cells]
-        _check_layers(layers)
+        layers = check_layers(cells)
         check_rngs(rngs)
         self.cells = nnx.List(layers)
         self.out_features = check_size("out_features", out_features)
@@ -83,24 +81,3 @@ def _at_end(hs: jax.Array, lengths: jax.Array) -> jax.Array:
     index = jnp.broadcast_to(index, (*hs.shape[:-2], 1, hs.shape[-1]))
     last = jnp.take_along_axis(hs, index, axis=-2)
     return last[..., 0, :]
-
-
-def _check_layers(layers: list[Any]) -> None:
-    if not layers:
-        raise ValueError("a SequenceModel needs at least one cell; got none. Pass cells=[cell].")
-    for layer in layers:
-        if not isinstance(layer, RNNCell):
-            is_class = isinstance(layer, type)
-            arrived = f"the class {layer.__name__}" if is_class else type(layer).__name__
-            raise TypeError(
-                "cells must be cells of this package (instances of RNNCell); got "
-                f"{arrived}. For another cell, call unroll and read its outputs."
-            )
-    for depth, (below, above) in enumerate(itertools.pairwise(layers)):
-        if above.in_features != below.hidden_features:
-            raise ValueError(
-                f"each layer must take what the one below gives; layer {depth} gives "
-                f"{below.hidden_features} features and layer {depth + 1} takes "
-                f"{above.in_features}. Build layer {depth + 1} with "
-                f"in_features={below.hidden_features}."
-            )

@@ -130,7 +130,7 @@ LONG, WIDE = 500, 6
 
 @functools.cache
 def long_case(dtype):
-    """500 steps of a sigmoid cell, and float64 one-step Jacobians of the same weights."""
+    """500 steps of a sigmoid cell from zero, and its one-step Jacobians in float64."""
     cell = rj.SimpleRNNCell(
         FEATURES, WIDE, activation="sigmoid", param_dtype=np.float32, rngs=nnx.Rngs(3)
     )
@@ -139,15 +139,15 @@ def long_case(dtype):
     twin = zoo.oracle(cell)
     carries, _ = oracles.run(twin.step, xs.astype(np.float64), np.zeros(WIDE))
     As, Bs = oracles.one_step_jacobians(twin.jacobian, carries, xs.astype(np.float64))
-    return cell, xs.astype(dtype), As, Bs
+    return (cell, xs.astype(dtype), np.zeros(WIDE, dtype)), As, Bs
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_products_far_below_the_smallest_float_against_arbitrary_precision(dtype):
-    cell, xs, As, Bs = long_case(dtype)
+    case, As, Bs = long_case(dtype)
     rng = np.random.default_rng(4)
     v, u = (rng.normal(size=size).astype(dtype) for size in (FEATURES, WIDE))
-    operator = rj.jacobian_operator(cell, xs, wrt="input")
+    operator = rj.jacobian_operator(*case, wrt="input")
     forward, backward = operator.matvec(v), operator.rmatvec(u)
     with mpmath.workdps(40):
         column = mpmath.matrix((Bs[0] @ v.astype(np.float64)).tolist())
@@ -175,8 +175,8 @@ def test_products_far_below_the_smallest_float_against_arbitrary_precision(dtype
 @pytest.mark.parametrize("wrt", ["state", "input"])
 def test_both_products_agree_in_the_inner_product_they_share(wrt):
     # u · (J v) = (Jᵀ u) · v, in logs, far out of the range of numbers.
-    cell, xs, *_ = long_case(np.float64)
-    operator = rj.jacobian_operator(cell, xs, start=20, stop=LONG - 30, wrt=wrt)
+    case, *_ = long_case(np.float64)
+    operator = rj.jacobian_operator(*case, start=20, stop=LONG - 30, wrt=wrt)
     rng = np.random.default_rng(5)
     rows, columns = operator.shape
     for _ in range(3):
@@ -264,9 +264,9 @@ def test_more_probes_come_closer():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_estimates_far_below_the_smallest_float(dtype):
-    cell, xs, As, Bs = long_case(dtype)
+    case, As, Bs = long_case(dtype)
     targets = [LONG - 1, LONG // 2]
-    got = rj.estimate_jacobian_log_norms(cell, xs, key=KEY, probes=32, targets=targets)
+    got = rj.estimate_jacobian_log_norms(*case, key=KEY, probes=32, targets=targets)
     values, errors = np.asarray(got.values), np.asarray(got.standard_errors)
     assert (values.dtype, values.shape) == (dtype, (2, LONG))
     exact = oracles.log_norms(As, Bs, slice(0, WIDE), targets=targets)

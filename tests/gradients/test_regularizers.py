@@ -17,21 +17,18 @@ import zoo
 from test_errors_gradients import refused
 
 NAMES = ("simple_tanh", "simple_relu", "lstm_peephole", "gru_reset_before")
-READS = np.ones(T)
 WEIGHTS = np.cos(np.arange(T * H)).reshape(T, H)
+ALL = np.ones(T)
+EARLY = np.asarray([1.0, 1.0, 1.0, 0.0, 0.0])  # the signal of the last two steps is exactly zero
 
 
-def loss(ys):
-    return jnp.sum(jnp.asarray(WEIGHTS, ys.dtype) * ys + ys**3)
+def loss(ys, reads=ALL):
+    ys = jnp.asarray(reads, ys.dtype)[: len(ys), None] * ys
+    return jnp.sum(jnp.asarray(WEIGHTS[: len(ys)], ys.dtype) * ys + ys**3)
 
 
-def early_loss(ys):
-    """Reads the first three steps, so that the signal of the last two is exactly zero."""
-    return loss(ys.at[3:].set(0.0))
-
-
-def loss_slopes(ys, of):
-    return (WEIGHTS + 3 * ys**2) * (np.arange(T) < (3 if of is early_loss else T))[:, None]
+def loss_slopes(ys, reads):
+    return reads[:, None] * WEIGHTS + 3 * reads[:, None] ** 3 * ys**2
 
 
 @functools.cache
@@ -63,20 +60,20 @@ def omega(As, deltas):
     return total
 
 
-def signals(name, ys, As, of):
-    return oracles.backprop_signal(As, loss_slopes(ys, of), twin_of(name)[2])
+def signals(name, ys, As, reads):
+    return oracles.backprop_signal(As, loss_slopes(ys, reads), twin_of(name)[2])
 
 
-def full_omega(name, weights, of=loss):
+def full_omega(name, weights, reads=ALL):
     _, ys, As = trajectory(name, weights)
-    return omega(As, signals(name, ys, As, of))
+    return omega(As, signals(name, ys, As, reads))
 
 
 def frozen_omega(name, weights, at):
     """Ω with states and signals as the weights `at` make them: only the Jacobians are new."""
     carries, ys, As = trajectory(name, at)
     again = oracles.one_step_jacobians(twin_of(name)[1](weights), carries, XS)[0]
-    return omega(again, signals(name, ys, As, loss))
+    return omega(again, signals(name, ys, As, ALL))
 
 
 def flossing(name, weights, k, target, warmup, interval):
@@ -124,38 +121,44 @@ def check_gradient(gradient, function, weights, rtol=1e-7, atol=1e-9):
         np.testing.assert_allclose(got, expected, rtol=rtol, atol=atol)
 
 
+@functools.partial(jax.jit, compiler_options=QUICK)
+def vanishing(cell, xs, carry, reads=ALL):
+    """(value, gradient by the cell) of the full penalty and of the immediate one."""
+
+    def value(cell, immediate):
+        def of(ys):
+            return loss(ys, reads)
+
+        return rj.vanishing_penalty(of, cell, xs, carry, immediate=immediate)
+
+    return [jax.value_and_grad(value)(cell, immediate) for immediate in (False, True)]
+
+
 @functools.cache
-def vanishing(name, of=loss, immediate=False):
-    """(value, gradient by the cell)."""
+def of_network(name):
     net = network(name)
-
-    @functools.partial(jax.jit, compiler_options=QUICK)
-    @jax.value_and_grad
-    def value(cell):
-        return rj.vanishing_penalty(of, cell, XS, net.carry, immediate=immediate)
-
-    return value(net.cell)
+    return vanishing(net.cell, XS, net.carry, ALL)
 
 
-@pytest.mark.parametrize("of", [loss, early_loss])
+@pytest.mark.parametrize("reads", [ALL, EARLY], ids=["all steps", "early steps"])
 @pytest.mark.parametrize("name", NAMES)
-def test_vanishing_penalty_is_the_plain_loop_and_its_gradient_the_difference(name, of):
-    weights = zoo.weights_of(network(name).cell)
-    value, gradient = vanishing(name, of)
+def test_vanishing_penalty_is_the_plain_loop_and_its_gradient_the_difference(name, reads):
+    net, weights = network(name), zoo.weights_of(network(name).cell)
+    (value, gradient), _ = vanishing(net.cell, XS, net.carry, reads)
     assert value.shape == ()
-    np.testing.assert_allclose(np.asarray(value), full_omega(name, weights, of), rtol=1e-11)
-    assert jax.tree.structure(gradient) == jax.tree.structure(network(name).cell)
-    check_gradient(gradient, functools.partial(full_omega, name, of=of), weights)
+    np.testing.assert_allclose(np.asarray(value), full_omega(name, weights, reads), rtol=1e-11)
+    assert jax.tree.structure(gradient) == jax.tree.structure(net.cell)
+    check_gradient(gradient, functools.partial(full_omega, name, reads=reads), weights)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_immediate_penalty_has_the_same_value_and_the_gradient_of_the_frozen_one(name):
     weights = zoo.weights_of(network(name).cell)
-    value, gradient = vanishing(name, immediate=True)
+    (_, full), (value, gradient) = of_network(name)
     np.testing.assert_allclose(np.asarray(value), full_omega(name, weights), rtol=1e-11)
     check_gradient(gradient, functools.partial(frozen_omega, name, at=weights), weights)
     # And this is another gradient than that of the full penalty.
-    pairs = zip(*map(jax.tree.leaves, (gradient, vanishing(name)[1])), strict=True)
+    pairs = zip(*map(jax.tree.leaves, (gradient, full)), strict=True)
     assert any(np.abs(np.asarray(one) - np.asarray(other)).max() > 1e-3 for one, other in pairs)
 
 
@@ -184,38 +187,27 @@ def test_vanishing_penalty_of_a_cell_whose_output_is_no_part_of_its_carry():
     np.testing.assert_allclose(np.asarray(gradient) @ direction, expected, rtol=1e-7)
 
 
-@pytest.mark.parametrize("immediate", [False, True])
-def test_a_linear_orthogonal_network_pays_nothing(immediate):
+def test_a_linear_orthogonal_network_pays_nothing():
     cell = rj.SimpleRNNCell(FEATURES, H, activation="identity", rngs=nnx.Rngs(0))
-    value, gradient = jax.value_and_grad(
-        lambda cell: rj.vanishing_penalty(loss, cell, XS, immediate=immediate)
-    )(cell)
-    assert 0 <= value < 1e-28
-    assert all(np.abs(np.asarray(leaf)).max() < 1e-13 for leaf in jax.tree.leaves(gradient))
+    for value, gradient in vanishing(cell, XS, None):
+        assert 0 <= value < 1e-28
+        assert all(np.abs(np.asarray(leaf)).max() < 1e-13 for leaf in jax.tree.leaves(gradient))
     assert rj.orthogonality_penalty(cell) < 1e-28
     assert rj.flossing_penalty(cell, XS) < 1e-28
 
 
-@pytest.mark.parametrize("immediate", [False, True])
-def test_a_silent_loss_or_a_single_step_pays_nothing_and_has_no_gradient(immediate):
+def test_a_silent_loss_or_a_single_step_pays_nothing_and_has_no_gradient():
     net = network("simple_tanh")
-    for of, xs in ((lambda ys: jnp.sum(0.0 * ys), XS), (jnp.sum, XS[:1])):
-        value, gradient = jax.value_and_grad(
-            lambda cell, of=of, xs=xs: rj.vanishing_penalty(of, cell, xs, immediate=immediate)
-        )(net.cell)
+    silent, single = vanishing(net.cell, XS, net.carry, 0 * ALL), vanishing(net.cell, XS[:1], None)
+    for value, gradient in (*silent, *single):
         assert value == 0
         assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
 
 
-def test_a_signal_that_dies_on_the_way_back_pays_one_and_has_a_finite_gradient():
+def test_a_signal_that_dies_on_the_way_back_pays_one_a_step_and_has_a_finite_gradient():
     cell = rj.SimpleRNNCell(FEATURES, H, activation="relu", rngs=nnx.Rngs(0))
     cell.kernel[...] = -jnp.ones((FEATURES, H))
-    for immediate in (False, True):
-        value, gradient = jax.value_and_grad(
-            lambda cell, immediate=immediate: rj.vanishing_penalty(
-                loss, cell, np.abs(XS), immediate=immediate
-            )
-        )(cell)
+    for value, gradient in vanishing(cell, np.abs(XS), jnp.zeros(H), ALL):
         assert value == T - 1
         assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(gradient))
 
@@ -300,32 +292,44 @@ def test_a_stack_pays_for_each_of_its_layers():
     np.testing.assert_allclose(np.asarray(whole), sum(parts), rtol=1e-13)
 
 
-def every_penalty(kind, cell, carry):
-    return {
-        "vanishing": lambda: rj.vanishing_penalty(loss, cell, XS, carry),
-        "immediate": lambda: rj.vanishing_penalty(loss, cell, XS, carry, immediate=True),
-        "flossing": lambda: rj.flossing_penalty(cell, XS, carry, k=2, target=-0.5),
-        "orthogonality": lambda: rj.orthogonality_penalty(cell),
-    }[kind]()
+PENALTIES = {
+    "vanishing": functools.partial(rj.vanishing_penalty, loss),
+    "immediate": functools.partial(rj.vanishing_penalty, loss, immediate=True),
+    "flossing": functools.partial(rj.flossing_penalty, k=2, target=-0.5),
+    "orthogonality": lambda cell, xs, carry: rj.orthogonality_penalty(cell),
+}
 
 
-@pytest.mark.parametrize("kind", ["vanishing", "immediate", "flossing", "orthogonality"])
+@pytest.mark.parametrize("kind", PENALTIES)
 def test_second_derivatives_are_differences_of_the_first(kind):
     net = network("simple_tanh")
     vector, unravel = ravel_pytree(net.cell)
     rng = np.random.default_rng(3)
     vector = vector + 0.1 * rng.normal(size=vector.shape)
     direction = rng.normal(size=vector.shape)
-    gradient = jax.grad(lambda vector: every_penalty(kind, unravel(vector), net.carry))
+    gradient = jax.grad(lambda vector: PENALTIES[kind](unravel(vector), XS, net.carry))
 
     @functools.partial(jax.jit, compiler_options=QUICK)
     def both(vector, direction):
         return jax.jvp(gradient, (vector,), (direction,))
 
-    got = np.asarray(both(vector, direction)[1])
-    expected = slope_along(
-        lambda at: np.asarray(both(at["w"], direction)[0]), {"w": vector}, {"w": direction}, 5e-4
-    )
+    _, got = map(np.asarray, both(vector, direction))
+
+    def first(at):
+        return np.asarray(both(at["w"], direction)[0])
+
+    if kind == "immediate":  # of the frozen penalty, whose states do not move with the weights
+        base = zoo.weights_of(unravel(vector))
+        along = zoo.weights_of(unravel(jnp.asarray(direction)))
+
+        def first(at):
+            moved = {key: base[key] + float(at["w"]) * along[key] for key in base}
+            return slope_along(lambda w: frozen_omega("simple_tanh", w, base), moved, along)
+
+        expected = slope_along(first, {"w": 0.0}, {"w": 1.0})
+        np.testing.assert_allclose(got @ direction, expected, rtol=1e-5)
+        return
+    expected = slope_along(first, {"w": vector}, {"w": direction}, 5e-4)
     assert np.abs(expected).max() > 0.1
     np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
 

@@ -1,0 +1,148 @@
+"""Several layers as one cell."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+from flax import nnx
+
+from rnn_jax.cells.base import RNNCell
+
+
+class StackedCell(nnx.RNNCellBase):
+    """Cells stacked in depth, as one cell whose carry is the tuple of theirs.
+
+    h¹_t = cell₁(h¹_{t−1}, x_t),  h²_t = cell₂(h²_{t−1}, h¹_t),  …,    y_t = output of the top
+
+    So whatever takes a cell takes a stack: the instrument then sees the carry of all layers at
+    once, and tells them apart by the names in `carry_parts`.
+
+    Args:
+      cells: the layers from input to output, cells of this package; each takes the features that
+        the one below gives.
+
+    Raises:
+      ValueError: no cell, or layers that do not fit.
+      TypeError: a layer that is no cell of this package.
+    """
+
+    def __init__(self, cells: RNNCell | Sequence[RNNCell]):
+        self.cells = nnx.List(check_layers(cells))
+
+    def __call__(self, carry: Any, x: jax.Array) -> tuple[Any, jax.Array]:
+        """Advances every layer by one step, from the input up.
+
+        Args:
+          carry: one carry for each layer, (carry¹, carry², …).
+          x: the input, (..., I).
+
+        Returns:
+          (the carries after the step, the top layer's output (..., H)).
+
+        Raises:
+          ValueError, TypeError: as the layers; or a carry that is no tuple of one for each layer.
+        """
+        if not isinstance(carry, (tuple, list)) or len(carry) != len(self.cells):
+            arrived = f"{len(carry)} of them" if isinstance(carry, (tuple, list)) else type(carry)
+            raise ValueError(
+                f"carry must be a tuple of {len(self.cells)} carries, one for each layer; got "
+                f"{arrived}. Start from cell.initialize_carry(x.shape)."
+            )
+        after, y = [], x
+        for cell, before in zip(self.cells, carry, strict=True):
+            layer_carry, y = cell(before, y)
+            after.append(layer_carry)
+        return tuple(after), y
+
+    def initialize_carry(
+        self, input_shape: tuple[int, ...], rngs: Any = None, carry_init: Any = None
+    ) -> tuple[Any, ...]:
+        """One carry for each layer; see `RNNCell.initialize_carry`."""
+        return tuple(cell.initialize_carry(input_shape, rngs, carry_init) for cell in self.cells)
+
+    def gates(self, carry: Any, x: jax.Array) -> dict[str, jax.Array]:
+        """The gate activations of all gated layers, named "layer.gate" from "0." on.
+
+        Args:
+          carry: one carry for each layer.
+          x: the input, (..., I).
+
+        Returns:
+          {"0.forget": …}: each (..., H); empty if no layer has gates.
+        """
+        return self._collect("gates", carry, x)
+
+    def memory_path(self, carry: Any, x: jax.Array) -> dict[str, jax.Array]:
+        """The factors by which parts of the carry are handed on by themselves.
+
+        Args:
+          carry: one carry for each layer.
+          x: the input, (..., I).
+
+        Returns:
+          {"0.c": …}: each (..., H); empty if no layer has such a path.
+        """
+        return self._collect("memory_path", carry, x)
+
+    def _collect(self, method: str, carry: Any, x: jax.Array) -> dict[str, jax.Array]:
+        """What `method` returns in the layers that have it, named "layer.name"."""
+        found: dict[str, jax.Array] = {}
+        y = x
+        for depth, (cell, before) in enumerate(zip(self.cells, carry, strict=True)):
+            if hasattr(cell, method):
+                named = getattr(cell, method)(before, y)
+                found |= {f"{depth}.{name}": value for name, value in named.items()}
+            _, y = cell(before, y)
+        return found
+
+    @property
+    def carry_parts(self) -> tuple[str, ...]:
+        """Names of the parts of the carry, "layer.part" from "0." on."""
+        return tuple(
+            f"{depth}.{part}" for depth, cell in enumerate(self.cells) for part in cell.carry_parts
+        )
+
+    @property
+    def in_features(self) -> int:
+        """I, the features of one input."""
+        return self.cells[0].in_features
+
+    @property
+    def hidden_features(self) -> int:
+        """H, the features of the top layer's output."""
+        return self.cells[-1].hidden_features
+
+    @property
+    def num_feature_axes(self) -> int:
+        """The number of trailing axes of an input that are features: 1."""
+        return 1
+
+
+def check_layers(cells: Any) -> list[RNNCell]:
+    """Returns the layers as a list if each is a cell of ours that fits on the one below.
+
+    Raises:
+      ValueError: no cell, or layers that do not fit.
+      TypeError: a layer that is no cell of this package.
+    """
+    layers = list(cells) if isinstance(cells, Iterable) else [cells]
+    if not layers:
+        raise ValueError("at least one cell is needed; got none. Pass cells=[cell].")
+    for layer in layers:
+        if not isinstance(layer, RNNCell):
+            is_class = isinstance(layer, type)
+            arrived = f"the class {layer.__name__}" if is_class else type(layer).__name__
+            raise TypeError(
+                "cells must be cells of this package (instances of RNNCell); got "
+                f"{arrived}. For another cell, call unroll and read its outputs."
+            )
+    for depth, (below, above) in enumerate(itertools.pairwise(layers)):
+        if above.in_features != below.hidden_features:
+            raise ValueError(
+                f"each layer must take what the one below gives; layer {depth} gives "
+                f"{below.hidden_features} features and layer {depth + 1} takes "
+                f"{above.in_features}. Build layer {depth + 1} with "
+                f"in_features={below.hidden_features}."
+            )
+    return layers
