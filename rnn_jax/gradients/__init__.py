@@ -4,6 +4,7 @@ from rnn_jax.gradients.attribution import Attribution, attribution
 from rnn_jax.gradients.bounds import jacobian_log_bound
 from rnn_jax.gradients.flow import GradientFlow, gradient_flow
 from rnn_jax.gradients.jacobians import input_jacobian, state_jacobian
+from rnn_jax.gradients.lags import by_lag
 from rnn_jax.gradients.linearize import Linearization, linearize
 from rnn_jax.gradients.log_norms import jacobian_log_norms
 from rnn_jax.gradients.lyapunov import LyapunovSpectrum, lyapunov_exponents
@@ -36,6 +37,7 @@ __all__ = [
     "attribution",
     "backprop_signal",
     "backprop_signal_log_norms",
+    "by_lag",
     "estimate_jacobian_log_norms",
     "estimate_jacobian_log_singular_values",
     "flossing_penalty",

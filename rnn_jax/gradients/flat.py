@@ -78,6 +78,12 @@ def run(flat: FlatCell, xs: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.concatenate([flat.initial[None], states]), ys
 
 
+@jax.jit
+def trajectory(cell: Any, xs: jax.Array, carry: Carry | None) -> jax.Array:
+    """The states (T+1, S) of a cell along a sequence, compiled once for cells of one structure."""
+    return run(flatten_cell(cell, xs, carry), xs)[0]
+
+
 def flatten_outputs(tree: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
     """Outputs, or cotangents of outputs, with a leading axis T, as (T, O)."""
     return jax.vmap(lambda row: ravel_pytree(row)[0])(tree).astype(dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from rnn_jax.checks import check_choice
+from rnn_jax.checks import check_choice, check_count
+from rnn_jax.gradients.attribution import Attribution, attribution
 from rnn_jax.gradients.bounds import jacobian_log_bound
+from rnn_jax.gradients.flat import trajectory
+from rnn_jax.gradients.lags import by_lag
 from rnn_jax.gradients.log_norms import jacobian_log_norms
+from rnn_jax.gradients.lyapunov import LyapunovSpectrum, lyapunov_exponents
+from rnn_jax.gradients.regime import classify
+from rnn_jax.gradients.scaled import log_frobenius
 from rnn_jax.gradients.signal import Loss
+from rnn_jax.gradients.singular_values import jacobian_log_singular_values
 from rnn_jax.gradients.summary import summarize
 from rnn_jax.gradients.weight_gradient import weight_gradient_log_norms
 from rnn_jax.sequence.calling import (
@@ -23,15 +30,10 @@ from rnn_jax.sequence.calling import (
     as_pytree,
     as_sequence,
     check_batch_axes,
-    resolve_carry,
 )
-from rnn_jax.sequence.unroll import unroll
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-# A change by this factor over the sequence is what separates sustained from the other regimes.
-_REGIME_FACTOR = 100.0
 
 
 @struct.dataclass
@@ -41,16 +43,27 @@ class GradientFlow:
     Attributes:
       log_norms: ln‖∂y_t/∂x_s‖_F (or carries by carries, as `wrt` says), (B, T, T); −inf for s > t.
       bound: the analytic upper bound by lag, (T,), in the same units; None where theory has none.
-      gates: activations by gate name along the sequence, each (B, T, H); None for ungated cells.
+      attribution: why each step shrinks or grows the signal.
+      exponents: the leading Lyapunov exponents of the carry along the sequence.
+      log_singular_values: ln σ_i of ∂carry_T/∂carry_0, (B, S); None unless asked for.
+      change_log_norms: ln‖carry_t − carry_{t−1}‖, (B, T): whether the states themselves run away.
       weight_log_norms: ln‖share of dL/dW by step‖, (B, T); None without a loss.
       wrt: "input" or "state".
     """
 
     log_norms: jax.Array
     bound: jax.Array | None = None
-    gates: dict[str, jax.Array] | None = None
+    attribution: Attribution | None = None
+    exponents: LyapunovSpectrum | None = None
+    log_singular_values: jax.Array | None = None
+    change_log_norms: jax.Array | None = None
     weight_log_norms: jax.Array | None = None
     wrt: str = struct.field(pytree_node=False, default="input")
+
+    @property
+    def gates(self) -> dict[str, jax.Array] | None:
+        """Activations by gate name along the sequence, each (B, T, H); None for ungated cells."""
+        return (self.attribution.gates or None) if self.attribution is not None else None
 
     @property
     def steps(self) -> int:
@@ -66,18 +79,7 @@ class GradientFlow:
         Returns:
           (T,), index k; −inf if any pair at that lag is exactly 0 (for "mean" and "min").
         """
-        check_choice("statistic", statistic, ("mean", "min", "max"))
-        steps = self.steps
-        t, k = jnp.arange(steps)[:, None], jnp.arange(steps)[None, :]
-        exists = jnp.broadcast_to(k <= t, (steps, steps))
-        pairs = self.log_norms[..., t, jnp.where(k <= t, t - k, 0)]
-        exists = jnp.broadcast_to(exists, pairs.shape)
-        over = tuple(range(pairs.ndim - 1))
-        if statistic == "mean":
-            return jnp.mean(pairs, axis=over, where=exists)
-        if statistic == "min":
-            return jnp.min(pairs, axis=over, where=exists, initial=jnp.inf)
-        return jnp.max(pairs, axis=over, where=exists, initial=-jnp.inf)
+        return by_lag(self.log_norms, statistic)
 
     def horizon(self, threshold: float = 0.01) -> jax.Array:
         """The largest lag at which the gradient is still `threshold` of what it is at lag 0.
@@ -116,21 +118,13 @@ class GradientFlow:
     def regime(self) -> str:
         """What the gradient does over the length of this sequence.
 
-        "vanishing" if it falls by a factor of 100 or more from lag 0 to the last lags, "exploding"
-        if it grows by as much, "sustained" in between, "not finite" if anything is NaN or inf.
-        The same network can be sustained over 20 steps and vanishing over 1000.
+        "vanishing" if it falls by a factor of 100 or more from lag 0 to the last lags, "sustained"
+        if it changes by less, "exploding" if it grows by as much and the states grow with it or
+        rest at an unstable point, "chaotic" if it grows while the states move on and stay bounded,
+        "not finite" if anything is NaN or inf. The same network can be sustained over 20 steps and
+        vanishing over 1000.
         """
-        curve = np.asarray(self.by_lag())
-        if np.isnan(curve).any() or np.isposinf(curve).any():
-            return "not finite"
-        if not np.isfinite(curve).any():
-            return "vanishing"
-        # The last lag has a single pair of steps; the last tenth says it with less noise.
-        tail = curve[-max(1, len(curve) // 10) :]
-        change = float(np.mean(tail)) - float(curve[np.isfinite(curve).argmax()])
-        if change <= -math.log(_REGIME_FACTOR):
-            return "vanishing"
-        return "exploding" if change >= math.log(_REGIME_FACTOR) else "sustained"
+        return classify(np.asarray(self.by_lag()), self.change_log_norms)
 
     def summary(self) -> str:
         """A few lines that say in words what the numbers mean."""
@@ -156,8 +150,10 @@ def gradient_flow(
     *,
     loss: Loss | None = None,
     wrt: str = "input",
+    k: int = 8,
+    spectrum: bool = False,
 ) -> GradientFlow:
-    """Measures how every output depends on every earlier step, and what that does to learning.
+    """Measures how every output depends on every earlier step, why, and what that does to learning.
 
     Args:
       cell: any callable pytree cell(carry, x) -> (carry, y).
@@ -167,16 +163,20 @@ def gradient_flow(
         gradient by step.
       wrt: "input", outputs by inputs, or "state", carries by carries (for systems without
         input).
+      k: how many Lyapunov exponents, the leading ones; all S if S is smaller.
+      spectrum: also find all singular values of ∂carry_T/∂carry_0; costs T QR decompositions of
+        S × S, seconds where S is in the hundreds.
 
     Returns:
       A `GradientFlow`.
 
     Raises:
-      ValueError: wrong shapes, unknown names, an empty sequence, a loss that is no scalar, or a
-        result too large for memory.
+      ValueError: wrong shapes, unknown names, k below 1, an empty sequence, a loss that is no
+        scalar, or a result too large for memory.
       TypeError: inputs or carries that are no floats, or a cell that needs `carry`.
     """
     check_choice("wrt", wrt, ("input", "state"))
+    k = check_count("k", k, low=1)
     xs = as_sequence(xs, batched=True)
     if xs.ndim > 3:
         raise ValueError(
@@ -186,29 +186,34 @@ def gradient_flow(
     if carry is not None:
         check_batch_axes(carry, xs.shape[:-2])
     cell = as_pytree(cell)
-    measure = functools.partial(_measure, cell, loss=loss, wrt=wrt)
-    if xs.ndim == 3:
-        measure = jax.vmap(measure)
-    log_norms, gates, weights = measure(xs, carry)
-    bound = _bound(cell, log_norms, wrt)
-    return GradientFlow(log_norms, bound, gates, weights, wrt)
+
+    def measure(xs: jax.Array, carry: Carry | None) -> GradientFlow:
+        return _measure(cell, xs, carry, loss, wrt, k, spectrum)
+
+    flow = measure(xs, carry) if xs.ndim == 2 else jax.vmap(measure)(xs, carry)
+    return dataclasses.replace(flow, bound=_bound(cell, flow.log_norms, wrt))
 
 
 def _measure(
-    cell: Any, xs: jax.Array, carry: Carry | None, *, loss: Loss | None, wrt: str
-) -> tuple[Any, Any, Any]:
+    cell: Any,
+    xs: jax.Array,
+    carry: Carry | None,
+    loss: Loss | None,
+    wrt: str,
+    k: int,
+    spectrum: bool,
+) -> GradientFlow:
     log_norms = jacobian_log_norms(cell, xs, carry, wrt=wrt)
-    weights = None if loss is None else weight_gradient_log_norms(loss, cell, xs, carry)
-    return log_norms, _gates(cell, xs, carry), weights
-
-
-def _gates(cell: Any, xs: jax.Array, carry: Carry | None) -> dict[str, jax.Array] | None:
-    if not hasattr(cell, "gates"):
-        return None
-    start = resolve_carry(cell, jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype), carry)
-    _, _, carries = unroll(cell, xs, start, return_carries=True)
-    before = jax.tree.map(lambda c0, c: jnp.concatenate([c0[None], c[:-1]]), start, carries)
-    return jax.vmap(cell.gates)(before, xs)
+    states = trajectory(cell, xs, carry)
+    return GradientFlow(
+        log_norms=log_norms,
+        attribution=attribution(cell, xs, carry),
+        exponents=lyapunov_exponents(cell, xs, carry, k=min(k, states.shape[1])),
+        log_singular_values=jacobian_log_singular_values(cell, xs, carry) if spectrum else None,
+        change_log_norms=log_frobenius(states[1:] - states[:-1], 1),
+        weight_log_norms=None if loss is None else weight_gradient_log_norms(loss, cell, xs, carry),
+        wrt=wrt,
+    )
 
 
 def _bound(cell: Any, log_norms: jax.Array, wrt: str) -> jax.Array | None:

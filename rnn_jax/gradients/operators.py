@@ -8,7 +8,7 @@ from flax import struct
 from jax import lax
 
 from rnn_jax.checks import check_choice, check_count
-from rnn_jax.gradients.flat import FlatCell, flatten_cell, run
+from rnn_jax.gradients.flat import FlatCell, flatten_cell, trajectory
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.scaled import LN2, exponent_of, log_exactly, power_of_two
 from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence, resolve_carry
@@ -125,12 +125,7 @@ def _trajectory(cell: Any, xs: jax.Array, carry: Carry) -> tuple[jax.Array, tupl
         flat.initial.dtype,
         "Use fewer steps.",
     )
-    return _states(cell, xs, carry), (flat.output_size, xs.shape[1])
-
-
-@jax.jit
-def _states(cell: Any, xs: jax.Array, carry: Carry) -> jax.Array:
-    return run(flatten_cell(cell, xs, carry), xs)[0]
+    return trajectory(cell, xs, carry), (flat.output_size, xs.shape[1])
 
 
 @jax.jit

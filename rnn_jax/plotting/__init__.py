@@ -1,9 +1,20 @@
 """Results in, matplotlib Axes out: the only part of the package that imports matplotlib."""
 
+from rnn_jax.plotting.attribution import plot_attribution
 from rnn_jax.plotting.flow import flow_figure
 from rnn_jax.plotting.gates import plot_gates
 from rnn_jax.plotting.lags import plot_by_lag
 from rnn_jax.plotting.maps import plot_log_norms
+from rnn_jax.plotting.spectra import plot_exponents, plot_singular_values
 from rnn_jax.plotting.weights import plot_weight_shares
 
-__all__ = ["flow_figure", "plot_by_lag", "plot_gates", "plot_log_norms", "plot_weight_shares"]
+__all__ = [
+    "flow_figure",
+    "plot_attribution",
+    "plot_by_lag",
+    "plot_exponents",
+    "plot_gates",
+    "plot_log_norms",
+    "plot_singular_values",
+    "plot_weight_shares",
+]

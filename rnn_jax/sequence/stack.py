@@ -128,7 +128,7 @@ def check_layers(cells: Any) -> list[RNNCell]:
     """
     layers = list(cells) if isinstance(cells, Iterable) else [cells]
     if not layers:
-        raise ValueError("at least one cell is needed; got none. Pass cells=[cell].")
+        raise ValueError("a stack needs at least one cell; got none. Pass cells=[cell].")
     for layer in layers:
         if not isinstance(layer, RNNCell):
             is_class = isinstance(layer, type)

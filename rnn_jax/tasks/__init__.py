@@ -2,5 +2,6 @@
 
 from rnn_jax.tasks.adding import Adding
 from rnn_jax.tasks.base import Batch, Task
+from rnn_jax.tasks.delayed_recall import DelayedRecall
 
-__all__ = ["Adding", "Batch", "Task"]
+__all__ = ["Adding", "Batch", "DelayedRecall", "Task"]

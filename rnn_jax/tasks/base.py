@@ -10,8 +10,9 @@ class Batch(NamedTuple):
 
     Attributes:
       inputs: (B, T, I).
-      targets: (B, O) for a task with one answer a sequence.
-      weights: how much each target counts, (B,).
+      targets: (B, O) for a task with one answer a sequence, (B, T, O) for one with an answer at
+        every step.
+      weights: how much each target counts, (B,) or (B, T); 0 where there is none.
     """
 
     inputs: jax.Array

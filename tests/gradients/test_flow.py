@@ -183,7 +183,8 @@ def test_summary_of_gates_and_of_the_share_of_early_steps():
     gates = {"forget": jnp.full((4, 3), 0.75)}
     # Nine tenths of the sum of norms come from the second half.
     shares = jnp.log(jnp.asarray([0.05, 0.05, 0.45, 0.45]))
-    text = said(record(np.zeros(4), gates=gates, weight_log_norms=shares))
+    part = rj.Attribution(jnp.zeros(4), {}, gates, paths={})
+    text = said(record(np.zeros(4), attribution=part, weight_log_norms=shares))
     assert "forget gate" in text
     assert "mean 0.750" in text
     assert "e^-2.3" in text

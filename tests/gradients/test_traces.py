@@ -69,6 +69,25 @@ CALLS = {
     "weight_gradient_log_norms": lambda cell, xs, carry, seed: rj.weight_gradient_log_norms(
         closure(seed), cell, xs, carry
     ),
+    "backprop_signal_log_norms": lambda cell, xs, carry, seed: rj.backprop_signal_log_norms(
+        closure(seed), cell, xs, carry
+    ),
+    "vanishing_penalty": lambda cell, xs, carry, seed: rj.vanishing_penalty(
+        closure(seed), cell, xs, carry
+    ),
+    "jacobian_log_singular_values": lambda cell, xs, carry, seed: (
+        rj.jacobian_log_singular_values(cell, xs, carry)
+    ),
+    "lyapunov_exponents": lambda cell, xs, carry, seed: rj.lyapunov_exponents(
+        cell, xs, carry, k=2, warmup=1, interval=2
+    ),
+    "attribution": lambda cell, xs, carry, seed: rj.attribution(cell, xs, carry),
+    "estimate_jacobian_log_norms": lambda cell, xs, carry, seed: rj.estimate_jacobian_log_norms(
+        cell, xs, carry, key=jax.random.key(seed), probes=2
+    ),
+    "estimate_jacobian_log_singular_values": lambda cell, xs, carry, seed: (
+        rj.estimate_jacobian_log_singular_values(cell, xs, carry, k=1, key=jax.random.key(seed))
+    ),
     "gradient_flow": lambda cell, xs, carry, seed: rj.gradient_flow(
         cell, xs, carry, loss=closure(seed)
     ),

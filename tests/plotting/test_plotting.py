@@ -27,7 +27,7 @@ def _close_figures():
 def flow():
     cell = rj.LSTMCell(2, 3, rngs=nnx.Rngs(0))
     xs = jax.random.normal(jax.random.key(0), (T, 2))
-    return rj.gradient_flow(cell, xs, loss=lambda ys: jnp.sum(ys[-1]))
+    return rj.gradient_flow(cell, xs, loss=lambda ys: jnp.sum(ys[-1]), spectrum=True)
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,9 @@ CALLS = {
     "lag": plotting.plot_by_lag,
     "weights": plotting.plot_weight_shares,
     "gates": plotting.plot_gates,
+    "attribution": plotting.plot_attribution,
+    "exponents": plotting.plot_exponents,
+    "singular_values": plotting.plot_singular_values,
 }
 
 
@@ -120,7 +123,53 @@ def test_gate_means_are_drawn(flow):
     np.testing.assert_allclose(mean, np.asarray(flow.gates["forget"]).mean(axis=-1))
 
 
+def test_attribution_shows_the_memory_path_beside_the_whole(flow, simple_flow):
+    path = flow.attribution.paths["c"]
+    ax = plotting.plot_attribution(flow)
+    np.testing.assert_allclose(drawn(ax, "all")[1], np.asarray(path.total_log_norms))
+    (own,) = [line for line in ax.lines if "own gate" in str(line.get_label())]
+    np.testing.assert_allclose(own.get_ydata(), np.asarray(path.path_log_norms))
+    ax = plotting.plot_attribution(simple_flow)
+    slopes, matrix = (drawn(ax, f"from the {name}")[1] for name in ("slopes", "recurrent matrix"))
+    np.testing.assert_allclose(slopes + matrix, drawn(ax, "ln ‖A_t‖")[1])
+
+
+def test_attribution_of_a_stack_and_of_a_plain_function_is_drawn_too():
+    stack = rj.StackedCell(
+        [rj.GRUCell(2, 3, rngs=nnx.Rngs(0)), rj.LSTMCell(3, 2, rngs=nnx.Rngs(0))]
+    )
+    xs = jax.random.normal(jax.random.key(0), (T, 2))
+    ax = plotting.plot_attribution(rj.attribution(stack, xs))
+    assert {"all of 0.h", "all of 1.c"} <= {line.get_label() for line in ax.lines}
+
+    def rotation(state, x):
+        turned = jnp.stack([-state[1], state[0]])
+        return turned, turned
+
+    ax = plotting.plot_attribution(rj.attribution(rotation, xs, jnp.ones(2)))
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), np.log(np.sqrt(2)))
+
+
+def test_spectra_are_the_measured_ones_and_exact_zeros_are_counted(flow):
+    ax = plotting.plot_singular_values({"some": jnp.asarray([0.0, -3.0, -jnp.inf, -jnp.inf])})
+    (text,) = ax.get_legend().get_texts()
+    assert text.get_text() == "some (2 of 4 exactly 0)"
+    curve = ax.lines[-1].get_ydata()
+    np.testing.assert_array_equal(curve[:2], [0, -3])
+    assert np.isnan(curve[2:]).all()
+    ax = plotting.plot_exponents({"net": flow.exponents})
+    (bars,) = ax.containers
+    np.testing.assert_allclose(bars[0].get_ydata(), np.asarray(flow.exponents.exponents))
+
+
 def test_pictures_say_what_is_missing(simple_flow):
+    bare = rj.GradientFlow(simple_flow.log_norms)
+    with pytest.raises(ValueError, match="spectrum=True"):
+        plotting.plot_singular_values(simple_flow)
+    with pytest.raises(ValueError, match="no exponents"):
+        plotting.plot_exponents(bare)
+    with pytest.raises(ValueError, match="no attribution"):
+        plotting.plot_attribution(bare)
     with pytest.raises(ValueError, match="no gates to draw"):
         plotting.plot_gates(simple_flow)
     with pytest.raises(ValueError, match="without a loss"):

@@ -1,0 +1,40 @@
+"""Tables of pairs of steps, read by the lag between them."""
+
+import jax
+import jax.numpy as jnp
+
+from rnn_jax.checks import check_choice
+
+
+def by_lag(table: jax.Array, statistic: str = "mean") -> jax.Array:
+    """A statistic over all pairs (t, s) of one lag k = t − s, and over batch axes.
+
+    Args:
+      table: (..., T, T), row t, column s, such as `jacobian_log_norms` and
+        `backprop_signal_log_norms` give.
+      statistic: "mean" (of logs: the log of the geometric mean of the norms), "min" or "max".
+
+    Returns:
+      (T,), index k; −inf if any pair at that lag is exactly 0 (for "mean" and "min").
+
+    Raises:
+      ValueError: an unknown statistic, or a table that is not square.
+    """
+    check_choice("statistic", statistic, ("mean", "min", "max"))
+    table = jnp.asarray(table)
+    if table.ndim < 2 or table.shape[-1] != table.shape[-2]:
+        raise ValueError(
+            f"a table by lag must be square, (..., T, T); got shape {table.shape}. Call "
+            "jacobian_log_norms without targets."
+        )
+    steps = table.shape[-1]
+    t, k = jnp.arange(steps)[:, None], jnp.arange(steps)[None, :]
+    exists = jnp.broadcast_to(k <= t, (steps, steps))
+    pairs = table[..., t, jnp.where(k <= t, t - k, 0)]
+    exists = jnp.broadcast_to(exists, pairs.shape)
+    over = tuple(range(pairs.ndim - 1))
+    if statistic == "mean":
+        return jnp.mean(pairs, axis=over, where=exists)
+    if statistic == "min":
+        return jnp.min(pairs, axis=over, where=exists, initial=jnp.inf)
+    return jnp.max(pairs, axis=over, where=exists, initial=-jnp.inf)
