@@ -5,6 +5,9 @@ BIN    := $(VENV)/bin
 # The peers are compared against PyTorch on the CPU; a plain "torch" may bring gigabytes of CUDA.
 TORCH  ?= torch==2.13.0
 
+# Small LAPACK calls on several threads wait for one another on a machine that is shared.
+export OPENBLAS_NUM_THREADS ?= 1
+
 .PHONY: demo test lint bench clean
 
 demo: $(VENV)/.demo

@@ -17,7 +17,9 @@ import tyro
 from rich.console import Console
 
 from benchmarks import jacobians, training_step
-from benchmarks.timing import Timing
+from benchmarks.timing import Row
+
+BENCHMARKS = [*training_step.BENCHMARKS, *jacobians.BENCHMARKS]
 
 
 @dataclass(frozen=True)
@@ -26,45 +28,27 @@ class Config:
 
     rounds: int = 7
     """Counted rounds of each comparison; best and median are reported."""
+    only: str = ""
+    """Run only the tables whose title holds this text."""
     out: Path = Path(__file__).parent / "RESULTS.md"
-    """Where the table is written."""
+    """Where the tables are written."""
 
 
 def main() -> None:
     """Runs, prints and writes."""
     config = tyro.cli(Config)
     console = Console()
+    chosen = [one for one in BENCHMARKS if config.only.lower() in one.title.lower()]
+    if not chosen:
+        titles = ", ".join(one.title for one in BENCHMARKS)
+        raise SystemExit(f"--only must be part of one of: {titles}; got {config.only!r}.")
     blocks = [_header()]
-
-    def add(title: str, note: str, rows: Mapping[str, Mapping[str, Timing]]) -> None:
-        blocks.append(f"## {title}\n\n{note}\n\n{_table(rows)}")
-
-    steps: dict[str, dict[str, Timing]] = {}
-    for kind in training_step.OURS:
-        for shape in training_step.SHAPES:
-            label = f"{kind}, (B, T, I, H) = {shape}"
-            console.print(f"training step: {label}", highlight=False)
-            steps[label] = training_step.measure(kind, shape, rounds=config.rounds)
-    add("Training step", "Gradient of the summed outputs by all weights.", steps)
-
-    full: dict[str, dict[str, Timing]] = {}
-    for kind in jacobians.CELLS:
-        for size in jacobians.SHAPES:
-            label = f"{kind}, (T, I, H) = {size}"
-            console.print(f"input Jacobian: {label}", highlight=False)
-            full[label] = jacobians.measure_input_jacobian(kind, size, rounds=config.rounds)
-    add("Input Jacobian", "All of ∂y_t/∂x_s, (T, H, T, I).", full)
-
-    maps: dict[str, dict[str, Timing]] = {}
-    for kind in jacobians.CELLS:
-        label = f"{kind}, T = 1000, I = 2, H = 64"
-        console.print(f"map of log-norms: {label}", highlight=False)
-        maps[label] = jacobians.measure_log_norms(kind, steps=1000, hidden=64, rounds=config.rounds)
-    add(
-        "Map of log-norms",
-        "All of ln‖∂y_t/∂x_s‖, (T, T), beside T products (S, S) · (S, T·I) and nothing else.",
-        maps,
-    )
+    for benchmark in chosen:
+        rows = {}
+        for label, measure in benchmark.cases.items():
+            console.print(f"{benchmark.title}: {label}", highlight=False)
+            rows[label] = measure(config.rounds)
+        blocks.append(f"## {benchmark.title}\n\n{benchmark.note}\n\n{_table(rows)}")
     config.out.write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
     console.print(f"wrote {config.out}")
 
@@ -83,12 +67,11 @@ def _header() -> str:
     )
 
 
-def _table(rows: Mapping[str, Mapping[str, Timing]]) -> str:
+def _table(rows: Mapping[str, Row]) -> str:
     names = list(next(iter(rows.values())))
     lines = ["| | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
-    for label, timings in rows.items():
-        cells = (f"{timings[name].best:.1f} ({timings[name].median:.1f})" for name in names)
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    for label, row in rows.items():
+        lines.append(f"| {label} | " + " | ".join(str(row[name]) for name in names) + " |")
     return "\n".join(lines)
 
 

@@ -3,7 +3,9 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import jax
 import numpy as np
 
 
@@ -14,10 +16,30 @@ class Timing:
     best: float
     median: float
 
+    def __str__(self) -> str:
+        return f"{self.best:.1f} ({self.median:.1f})"
 
-def time_in_turn(
-    candidates: Mapping[str, Callable[[], object]], *, rounds: int
-) -> dict[str, Timing]:
+
+# A column's name and what stands in it.
+Row = dict[str, Timing | str]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One table of the results.
+
+    Attributes:
+      title: its heading.
+      note: what is timed, in a sentence.
+      cases: by label, a call that takes the number of rounds and measures one row.
+    """
+
+    title: str
+    note: str
+    cases: Mapping[str, Callable[[int], Row]]
+
+
+def time_in_turn(candidates: Mapping[str, Callable[[], object]], *, rounds: int) -> Row:
     """Times each candidate once a round, so that a slow spell of the machine hits them all.
 
     Args:
@@ -35,3 +57,11 @@ def time_in_turn(
             if turn > 0:
                 taken[name].append(1e3 * (time.perf_counter() - start))
     return {name: Timing(min(ms), float(np.median(ms))) for name, ms in taken.items()}
+
+
+def peak_memory(call: Callable[..., Any], *arguments: Any) -> str:
+    """What the compiled program holds at once besides its arguments, as its compiler plans it."""
+    plan = jax.jit(call).lower(*arguments).compile().memory_analysis()
+    if plan is None:
+        return "unknown"
+    return f"{(plan.temp_size_in_bytes + plan.output_size_in_bytes) / 2**20:.1f} MiB"

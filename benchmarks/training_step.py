@@ -10,7 +10,7 @@ import torch
 from flax import linen, nnx
 
 import rnn_jax as rj
-from benchmarks.timing import Timing, time_in_turn
+from benchmarks.timing import Benchmark, Row, time_in_turn
 
 # (batch, steps, input features, hidden features)
 Shape = tuple[int, int, int, int]
@@ -29,7 +29,7 @@ LINEN = {
 TORCH = {"LSTM": torch.nn.LSTM, "GRU": torch.nn.GRU, "simple RNN": torch.nn.RNN}
 
 
-def measure(kind: str, shape: Shape, *, rounds: int) -> dict[str, Timing]:
+def measure(kind: str, shape: Shape, rounds: int) -> Row:
     """Milliseconds of one gradient for ours, Flax Linen's `RNN` and PyTorch."""
     return time_in_turn(
         {
@@ -75,3 +75,16 @@ def _torch(kind: str, shape: Shape) -> Callable[[], object]:
         model(xs)[0].sum().backward()
 
     return run
+
+
+BENCHMARKS = [
+    Benchmark(
+        "Training step",
+        "Gradient of the summed outputs by all weights.",
+        {
+            f"{kind}, (B, T, I, H) = {shape}": partial(measure, kind, shape)
+            for kind in OURS
+            for shape in SHAPES
+        },
+    )
+]

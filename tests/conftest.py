@@ -1,5 +1,11 @@
 """Strict mode for the whole suite: float64, no implicit type or rank promotion."""
 
+import os
+
+# Several workers share the cores, and many small LAPACK calls on several threads each would spend
+# their time waiting for one another. Read when jax loads the library.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import hypothesis
 import jax
 

@@ -151,7 +151,8 @@ def lyapunov_growth(
         if (t - warmup) % interval == 0:
             growth.append(np.zeros(Q.shape[1]))
             steps.append(0)
-        growth[-1] += np.log(np.abs(np.diag(R)))
+        with np.errstate(divide="ignore"):
+            growth[-1] += np.log(np.abs(np.diag(R)))
         steps[-1] += 1
     return np.stack(growth), np.array(steps)
 

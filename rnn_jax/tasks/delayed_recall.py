@@ -31,7 +31,7 @@ class DelayedRecall:
 
     delay: int
     length: int | None = None
-    solved_below: float = 0.005
+    solved_below: float = 0.01
 
     def __post_init__(self) -> None:
         delay = check_size("delay", self.delay)
@@ -43,7 +43,7 @@ class DelayedRecall:
         if check_number("solved_below", self.solved_below) <= 0:
             raise ValueError(
                 f"solved_below must be a positive error; got {self.solved_below}. Pass for "
-                "example solved_below=0.005."
+                "example solved_below=0.01."
             )
 
     @property

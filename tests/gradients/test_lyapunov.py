@@ -250,6 +250,18 @@ def test_exponents_are_sorted_though_the_first_frame_is_not():
     np.testing.assert_allclose(np.asarray(spectrum.exponents), [0.5, -1.0, -2.0], rtol=1e-13)
 
 
+@pytest.mark.parametrize("dead", [0, 1, 2])
+def test_an_axis_that_is_dead_leaves_the_others_alone(dead):
+    A, alive = np.zeros((3, 3)), np.delete(np.arange(3), dead)
+    A[np.ix_(alive, alive)] = [[1.0, 0.2], [0.3, 2.0]]
+    spectrum = of_product(np.broadcast_to(A, (300, 3, 3)), warmup=150)
+    rates = np.sort(np.log(np.linalg.eigvals(A[np.ix_(alive, alive)])))[::-1]
+    np.testing.assert_allclose(np.asarray(spectrum.exponents), [*rates, -np.inf], atol=1e-12)
+    np.testing.assert_allclose(np.asarray(spectrum.entropy_rate), rates[0], atol=1e-12)
+    dimension = oracles_spectra.kaplan_yorke([*rates, -np.inf], 3)
+    np.testing.assert_allclose(np.asarray(spectrum.kaplan_yorke_dimension), dimension)
+
+
 def test_running_and_grouped_estimates():
     As = np.random.default_rng(6).normal(size=(50, 3, 3))
     spectrum = of_product(As, warmup=3, interval=4)  # 11 windows of four steps and one of three.

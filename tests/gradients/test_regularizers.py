@@ -237,9 +237,8 @@ def test_three_hundred_float32_steps_pay_what_float64_says():
 
 FLOSSING = [
     ("simple_tanh", {}),
-    ("lstm_peephole", {"k": 2, "target": -0.5, "warmup": 1}),
+    ("lstm_peephole", {"k": 2, "target": -0.5, "warmup": 1, "interval": 2}),
     ("gru_reset_before", {"interval": 3, "target": (0.1, -0.3, -0.7)}),
-    ("gru_reset_before", {"k": 1, "warmup": 2, "interval": 2}),
 ]
 
 
@@ -335,15 +334,33 @@ def test_second_derivatives_are_differences_of_the_first(kind):
 
 
 def test_vmap_and_jit():
-    net = network("gru_reset_before")
-    batch = np.random.default_rng(4).normal(size=(2, T, FEATURES))
+    net, weights = network("simple_tanh"), zoo.weights_of(network("simple_tanh").cell)
 
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    @functools.partial(jax.vmap, in_axes=(None, 0))
     def penalties(cell, xs):
-        return rj.vanishing_penalty(loss, cell, xs), rj.flossing_penalty(cell, xs, k=2)
+        options = {"k": 2, "target": -0.5}
+        return (
+            rj.vanishing_penalty(loss, cell, xs, net.carry),
+            rj.flossing_penalty(cell, xs, net.carry, **options),
+        )
 
-    mapped = jax.jit(jax.vmap(penalties, (None, 0)))(net.cell, batch)
-    alone = penalties(net.cell, batch[1])
-    np.testing.assert_allclose([many[1] for many in mapped], alone, rtol=1e-11)
+    batch = np.stack([XS, XS[::-1]])
+    both, turned = penalties(net.cell, batch), penalties(net.cell, batch[::-1])
+    expected = full_omega("simple_tanh", weights), flossing("simple_tanh", weights, 2, -0.5, 0, 1)
+    np.testing.assert_allclose([values[0] for values in both], expected, rtol=1e-10)
+    np.testing.assert_allclose([values[1] for values in turned], expected, rtol=1e-10)
+
+
+def test_to_the_immediate_penalty_the_inputs_and_the_initial_carry_are_constants():
+    net = network("simple_tanh")
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    @functools.partial(jax.grad, argnums=(0, 1))
+    def gradients(xs, carry):
+        return rj.vanishing_penalty(loss, net.cell, xs, carry, immediate=True)
+
+    assert not any(np.asarray(part).any() for part in gradients(jnp.asarray(XS), net.carry))
 
 
 @pytest.mark.parametrize(
@@ -368,7 +385,6 @@ def test_other_arguments_that_are_refused():
     cell, call = network("simple_tanh").cell, rj.vanishing_penalty
     refused(lambda: call(cell, loss, XS), TypeError, r"\(loss, cell, xs\)")
     refused(lambda: call(lambda ys: ys, cell, XS), ValueError, "one real number", "float64")
-    refused(lambda: call(loss, cell, XS, immediate="yes"), TypeError, "immediate", "'yes'|str")
     for of_cell in (functools.partial(call, loss), rj.flossing_penalty):
         refused(lambda f=of_cell: f(cell, XS[None]), ValueError, r"\(T, I\)", r"\(1, 5, 2\)")
         refused(lambda f=of_cell: f(cell, XS[:0]), ValueError, "at least one", r"\(0, 2\)")

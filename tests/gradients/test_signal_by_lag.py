@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.flatten_util import ravel_pytree
-from test_reference import FAMILIES, FEATURES, QUICK, XS, H, T, jacobians, network
+from test_reference import FEATURES, QUICK, XS, H, T, jacobians, network
 from test_signal import log_norm, loss, middle_loss, signal
 
 import oracles
@@ -17,6 +17,7 @@ import zoo
 from test_errors_gradients import refused
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
+NAMES = ("simple_relu", "lstm_coupled_peephole", "nnx_lstm", "dict_readout", "henon")
 PAST = np.tril(np.ones((T, T), bool))
 
 
@@ -41,24 +42,20 @@ def leaves_of(name):
 @pytest.mark.parametrize(
     ("name", "names"),
     [
-        ("simple_relu", ["h"]),
         ("lstm_coupled_peephole", ["c", "h"]),
         ("gru_reset_before", ["h"]),
         ("dict_readout", ["fast", "slow"]),
-        ("henon", ["u", "v"]),
-        ("nnx_lstm", ["0", "1"]),
+        ("nnx_lstm", ["0", "1"]),  # another's carry has no names but its paths
+        ("linen_gru", ["carry"]),
     ],
 )
 @pytest.mark.parametrize("of", [loss, middle_loss])
 def test_parts_are_the_leaves_of_the_carry_by_name(name, names, of):
     got = signal(name, of)
-    parts = {key: np.asarray(value) for key, value in got.part_log_norms.items()}
-    assert len(parts) == len(names)
-    for key, wanted in zip(sorted(parts), names, strict=True):
-        assert key.strip("[]'.") == wanted  # a path is written as pytrees write it
-    for key, rows in zip(sorted(parts), leaves_of(name), strict=True):
+    assert sorted(got.part_log_norms) == names
+    for key, rows in zip(names, leaves_of(name), strict=True):
         expected = log_norm(np.asarray(got.total)[:, rows])
-        np.testing.assert_allclose(parts[key], expected, **CLOSE)
+        np.testing.assert_allclose(np.asarray(got.part_log_norms[key]), expected, **CLOSE)
 
 
 def test_parts_of_a_stack_are_named_by_layer():
@@ -76,7 +73,7 @@ def test_squares_of_the_parts_add_up_to_the_whole():
     np.testing.assert_allclose(np.log(squares) / 2, np.asarray(got.total_log_norms), **CLOSE)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_table_is_the_plain_product_of_jacobians_and_direct_signals(name):
     products, direct = jacobians(name)["state"], np.asarray(signal(name).direct)
     expected = log_norm(np.einsum("tasb,ta->tsb", products, direct))
@@ -145,7 +142,7 @@ def test_a_loss_of_no_step_is_minus_infinity_throughout(name):
 
 
 def test_later_steps_and_exact_zeros_are_minus_infinity():
-    for name in FAMILIES:
+    for name in NAMES:
         got = table(name)
         assert np.isneginf(got[~PAST]).all()
         assert not np.isnan(got).any()
@@ -179,12 +176,11 @@ def long_case():
 def test_three_hundred_float32_steps_equal_float64():
     cell, xs, ys, As = long_case()
     got = np.asarray(rj.backprop_signal_log_norms(lambda ys: jnp.sum(ys**2), cell, xs))
-    assert got.dtype == np.float32
-    assert got.shape == (LONG, LONG)
+    assert (got.dtype, got.shape) == (np.float32, (LONG, LONG))
     past = np.tril(np.ones((LONG, LONG), bool))
     assert np.isfinite(got[past]).all()
     assert np.isneginf(got[~past]).all()
-    for t in (0, 40, 180, LONG - 1):
+    for t in range(LONG):
         row, scale = 2 * ys[t], 0.0
         for s in range(t, -1, -1):
             size = np.linalg.norm(row)
@@ -192,14 +188,6 @@ def test_three_hundred_float32_steps_equal_float64():
             assert abs(got[t, s] - scale) <= 0.02 + 1e-4 * abs(scale)
             row = row @ As[s]
     assert scale < 3 * np.log(np.finfo(np.float32).tiny)
-    double = rj.backprop_signal_log_norms(
-        lambda ys: jnp.sum(ys**2),
-        jax.tree.map(lambda a: a.astype(jnp.float64), cell),
-        xs.astype(np.float64),
-        np.zeros(WIDE),
-    )
-    assert double.dtype == np.float64
-    np.testing.assert_allclose(got[past], np.asarray(double)[past], rtol=1e-4, atol=0.02)
 
 
 def test_parts_far_below_the_smallest_float():
@@ -232,7 +220,7 @@ def test_vmap_and_jit_and_the_default_carry():
 
 
 def test_derivative_of_parts_and_table():
-    net = network("lstm_coupled_peephole")
+    net = network("dict_readout")
     vector, unravel = ravel_pytree(net.cell)
     weights = np.where(PAST, np.random.default_rng(3).normal(size=(T, T)), 0.0)
 
@@ -242,8 +230,9 @@ def test_derivative_of_parts_and_table():
         cell = unravel(vector)
         logs = rj.backprop_signal_log_norms(loss, cell, XS, net.carry)
         parts = rj.backprop_signal(loss, cell, XS, net.carry).part_log_norms
-        # No step reads the last c, and −inf has no slope.
-        return jnp.sum(weights * jnp.where(PAST, logs, 0.0)) + jnp.sum(jnp.sin(parts["c"][:-1]))
+        # No output reads the last carry, and −inf has no slope.
+        logs, slow = jnp.where(jnp.isfinite(logs), logs, 0.0), parts["slow"][:-1]
+        return jnp.sum(weights * logs) + jnp.sum(jnp.sin(slow))
 
     gradient = np.asarray(value(vector)[1])
     direction = np.random.default_rng(4).normal(size=vector.shape)
