@@ -12,7 +12,14 @@ from rnn_jax.gradients.flat import flatten_cell
 from rnn_jax.gradients.linearize import Linearization, linearize_flat
 from rnn_jax.gradients.memory_path import MemoryPath, split_path
 from rnn_jax.gradients.scaled import log_exactly, log_frobenius
-from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence, resolve_carry
+from rnn_jax.sequence.calling import (
+    ArrayLike,
+    Carry,
+    as_pytree,
+    as_sequence,
+    owner_of,
+    resolve_carry,
+)
 from rnn_jax.sequence.unroll import unroll
 
 
@@ -132,10 +139,11 @@ def _attribution(cell: Any, xs: jax.Array, carry: Carry | None) -> Attribution:
     flat = flatten_cell(cell, xs, carry)
     lin = linearize_flat(flat, xs)
     paths = {
-        name: split_path(lin.state_jacobians, factors, flat.parts[name])
+        name: split_path(lin.state_jacobians, factors, _rows_of(name, flat.parts))
         for name, factors in along_trajectory(cell, "memory_path", xs, carry).items()
     }
-    slopes = along_trajectory(cell, "slopes", xs, carry) if hasattr(cell, "slopes") else None
+    simple = hasattr(cell, "slopes") and hasattr(cell, "recurrent_kernel")
+    slopes = along_trajectory(cell, "slopes", xs, carry) if simple else None
     slope_log, recurrent_log = _split_slopes(cell, slopes)
     return Attribution(
         step_log_norms=log_frobenius(lin.state_jacobians, (1, 2)),
@@ -151,12 +159,25 @@ def _attribution(cell: Any, xs: jax.Array, carry: Carry | None) -> Attribution:
 
 def along_trajectory(cell: Any, method: str, xs: jax.Array, carry: Carry | None) -> Any:
     """What cell.method(carry, x) gives at every step, with a leading T; {} without the method."""
-    if not hasattr(cell, method):
+    owner = owner_of(cell)
+    if not hasattr(owner, method):
         return {}
     start = resolve_carry(cell, jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype), carry)
     _, _, carries = unroll(cell, xs, start, return_carries=True)
     before = jax.tree.map(lambda c0, c: jnp.concatenate([c0[None], c[:-1]]), start, carries)
-    return jax.vmap(getattr(cell, method))(before, xs)
+    return jax.vmap(getattr(owner, method))(before, xs)
+
+
+def _rows_of(name: str, parts: dict[str, tuple[int, int]]) -> tuple[int, int]:
+    """Where a part that `memory_path` names stands in the state; the only part needs no name."""
+    if name in parts:
+        return parts[name]
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    raise ValueError(
+        f"memory_path must name parts of the carry, {', '.join(map(repr, parts))}; got {name!r}. "
+        "Name the parts in the cell's carry_parts, in the order of the carry's leaves."
+    )
 
 
 def _block_log_norms(lin: Linearization, parts: dict[str, tuple[int, int]]) -> dict[str, jax.Array]:

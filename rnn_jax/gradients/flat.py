@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from rnn_jax.sequence.calling import Carry, abstract_step, describe, resolve_carry
+from rnn_jax.sequence.calling import Carry, abstract_step, describe, owner_of, resolve_carry
 
 
 class FlatCell(NamedTuple):
@@ -92,7 +92,7 @@ def flatten_outputs(tree: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
 def _name_parts(cell: Any, carry: Carry) -> dict[str, tuple[int, int]]:
     """Rows of the flattened carry by part: the cell's own names for them, else their paths."""
     leaves = jax.tree_util.tree_leaves_with_path(carry)
-    names = tuple(getattr(cell, "carry_parts", ()))
+    names = tuple(getattr(owner_of(cell), "carry_parts", ()))
     if len(names) != len(leaves):
         paths = (jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves)
         names = tuple(path or "carry" for path in paths)

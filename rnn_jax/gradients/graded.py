@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
+from rnn_jax.gradients.row_sorted_qr import noise_of_pivots, pivoted_qr, sorted_qr
 from rnn_jax.gradients.scaled import LN2, exponent_of, log_exactly, power_of_two
 
-# A pivot below this many rounding errors of its own step carries no information.
-_NOISE = 4.0
+# Entries of a triangular factor that pivoting would have kept below 1: beyond this, pivot.
+_LARGE = 32.0
 
 
 class Graded(NamedTuple):
@@ -44,72 +46,65 @@ def empty_product(q: jax.Array) -> Graded:
     return Graded(q, jnp.ones(n, q.dtype), jnp.zeros(n, jnp.int32), jnp.eye(n, dtype=q.dtype))
 
 
-def multiply(graded: Graded, z: jax.Array) -> Graded:
+def multiply(graded: Graded, z: jax.Array, formed: jax.Array) -> Graded:
     """The factorisation of A · P, given z = A · Q.
 
-    The columns are sorted by size before the QR, which serves as well as pivoting within it.
+    The columns are sorted by size before the QR, which mostly serves as well as pivoting within
+    it. Where it does not, because Y would lose its good condition or a dimension is lost on the
+    way, the QR is done again with pivoting.
+
+    Args:
+      graded: P.
+      z: A · Q, (S, n).
+      formed: the size of the terms that were added up to make z, about |A| · |Q|, (S, n), whose
+        rounding errors z has; 0 where z is exact.
 
     References:
       A. Tomás, C.-C. Chang, R. Scalettar and Z. Bai, "Advancing large scale many-body QMC
-      simulations on GPU accelerated multicore systems", 2012.
+      simulations on GPU accelerated multicore systems", 2012 (sorting instead of pivoting).
     """
     alive = jnp.broadcast_to(graded.mantissa != 0, z.shape)
     z, shift = _normalised(jnp.where(alive, z, jnp.zeros_like(z)), axis=0)
-    order = _by_size(z, graded.mantissa, graded.exponent + shift)
-    z, mantissa, exponent = z[:, order], graded.mantissa[order], (graded.exponent + shift)[order]
-    q, r = sorted_qr(z)
-    pivots = jnp.abs(jnp.diagonal(r))
-    pivots = jnp.where(lost_pivots(z, q, r), jnp.zeros_like(pivots), pivots)
-    y, growth = _normalised(_unit(r, pivots, mantissa, exponent) @ graded.y[order], axis=1)
-    mantissa, change = _normalised((mantissa * pivots)[None], axis=0)
-    return Graded(q, mantissa[0], exponent + growth + change, y)
+    formed = formed * jnp.broadcast_to(power_of_two(-shift, z.dtype)[None], z.shape)
+    graded = graded._replace(exponent=graded.exponent + shift)
+    weights = graded.log_diagonal
+    row_sizes = jnp.max(log_exactly(jnp.abs(z)) + jnp.broadcast_to(weights, z.shape), axis=1)
+    order = jnp.argsort(-(log_exactly(jnp.linalg.norm(z, axis=0)) + weights), stable=True)
+    q, r = sorted_qr(z[:, order], row_sizes)
+    noise = noise_of_pivots(z[:, order], q, formed[:, order])
+    lost = jnp.abs(jnp.diagonal(r)) <= noise
+    kept = jnp.where(jnp.broadcast_to(lost[:, None], r.shape), jnp.zeros_like(r), r)
+    # A lost row that is not exactly 0, or large entries in Y's new factor: pivoting was needed.
+    wasted = lost & (jnp.max(jnp.abs(r), axis=1) > 0)
+    unit = _unit(kept, graded.mantissa[order], graded.exponent[order])
+    poor = jnp.any(wasted) | (jnp.max(jnp.abs(unit)) > _LARGE)
+
+    def again(_: Graded) -> Graded:
+        pivoted = pivoted_qr(z, formed, weights, row_sizes)
+        return _advanced(graded, pivoted.order, pivoted.q, pivoted.r)
+
+    return lax.cond(poor, again, lambda done: done, _advanced(graded, order, q, kept))
 
 
 def flip(graded: Graded) -> Graded:
     """The factorisation of (D · Y)ᵀ: the same singular values, in a triangle more diagonal."""
     eye = jnp.eye(len(graded.mantissa), dtype=graded.y.dtype)
-    return multiply(Graded(eye, graded.mantissa, graded.exponent, eye), graded.y.T)
+    scales = Graded(eye, graded.mantissa, graded.exponent, eye)
+    return multiply(scales, graded.y.T, jnp.zeros_like(graded.y))
 
 
-def sorted_qr(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """QR with the rows taken from large to small.
-
-    Rows of very different size (units in saturation) then keep their relative precision, and rows
-    that are exactly 0 (dead units) leave rows of R that are exactly 0.
-
-    Returns:
-      (Q, R) with z = Q R.
-
-    References:
-      A. J. Cox and N. J. Higham, "Stability of Householder QR factorization for weighted least
-      squares problems", 1998.
-    """
-    rows = jnp.linalg.norm(jax.lax.stop_gradient(z), axis=1)
-    order = jnp.argsort(-rows, stable=True)
-    q, r = jnp.linalg.qr(z[order])
-    return q[jnp.argsort(order)], r
+def _advanced(graded: Graded, order: jax.Array, q: jax.Array, r: jax.Array) -> Graded:
+    """Q · R · diag(d) · Y[order] as a new factorisation."""
+    mantissa, exponent = graded.mantissa[order], graded.exponent[order]
+    y, growth = _normalised(_unit(r, mantissa, exponent) @ graded.y[order], axis=1)
+    grown = mantissa * jnp.abs(jnp.diagonal(r))
+    mantissa, change = _normalised(grown[None], axis=0)
+    return Graded(q, mantissa[0], exponent + growth + change, y)
 
 
-def lost_pivots(z: jax.Array, q: jax.Array, r: jax.Array) -> jax.Array:
-    """Which diagonal entries of R are 0, or cannot be told from 0, (n,).
-
-    Forming z has put an error of about eps·‖row i‖ into its row i, which reaches R_jj by q_ij.
-    """
-    rows = jnp.linalg.norm(z, axis=1)
-    noise = jnp.linalg.norm(q * jnp.broadcast_to(rows[:, None], q.shape), axis=0)
-    return jnp.abs(jnp.diagonal(r)) <= _NOISE * jnp.finfo(z.dtype).eps * noise
-
-
-def _by_size(z: jax.Array, mantissa: jax.Array, exponent: jax.Array) -> jax.Array:
-    """The order of the columns of z · diag(mantissa · 2^exponent), largest first, zeros last."""
-    size = mantissa * jnp.linalg.norm(z, axis=0)
-    zero = size == 0
-    log = jnp.log2(jnp.where(zero, jnp.ones_like(size), size)) + exponent.astype(size.dtype)
-    return jnp.argsort(jnp.where(zero, jnp.inf, -log), stable=True)
-
-
-def _unit(r: jax.Array, pivots: jax.Array, mantissa: jax.Array, exponent: jax.Array) -> jax.Array:
-    """diag(pivots · d)⁻¹ · R · diag(d): 1 on the diagonal, small above it where d falls fast."""
+def _unit(r: jax.Array, mantissa: jax.Array, exponent: jax.Array) -> jax.Array:
+    """diag(|R_jj| · d)⁻¹ · R · diag(d): ±1 on the diagonal, small above it where d falls fast."""
+    pivots = jnp.abs(jnp.diagonal(r))
     kept = pivots != 0
     below = jnp.where(kept, pivots * mantissa, jnp.ones_like(pivots))
     ahead = jnp.broadcast_to(exponent[None], r.shape) - jnp.broadcast_to(exponent[:, None], r.shape)

@@ -11,10 +11,9 @@ from flax import struct
 from jax import lax
 
 from rnn_jax.checks import check_count
-from rnn_jax.gradients.flat import FlatCell, flatten_cell
-from rnn_jax.gradients.graded import lost_pivots, sorted_qr
+from rnn_jax.gradients.flat import flatten_cell
+from rnn_jax.gradients.frame import Frame, advance_window
 from rnn_jax.gradients.memory import check_fits
-from rnn_jax.gradients.scaled import LN2, log_exactly, normalizing_exponent, power_of_two
 from rnn_jax.gradients.time_series import standard_error_of_sum
 from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence
 
@@ -73,7 +72,7 @@ class LyapunovSpectrum:
         total = jnp.take_along_axis(before, kept[..., None], axis=-1)[..., 0]
         after = jnp.minimum(kept, count - 1)[..., None]
         next_exponent = jnp.take_along_axis(self.exponents, after, axis=-1)[..., 0]
-        inside = kept + total / jnp.abs(next_exponent)
+        inside = kept.astype(total.dtype) + total / jnp.abs(next_exponent)
         whole = float(count) if count == self.state_size else jnp.nan
         known = ~jnp.any(jnp.isnan(self.exponents), axis=-1)
         dimension = jnp.where(kept < count, inside, jnp.full_like(inside, whole))
@@ -179,44 +178,19 @@ def _lyapunov(
         dtype,
         "Pass a smaller k=, the number of leading exponents.",
     )
-    window = functools.partial(_window, flat)
-    place = (flat.initial, jnp.eye(size, k, dtype=dtype))
-    place, _ = lax.scan(window, place, xs[:warmup, None])
+    window = functools.partial(advance_window, flat)
+    start = Frame(flat.initial, jnp.eye(size, k, dtype=dtype), jnp.arange(k, dtype=jnp.int32))
+    frame, _ = lax.scan(window, start, xs[:warmup, None])
     counted = xs[warmup : warmup + windows * interval]
-    place, growth = lax.scan(window, place, counted.reshape(windows, interval, -1))
+    # Whatever the warm-up has lost is refilled: from here on every direction counts anew.
+    frame = frame._replace(label=start.label)
+    frame, growth = lax.scan(window, frame, counted.reshape(windows, interval, -1))
     lengths = [interval] * windows
     if rest:
-        _, last = window(place, xs[-rest:])
+        _, last = window(frame, xs[-rest:])
         growth = jnp.concatenate([growth, last[None]])
         lengths.append(rest)
     return _spectrum(growth, jnp.asarray(lengths), size)
-
-
-def _window(
-    flat: FlatCell, place: tuple[jax.Array, jax.Array], xs: jax.Array
-) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-    """Advances state and perturbations through the steps xs (n, I), then makes them orthonormal.
-
-    Returns:
-      ((state, Q), ln|R_ii| (k,)).
-    """
-    state, q = place
-    exponents = jnp.zeros(q.shape[1], jnp.int32)
-
-    def step(moving: Any, x: jax.Array) -> tuple[Any, None]:
-        state, z, exponents = moving
-        after, push = jax.linearize(lambda s: flat.step(s, x)[0], state)
-        z = jax.vmap(push, in_axes=1, out_axes=1)(z)
-        shift = normalizing_exponent(z, 0)
-        z = z * jnp.broadcast_to(power_of_two(-shift, z.dtype)[None], z.shape)
-        return (after, z, exponents + shift), None
-
-    (state, z, exponents), _ = lax.scan(step, (state, q, exponents), xs)
-    q, r = sorted_qr(z)
-    pivots = jnp.abs(jnp.diagonal(r))
-    if xs.shape[0] == 1:  # Over several steps small pivots are what was asked for.
-        pivots = jnp.where(lost_pivots(z, q, r), jnp.zeros_like(pivots), pivots)
-    return (state, q), log_exactly(pivots) + LN2 * exponents.astype(z.dtype)
 
 
 def _spectrum(growth: jax.Array, window_steps: jax.Array, size: int) -> LyapunovSpectrum:

@@ -9,11 +9,12 @@ from jax import lax
 
 from rnn_jax.gradients.scaled import (
     LN2,
-    exponent_of,
+    NEVER,
+    add_scaled,
     log_exactly,
     log_frobenius,
     log_of_sum,
-    power_of_two,
+    zero_or_never,
 )
 
 
@@ -28,8 +29,9 @@ class MemoryPath:
         of a GRU, (T, H).
       log_products: ln ∏_{r≤t} f_r for each unit, (T, H).
       path_log_norms: ln‖diag(∏ f)‖_F, (T,).
-      rest_log_norms: ln‖∂m_t/∂m_0 − diag(∏ f)‖_F, (T,); never found by subtraction, so small rests
-        are right.
+      rest_log_norms: ln‖∂m_t/∂m_0 − diag(∏ f)‖_F, (T,). The products are not subtracted, so a rest
+        far below the path is right; only A_t − F_t is, so what is below the rounding of A_t itself
+        counts as 0.
       total_log_norms: ln‖∂m_t/∂m_0‖_F, (T,).
     """
 
@@ -55,31 +57,44 @@ def split_path(state_jacobians: jax.Array, factors: jax.Array, rows: tuple[int, 
     inside = jnp.arange(begin, end)
 
     def body(moving: Any, at: tuple[jax.Array, jax.Array]) -> tuple[Any, Any]:
-        # Column j of the rest and the path of unit j share an exponent.
-        rest, path, exponents = moving
+        # Each column of the rest, and each unit's path, with an exponent of its own.
+        rest, exponents, path, path_exponents = moving
         a, f = at
         leaves = a.at[inside, inside].add(-f)[:, begin:end]
+        leaving = leaves * jnp.broadcast_to(path[None], leaves.shape)
         rest = jnp.matmul(a, rest, precision="highest")
-        rest = rest + leaves * jnp.broadcast_to(path[None], leaves.shape)
-        path = path * f
-        shift = exponent_of(jnp.concatenate([rest, path[None]]), 0)
-        scale = power_of_two(-shift, dtype)
-        rest, path = rest * jnp.broadcast_to(scale[None], rest.shape), path * scale
-        exponents = exponents + shift
-        total = rest[begin:end] + jnp.diag(path)
-        scales = LN2 * exponents.astype(dtype)
-        logs = (
-            log_exactly(jnp.abs(path)) + scales,
-            log_of_sum(log_frobenius(rest[begin:end], 0) + scales, power=2),
-            log_of_sum(log_frobenius(total, 0) + scales, power=2),
+        rest, exponents = add_scaled(
+            rest,
+            jnp.maximum(exponents + zero_or_never(rest, 0), NEVER),
+            leaving,
+            jnp.maximum(path_exponents + zero_or_never(leaving, 0), NEVER),
+            axis=0,
         )
-        return (rest, path, exponents), logs
+        (path,), path_exponents = add_scaled(
+            (path * f)[None], path_exponents, jnp.zeros_like(path)[None], NEVER + path_exponents, 0
+        )
+        total, total_exponents = add_scaled(
+            rest[begin:end],
+            jnp.maximum(exponents + zero_or_never(rest[begin:end], 0), NEVER),
+            jnp.diag(path),
+            jnp.maximum(path_exponents + zero_or_never(path[None], 0), NEVER),
+            axis=0,
+        )
+        logs = (
+            log_exactly(jnp.abs(path)) + LN2 * path_exponents.astype(dtype),
+            _log_norm(rest[begin:end], exponents),
+            _log_norm(total, total_exponents),
+        )
+        return (rest, exponents, path, path_exponents), logs
 
-    start = (
-        jnp.zeros((size, count), dtype),
-        jnp.ones(count, dtype),
-        jnp.zeros(count, jnp.int32),
-    )
+    whole = jnp.zeros(count, jnp.int32)
+    start = (jnp.zeros((size, count), dtype), whole + NEVER, jnp.ones(count, dtype), whole)
     products, rest, total = lax.scan(body, start, (state_jacobians, factors))[1]
     path = jax.vmap(lambda row: log_of_sum(row, power=2))(products)
     return MemoryPath(factors, products, path, rest, total)
+
+
+def _log_norm(columns: jax.Array, exponents: jax.Array) -> jax.Array:
+    """ln of the Frobenius norm of columns · 2^exponent."""
+    logs = log_frobenius(columns, 0) + LN2 * exponents.astype(columns.dtype)
+    return log_of_sum(logs, power=2)

@@ -269,6 +269,8 @@ def _pass(flat: FlatCell, at: Any, basis: jax.Array, *, back: bool) -> Graded:
         else:
             _, push = jax.linearize(advance, state)
             z = jax.vmap(push, in_axes=1, out_axes=1)(graded.q)
-        return multiply(graded, z), None
+        # Without A at hand: its rows as far as the basis shows them.
+        rows = jnp.linalg.norm(z, axis=1, keepdims=True)
+        return multiply(graded, z, jnp.broadcast_to(rows, z.shape)), None
 
     return lax.scan(body, empty_product(basis), at, reverse=back)[0]

@@ -27,8 +27,8 @@ def vanishing_penalty(
       xs: one sequence, (T, I).
       carry: initial carry; None asks the cell.
       immediate: what is held constant when this is differentiated. False: nothing, the gradient of
-        Ω as it is written. True: the carries and the δ, so that only the weights inside A_{t+1}
-        count: the cheaper gradient that the authors used. The value is the same.
+        Ω as it is written. True: inputs, carries and the δ, so that only the weights inside
+        A_{t+1} count: the cheaper gradient that the authors used. The value is the same.
 
     Returns:
       Ω, a scalar.
@@ -44,8 +44,12 @@ def vanishing_penalty(
     """
     check_loss(loss)
     cell, xs = as_pytree(cell), as_sequence(xs, batched=False)
-    fixed = jax.lax.stop_gradient(cell) if immediate else cell
+    fixed = cell
+    if immediate:
+        fixed, xs, carry = jax.lax.stop_gradient((cell, xs, carry))
     gradients = loss_gradient(loss, fixed, xs, carry)
+    if immediate:  # The loss may close over weights of its own.
+        gradients = jax.lax.stop_gradient(gradients)
     return _vanishing_penalty(cell, fixed, xs, carry, gradients)
 
 
@@ -160,6 +164,8 @@ def orthogonality_penalty(cell: Any) -> jax.Array:
             f"{type(cell).__name__}, which has no recurrent_kernel. Pass the kernel itself."
         )
     kernel = jnp.asarray(kernel[...])
+    if not jnp.issubdtype(kernel.dtype, jnp.floating):
+        raise TypeError(f"a recurrent kernel must hold floats; got dtype {kernel.dtype}. Cast it.")
     if kernel.ndim != 2 or kernel.shape[0] == 0 or kernel.shape[1] % kernel.shape[0]:
         raise ValueError(
             "a recurrent kernel must have shape (H, G·H), square blocks side by side; got "

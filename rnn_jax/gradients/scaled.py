@@ -79,3 +79,37 @@ def log_of_sum(logs: jax.Array, *, power: int) -> jax.Array:
     largest = jax.lax.stop_gradient(jnp.max(logs))
     top = jnp.where(jnp.isfinite(largest), largest, jnp.zeros_like(largest))
     return log_exactly(jnp.sum(jnp.exp(power * (logs - top)))) / power + top
+
+
+# The exponent of an exact zero: below every other, and far from the ends of int32.
+NEVER = -(2**24)
+
+
+def zero_or_never(x: jax.Array, axis: int | None = None) -> jax.Array:
+    """The exponent of plain numbers: 0, or `NEVER` where all of them (along `axis`) are 0."""
+    zero = jnp.all(x == 0, axis=axis)
+    return jnp.where(zero, jnp.int32(NEVER), jnp.int32(0))
+
+
+def add_scaled(
+    one: jax.Array,
+    exponent: jax.Array,
+    other: jax.Array,
+    other_exponent: jax.Array,
+    axis: int | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """one · 2^e + other · 2^e', near 1 with its own exponents; one exponent for all along `axis`.
+
+    Zeros must carry `NEVER`, so that they do not hold the other's scale up.
+    """
+
+    def times(x: jax.Array, exponents: jax.Array) -> jax.Array:
+        scale = power_of_two(exponents, x.dtype)
+        if axis is not None:
+            scale = jnp.broadcast_to(jnp.expand_dims(scale, axis), x.shape)
+        return x * scale
+
+    common = jnp.maximum(exponent, other_exponent)
+    total = times(one, exponent - common) + times(other, other_exponent - common)
+    shift = normalizing_exponent(total, axis)
+    return times(total, -shift), common + shift

@@ -9,14 +9,19 @@ from flax import struct
 from jax import lax
 
 from rnn_jax.gradients.flat import FlatCell, flatten_cell, flatten_outputs, run
-from rnn_jax.gradients.scaled import LN2, log_frobenius, normalizing_exponent, power_of_two
+from rnn_jax.gradients.scaled import (
+    LN2,
+    NEVER,
+    add_scaled,
+    log_frobenius,
+    normalizing_exponent,
+    power_of_two,
+    zero_or_never,
+)
 from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence
 from rnn_jax.sequence.unroll import unroll
 
 Loss = Callable[[Any], jax.Array]
-
-# The exponent of an exact zero: below every other, and far from the ends of int32.
-_NEVER = -(2**24)
 
 
 @struct.dataclass
@@ -130,7 +135,7 @@ def signal_sweep(
         state_prev, x, gradient = at
         if flat.output_rows:
             direct = zero.at[slice(*flat.output_rows)].set(gradient)
-        total, exponent = _add(pulled, pulled_exponent, direct, zero_or_never(direct))
+        total, exponent = add_scaled(pulled, pulled_exponent, direct, zero_or_never(direct))
         _, pull = jax.vjp(flat.step, state_prev, x)
         silent = jnp.zeros_like(gradient)
         pulled, by_input = pull((total, silent))
@@ -141,15 +146,17 @@ def signal_sweep(
             input_exponent = exponent
         else:
             direct_prev, by_output = pull((zero, gradient))
-            by_input, input_exponent = _add(by_input, exponent, by_output, zero_or_never(by_output))
+            by_input, input_exponent = add_scaled(
+                by_input, exponent, by_output, zero_or_never(by_output)
+            )
         row = (direct, total, exponent, by_input, input_exponent)
         return ((pulled, exponent + shift), direct_prev), row
 
-    start = ((zero, jnp.asarray(_NEVER, jnp.int32)), zero)
+    start = ((zero, jnp.asarray(NEVER, jnp.int32)), zero)
     last, rows = lax.scan(body, start, (states[:-1], xs, gradients), reverse=True)
     direct, total, exponents, by_input, input_exponents = rows
     (pulled, pulled_exponent), direct_initial = last
-    initial, initial_exponent = _add(
+    initial, initial_exponent = add_scaled(
         pulled, pulled_exponent, direct_initial, zero_or_never(direct_initial)
     )
     scales = LN2 * exponents.astype(dtype)
@@ -173,24 +180,6 @@ def signal_sweep(
 @jax.jit
 def _signal(cell: Any, xs: jax.Array, carry: Carry | None, output_gradients: Any) -> BackpropSignal:
     return signal_sweep(flatten_cell(cell, xs, carry), xs, output_gradients)[2]
-
-
-def zero_or_never(x: jax.Array) -> jax.Array:
-    """0 for a vector in plain numbers, or `_NEVER` if it is exactly zero."""
-    zero = jnp.all(x == 0)
-    return jnp.where(zero, jnp.asarray(_NEVER, jnp.int32), jnp.asarray(0, jnp.int32))
-
-
-def _add(
-    one: jax.Array, exponent: jax.Array, other: jax.Array, other_exponent: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """one · 2^e + other · 2^e' as a vector near the larger scale and that scale's exponent."""
-    dtype = one.dtype
-    common = jnp.maximum(exponent, other_exponent)
-    total = one * power_of_two(exponent - common, dtype)
-    total = total + other * power_of_two(other_exponent - common, dtype)
-    shift = normalizing_exponent(total)
-    return total * power_of_two(-shift, dtype), common + shift
 
 
 def _plain(rows: jax.Array, exponents: jax.Array) -> jax.Array:

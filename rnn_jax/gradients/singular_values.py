@@ -130,28 +130,34 @@ def _advance(graded: Graded, a: jax.Array) -> Graded:
     """A · P. Columns of very different size are taken out of A first, as a factor of their own.
 
     Mixing them (A · Q adds them up) would lose the small ones; as rows of diag(sizes) · Q they are
-    kept apart by the sorted QR.
+    kept apart by the sorted QR. Rows of different size are no matter, so columns are compared
+    after the rows have been brought to one size.
     """
-    exponents = exponent_of(a, 0)
+    rows = power_of_two(-exponent_of(a, 1), a.dtype)
+    exponents = exponent_of(a * jnp.broadcast_to(rows[:, None], a.shape), 0)
     used = jnp.max(jnp.abs(a), axis=0) > 0
-    spread = jnp.max(exponents, where=used, initial=-(2**20)) - jnp.min(
-        exponents, where=used, initial=2**20
+    far = 2**20
+    spread = jnp.max(exponents, where=used, initial=-far) - jnp.min(
+        exponents, where=used, initial=far
     )
 
     def apart(graded: Graded) -> Graded:
         sizes = jnp.where(used, power_of_two(exponents, a.dtype), jnp.zeros((), a.dtype))
         inverse = jnp.where(used, power_of_two(-exponents, a.dtype), jnp.zeros((), a.dtype))
-        graded = multiply(graded, jnp.broadcast_to(sizes[:, None], a.shape) * graded.q)
-        return multiply(graded, _product(a * jnp.broadcast_to(inverse[None], a.shape), graded.q))
+        graded = _times(graded, jnp.diag(sizes))
+        return _times(graded, a * jnp.broadcast_to(inverse[None], a.shape))
 
     def together(graded: Graded) -> Graded:
-        return multiply(graded, _product(a, graded.q))
+        return _times(graded, a)
 
     return lax.cond(spread > _COLUMN_SPREAD, apart, together, graded)
 
 
-def _product(a: jax.Array, q: jax.Array) -> jax.Array:
-    return jnp.matmul(a, q, precision="highest")
+def _times(graded: Graded, a: jax.Array) -> Graded:
+    z = jnp.matmul(a, graded.q, precision="highest")
+    # The error in an entry of Q is relative to its row as far as the column.
+    sizes = jnp.sqrt(jnp.cumsum(jnp.square(graded.q), axis=1))
+    return multiply(graded, z, jnp.matmul(jnp.abs(a), sizes, precision="highest"))
 
 
 def _without_dead_paths(factors: jax.Array) -> jax.Array:

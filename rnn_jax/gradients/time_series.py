@@ -1,7 +1,5 @@
 """Statistics of a time average whose samples are correlated."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 
@@ -9,10 +7,11 @@ import jax.numpy as jnp
 def standard_error_of_sum(samples: jax.Array) -> jax.Array:
     """Standard error of the sum of a stationary series, by overlapping batch means.
 
-    n · Var(mean) ≈ n·b / ((n − b)(n − b + 1)) · Σ_j (mean of batch j − mean)²,    b = ⌊√n⌋
+    n · Var(mean) ≈ n·b / ((n − b)(n − b + 1)) · Σ_j (mean of batch j − mean)²,    b = ⌊n^⅔⌋
 
     Batches longer than the correlation time average it out, so that correlated samples are not
-    counted as if each were news. All n − b + 1 batches of b neighbours enter.
+    counted as if each were news, nor oscillating ones as noise. All n − b + 1 batches of b
+    neighbours enter.
 
     Args:
       samples: (n, k), one column for each series.
@@ -28,7 +27,7 @@ def standard_error_of_sum(samples: jax.Array) -> jax.Array:
     n = samples.shape[0]
     if n < 4:
         return jnp.full(samples.shape[1:], jnp.nan, samples.dtype)
-    batch = math.isqrt(n)
+    batch = min(int(n ** (2 / 3) + 1e-9), n // 2)
     mean = jnp.mean(samples, axis=0)
     centred = samples - jnp.broadcast_to(mean, samples.shape)
     sums = jnp.cumsum(jnp.concatenate([jnp.zeros_like(centred[:1]), centred]), axis=0)

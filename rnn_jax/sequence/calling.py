@@ -11,6 +11,9 @@ from jax.tree_util import Partial
 Carry = Any
 ArrayLike = Any
 
+# What `jit` takes as a leaf.
+_ARRAYS = (jax.Array, np.ndarray, np.generic, float, int, complex)
+
 
 def as_pytree(cell: Any) -> Any:
     """Returns the cell as a pytree whose leaves are all arrays, so that `jit` can take it.
@@ -43,7 +46,7 @@ def as_pytree(cell: Any) -> Any:
     if len(leaves) == 1 and leaves[0] is cell:
         return Partial(cell)
     for path, leaf in jax.tree_util.tree_leaves_with_path(cell):
-        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, int, complex)):
+        if not isinstance(leaf, _ARRAYS):
             raise TypeError(
                 "all pytree leaves of a cell must be arrays; got a leaf of type "
                 f"{type(leaf).__name__} at {jax.tree_util.keystr(path) or 'the root'}. Close over "
@@ -94,7 +97,7 @@ def check_carry_leaves(carry: Carry) -> None:
       TypeError: a leaf is something else.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(carry):
-        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, int, complex)):
+        if not isinstance(leaf, _ARRAYS):
             raise TypeError(
                 "carry must be a pytree of arrays; got a leaf of type "
                 f"{type(leaf).__name__} at carry{jax.tree_util.keystr(path)}. Leave carry out to "
@@ -159,6 +162,11 @@ def abstract_step(cell: Any, carry: Carry, x: jax.ShapeDtypeStruct) -> tuple[Any
     return result[0], result[1]
 
 
+def owner_of(cell: Any) -> Any:
+    """The object that has a cell's methods: one that is no pytree was wrapped by `as_pytree`."""
+    return cell.func if type(cell) is Partial else cell
+
+
 def check_batch_axes(carry: Carry, batch: tuple[int, ...]) -> None:
     """Raises ValueError unless every leaf of a carry leads with the batch axes of xs."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(carry):
@@ -205,8 +213,7 @@ def _check_features(cell: Any, x: jax.ShapeDtypeStruct) -> None:
 
 def _carry_maker(cell: Any) -> Any:
     """The object whose `initialize_carry` makes this cell's carry; None if there is none."""
-    # An object that is no pytree has been wrapped by `as_pytree`.
-    owner = cell.func if type(cell) is Partial else cell
+    owner = owner_of(cell)
     return owner if hasattr(owner, "initialize_carry") else None
 
 

@@ -17,7 +17,7 @@ import zoo
 from test_errors_gradients import refused
 
 START, STOP = 2, 4
-KEY = jax.random.key(0)
+KEY, KEYS = jax.random.key(0), jax.random.split(jax.random.key(1), 3)
 
 
 def product(As):
@@ -25,16 +25,29 @@ def product(As):
 
 
 @functools.cache
-def plain(name, wrt):
-    """∂carry_4/∂carry_2 or ∂y_4/∂x_2 in NumPy for our cells, else by `rj`'s plain Jacobians."""
-    if name in zoo.FOREIGN:
-        return jacobians(name)[wrt][STOP - 1, :, START - 1]
+def reference(name):
+    """One-step Jacobians A, B of the carry and C, D of the output: hand-derived for our cells."""
     net = network(name)
+    if name in zoo.FOREIGN:
+        lin = jax.jit(rj.linearize, compiler_options=QUICK)(as_pytree(net.cell), XS, net.carry)
+        return [np.asarray(part) for part in jax.tree.leaves(lin)[2:]]
     twin = zoo.oracle(net.cell)
     carries, _ = oracles.run(twin.step, XS, net.state)
     As, Bs = oracles.one_step_jacobians(twin.jacobian, carries, XS)
-    J = product(As[START:STOP])
-    return J if wrt == "state" else (J @ Bs[START - 1])[twin.output_rows]
+    return As, Bs, As[:, twin.output_rows], Bs[:, twin.output_rows]
+
+
+def plain(name, wrt):
+    """∂carry_4/∂carry_2 or ∂y_4/∂x_2."""
+    As, Bs, Cs, _ = reference(name)
+    if wrt == "state":
+        return product(As[START:STOP])
+    return Cs[STOP - 1] @ product(As[START : STOP - 1]) @ Bs[START - 1]
+
+
+def as_pytree(cell):
+    arrays = all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(cell))
+    return cell if arrays else Partial(cell)
 
 
 @functools.partial(jax.jit, compiler_options=QUICK, static_argnames="wrt")
@@ -47,8 +60,7 @@ def all_products(cell, carry, wrt):
 
 def measured(name, wrt):
     net = network(name)
-    arrays = all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(net.cell))
-    return all_products(net.cell if arrays else Partial(net.cell), net.carry, wrt=wrt)
+    return all_products(as_pytree(net.cell), net.carry, wrt=wrt)
 
 
 def in_full(result):
@@ -76,10 +88,7 @@ def test_products_with_unit_vectors_are_the_columns_and_rows(name, wrt):
 
 
 def test_defaults_run_from_the_initial_carry_or_the_first_input_to_the_end():
-    net = network("lstm_peephole")
-    twin = zoo.oracle(net.cell)
-    carries, _ = oracles.run(twin.step, XS, net.state)
-    As, Bs = oracles.one_step_jacobians(twin.jacobian, carries, XS)
+    net, (As, Bs, Cs, _) = network("lstm_peephole"), reference("lstm_peephole")
     rng = np.random.default_rng(1)
     by_state = rj.jacobian_operator(net.cell, XS, net.carry)
     assert by_state.shape == (2 * H, 2 * H)
@@ -89,7 +98,7 @@ def test_defaults_run_from_the_initial_carry_or_the_first_input_to_the_end():
     by_input = rj.jacobian_operator(net.cell, XS, net.carry, wrt="input")
     assert by_input.shape == (H, FEATURES)
     u = rng.normal(size=H)
-    expected = u @ (product(As[1:]) @ Bs[0])[twin.output_rows]
+    expected = u @ Cs[-1] @ product(As[1:-1]) @ Bs[0]
     np.testing.assert_allclose(in_full(by_input.rmatvec(u)), expected, rtol=1e-11, atol=1e-13)
 
 
@@ -101,9 +110,7 @@ def test_between_equal_steps_the_state_is_passed_on_as_it_is():
         for result in (operator.matvec(v), operator.rmatvec(v)):
             np.testing.assert_allclose(in_full(result), v, rtol=1e-14)
             assert is_normal(result)
-    twin = zoo.oracle(net.cell)
-    carries, _ = oracles.run(twin.step, XS, net.state)
-    expected = (twin.jacobian(carries[2], XS[2])[1] @ v[:FEATURES])[twin.output_rows]
+    expected = reference("lstm_peephole")[3][2] @ v[:FEATURES]
     operator = rj.jacobian_operator(net.cell, XS, net.carry, start=3, stop=3, wrt="input")
     np.testing.assert_allclose(in_full(operator.matvec(v[:FEATURES])), expected, rtol=1e-12)
 
@@ -117,9 +124,9 @@ def test_a_vector_of_any_size_keeps_its_scale():
         got, log = operator.matvec(factor * v)
         shift = np.asarray(log - scale) - np.log(factor)
         np.testing.assert_allclose(np.asarray(got) * np.exp(shift), np.asarray(direction), 1e-9)
-    for result in (operator.matvec(0 * v), operator.rmatvec(0 * v)):
-        assert np.isneginf(np.asarray(result[1]))
-        assert not np.asarray(result[0]).any()
+    direction, scale = operator.rmatvec(0 * v)
+    assert np.isneginf(np.asarray(scale))
+    assert not np.asarray(direction).any()
 
 
 LONG, WIDE = 500, 6
@@ -142,8 +149,7 @@ def long_case(dtype):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_products_far_below_the_smallest_float_against_arbitrary_precision(dtype):
     case, As, Bs = long_case(dtype)
-    rng = np.random.default_rng(4)
-    v, u = (rng.normal(size=size).astype(dtype) for size in (FEATURES, WIDE))
+    v, u = (np.random.default_rng(4).normal(size=n).astype(dtype) for n in (FEATURES, WIDE))
     operator = rj.jacobian_operator(*case, wrt="input")
     forward, backward = operator.matvec(v), operator.rmatvec(u)
     with mpmath.workdps(40):
@@ -200,18 +206,19 @@ def every(cell, xs, key):
 
 def test_vmap_and_jit_are_each_sequence_with_its_key():
     cell, twin = network("simple_relu").cell, zoo.oracle(network("simple_relu").cell)
-    batch = np.random.default_rng(9).normal(size=(3, T, FEATURES))
+    batch = np.abs(np.random.default_rng(5).normal(size=(3, T, FEATURES))) * [-1.0, 1.0]  # alive
     batch[2] = batch[1]
-    forward, backward, norms, singular = every(cell, batch, jax.random.split(KEY, 3))
+    forward, backward, norms, singular = every(cell, batch, KEYS)
     for b, xs in enumerate(batch):
         carries, _ = oracles.run(twin.step, xs, np.zeros(H))
         As, Bs = oracles.one_step_jacobians(twin.jacobian, carries, xs)
         J = product(As)
-        np.testing.assert_allclose(in_full(forward)[b], J @ np.ones(H), rtol=1e-11, atol=1e-14)
-        np.testing.assert_allclose(in_full(backward)[b], J.T @ np.ones(H), rtol=1e-11, atol=1e-14)
+        np.testing.assert_allclose(in_full(forward)[b], J.sum(axis=1), rtol=1e-11, atol=1e-14)
+        np.testing.assert_allclose(in_full(backward)[b], J.sum(axis=0), rtol=1e-11, atol=1e-14)
         exact = np.linalg.svd(J, compute_uv=False)[:2]
         np.testing.assert_allclose(np.exp(singular[b]), exact, rtol=1e-6, atol=1e-14)
         exact = oracles.log_norms(As, Bs, slice(0, H), targets=[T - 1])
+        assert np.isfinite(exact).all()
         assert (np.abs(norms.values[b] - exact) <= 4 * norms.standard_errors[b]).all()
     # Another key, other probes.
     assert (np.asarray(norms.values[1]) != np.asarray(norms.values[2])).any()
@@ -221,12 +228,10 @@ def test_nothing_passes_dead_units():
     cell = rj.SimpleRNNCell(FEATURES, H, activation="relu", rngs=nnx.Rngs(0))
     cell.kernel[...] = -jnp.ones((FEATURES, H))
     batch = np.stack([np.abs(XS)] * 3)
-    forward, backward, norms, singular = every(cell, batch, jax.random.split(KEY, 3))
-    for directions, scales in (forward, backward):
-        assert np.isneginf(np.asarray(scales)).all()
-        assert not np.asarray(directions).any()
-    assert np.isneginf(np.asarray(norms.values)).all()
-    assert np.isneginf(np.asarray(singular)).all()
+    forward, backward, norms, singular = every(cell, batch, KEYS)
+    for logs in (forward[1], backward[1], norms.values, singular):
+        assert np.isneginf(np.asarray(logs)).all()
+    assert not np.concatenate([forward[0], backward[0]]).any()
 
 
 CASES = [
@@ -277,11 +282,8 @@ def test_estimates_scatter_about_the_exact_norm_as_they_say(name, wrt, targets):
 
 
 def test_many_probes_come_close():
-    net = network("lstm_peephole")
-    twin = zoo.oracle(net.cell)
-    carries, _ = oracles.run(twin.step, XS, net.state)
-    As, Bs = oracles.one_step_jacobians(twin.jacobian, carries, XS)
-    exact = oracles.log_norms(As, Bs, twin.output_rows, targets=[T - 1])
+    net, (As, Bs, *_) = network("lstm_peephole"), reference("lstm_peephole")
+    exact = oracles.log_norms(As, Bs, slice(H, 2 * H), targets=[T - 1])
     got = rj.estimate_jacobian_log_norms(net.cell, XS, net.carry, key=KEY, probes=1600)
     errors = np.asarray(got.standard_errors)
     assert (errors < 0.03).all()
@@ -355,7 +357,6 @@ NORMS, VALUES = ("estimate_jacobian_log_norms", "estimate_jacobian_log_singular_
     [
         ("jacobian_operator", {"wrt": "carry"}, ValueError, ["'input', 'state'", "'carry'"]),
         ("jacobian_operator", {"start": -1}, ValueError, ["start", "-1"]),
-        ("jacobian_operator", {"start": 6}, ValueError, ["start", "6", "5"]),
         ("jacobian_operator", {"stop": 6}, ValueError, ["stop", "6", "5"]),
         ("jacobian_operator", {"start": 3, "stop": 2}, ValueError, ["start", "3", "2"]),
         ("jacobian_operator", {"start": 0, "wrt": "input"}, ValueError, ["start", "1", "0"]),
@@ -363,15 +364,11 @@ NORMS, VALUES = ("estimate_jacobian_log_norms", "estimate_jacobian_log_singular_
         ("jacobian_operator", {"stop": "end"}, TypeError, ["stop", "whole|int", "'end'"]),
         (NORMS, {"key": 0}, TypeError, ["key", "int", r"jax\.random\.key"]),
         (NORMS, {"key": KEY, "probes": 0}, ValueError, ["probes", "0"]),
-        (NORMS, {"key": KEY, "probes": 2.5}, TypeError, ["probes", "2.5"]),
         (NORMS, {"key": KEY, "wrt": "y"}, ValueError, ["'input', 'state'", "'y'"]),
         (NORMS, {"key": KEY, "targets": [T]}, ValueError, [r"\[-5, 5\)", "got 5"]),
-        (NORMS, {"key": KEY, "targets": [0.5]}, TypeError, ["whole", "float"]),
-        (NORMS, {"key": KEY, "targets": []}, ValueError, ["at least one"]),
         (VALUES, {"k": 1, "key": "seed"}, TypeError, ["key", "str", r"jax\.random\.key"]),
         (VALUES, {"k": 0, "key": KEY}, ValueError, ["k ", "0"]),
         (VALUES, {"k": H + 1, "key": KEY}, ValueError, ["k ", "4", "3"]),
-        (VALUES, {"k": 1.0, "key": KEY}, TypeError, ["k ", "1.0"]),
         (VALUES, {"k": 1, "key": KEY, "stop": 9}, ValueError, ["stop", "9", "5"]),
         (VALUES, {"k": 1, "key": KEY, "oversample": -1}, ValueError, ["oversample", "-1"]),
         (VALUES, {"k": 1, "key": KEY, "iterations": -1}, ValueError, ["iterations", "-1"]),

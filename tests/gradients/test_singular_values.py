@@ -264,9 +264,16 @@ def test_rows_of_very_different_size(seed):
     # What a saturated unit makes of its row is exact beside the others', however small it is.
     rng = np.random.default_rng(seed)
     rows = 10.0 ** rng.permutation([0, 0, -24, -24])
-    signs = rng.integers(-1, 2, size=(5, H, H)) + 3 * np.eye(H)[rng.permutation(H)]
-    As = padded(rows[:, None] * signs)
+    As = padded(rows[:, None] * rng.normal(size=(5, H, H)))
     assert_spectrum(of_product(As), oracles_spectra.log_singular_values(As))
+
+
+@pytest.mark.parametrize("small", [1e-8, 1e-13, 1e-20, 1e-24])
+def test_small_rows_that_tell_what_a_large_one_cannot(small):
+    # Two columns are equal as far as the large row goes; only small rows tell them apart.
+    A = np.array([[-small, -small, 0], [1, 0, -1], [0, 0, small]])
+    got = rj.jacobian_log_singular_values(linear(3), A.reshape(1, 9), jnp.zeros(3))
+    assert_spectrum(got, oracles_spectra.log_singular_values(A[None]), atol=1e-12)
 
 
 def test_small_integer_steps_of_every_rank():

@@ -75,8 +75,8 @@ CALLS = {
     "vanishing_penalty": lambda cell, xs, carry, seed: rj.vanishing_penalty(
         closure(seed), cell, xs, carry
     ),
-    "jacobian_log_singular_values": lambda cell, xs, carry, seed: (
-        rj.jacobian_log_singular_values(cell, xs, carry)
+    "jacobian_log_singular_values": lambda cell, xs, carry, seed: rj.jacobian_log_singular_values(
+        cell, xs, carry
     ),
     "lyapunov_exponents": lambda cell, xs, carry, seed: rj.lyapunov_exponents(
         cell, xs, carry, k=2, warmup=1, interval=2

@@ -1,0 +1,1 @@
+"""Parts of `experiments/lyapunov.py` and `experiments/flossing.py`."""

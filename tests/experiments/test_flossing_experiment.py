@@ -1,0 +1,117 @@
+"""Flossing before training: equal starts, verdicts that follow the numbers, and files."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+from rich.progress import Progress
+
+import flossing
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = [sys.executable, str(ROOT / "experiments" / "flossing.py")]
+
+
+@contextlib.contextmanager
+def ordinary_mode():
+    """Experiments run in JAX's ordinary mode; optax does not pass the strict one."""
+    with (
+        jax.enable_x64(False),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        yield
+
+
+@pytest.fixture(scope="module")
+def config():
+    sizes = {"hidden": 6, "delay": 12, "floss_steps": 80, "train_steps": 12, "seeds": 2}
+    return flossing.resolve(flossing.Config(directions=(2,), floss_learning_rate=1e-2, **sizes))
+
+
+@pytest.fixture(scope="module")
+def results(config):
+    with ordinary_mode():
+        return flossing.run(config, Progress(disable=True))
+
+
+def test_flossing_brings_its_exponents_to_zero(results):
+    _, (plain, flossed, control) = results
+    assert (flossed.factors > 10).all()
+    assert np.abs(flossed.ready[:, :2]).max() < 0.2
+    assert flossed.penalty[:, -1].max() < flossed.penalty[:, 0].min() / 10
+    assert plain.penalty.size == control.penalty.size == 0
+
+
+def test_arms_start_from_equal_weights_and_see_equal_data(results):
+    _, (plain, flossed, control) = results
+    np.testing.assert_array_equal(plain.start, flossed.start)
+    np.testing.assert_array_equal(plain.start, plain.ready)
+    assert not np.allclose(plain.start, control.start)
+    # All of them begin by predicting the mean, so equal batches cost the same.
+    np.testing.assert_allclose(plain.loss[:, 0], flossed.loss[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(plain.loss[:, 0], control.loss[:, 0], rtol=1e-5)
+    assert plain.loss[0, 0] != plain.loss[1, 0]
+    assert plain.loss.shape == (2, 12)
+
+
+def test_the_verdict_turns_with_the_numbers(results):
+    _, (plain, flossed, control) = results
+    good = np.full_like(plain.loss, 0.001)
+    free = dataclasses.replace(flossed, loss=good, floss_seconds=0.0)
+    said = " ".join(flossing.verdict([plain, free, control]))
+    assert "it helped here" in said
+    assert "2 of 2 seeds" in said
+    assert "not as good as the best of the others (flossed, k = 2)" in said
+    # As good in the end, but in equal time there was none left to train.
+    dear = dataclasses.replace(free, floss_seconds=1e9)
+    assert "it helped, if its own time is not counted, here" in " ".join(
+        flossing.verdict([plain, dear, control])
+    )
+    same = dataclasses.replace(free, loss=plain.loss + 1)
+    assert "it did not help here" in " ".join(flossing.verdict([plain, same, control]))
+
+
+def test_files_and_tables(config, results, tmp_path):
+    arms_config, arms = results
+    config = dataclasses.replace(config, out=tmp_path)
+    said = flossing.verdict(arms)
+    with ordinary_mode():
+        flossing.save(config, arms_config, arms, said, 1.0)
+    assert {path.name for path in tmp_path.iterdir()} == {"flossing.png", "metrics.json"}
+    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert list(metrics["arms"]) == ["not flossed", "flossed, k = 2", "orthogonal"]
+    arm = metrics["arms"]["flossed, k = 2"]
+    np.testing.assert_allclose(arm["factors"], arms[1].factors, rtol=1e-3)
+    np.testing.assert_allclose(arm["final_loss"], arms[1].final, rtol=1e-3)
+    console = Console(width=80, record=True, file=io.StringIO())
+    flossing.show(console, arms_config, arms, said)
+    printed = console.export_text()
+    assert "of 2" in printed
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_quick_is_smaller_and_options_win():
+    quick = flossing.resolve(flossing.Config(quick=True, hidden=24))
+    assert (quick.hidden, quick.directions) == (24, (4, 20))
+    assert quick.train_steps < flossing.resolve(flossing.Config()).train_steps
+    with pytest.raises(ValueError, match="--learning-rate must be a positive number; got 0"):
+        flossing.resolve(flossing.Config(learning_rate=0.0))
+    with pytest.raises(ValueError, match="--delay must be at least 1; got 0"):
+        flossing.resolve(flossing.Config(delay=0))
+
+
+def test_bad_options_end_in_one_line_and_a_non_zero_exit():
+    arguments = ["--directions", "80"]
+    done = subprocess.run([*SCRIPT, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--directions must lie between 1 and --hidden, 64; got 80" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
