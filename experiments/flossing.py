@@ -214,9 +214,9 @@ def show(console: Console, arms_config: ArmsConfig, arms: list[Arm], said: list[
         f"{arms_config.seeds} seeds, {arms_config.train_steps} training steps",
         title_justify="left",
     )
-    names = ("", "λ₁: start", "flossed", "trained", "Σλ² ÷", "error", "worst", "solved")
+    names = ("", "start λ₁", "flossed", "trained", "Σλ² ÷", "error", "worst", "solved")
     for name in names:
-        table.add_column(name)
+        table.add_column(name, min_width=10 if name == "" else None)
     for arm in arms:
         first = [f"{np.median(t[:, 0]):.3f}" for t in (arm.start, arm.ready, arm.end)]
         table.add_row(

@@ -241,7 +241,7 @@ def _show_cells(console: Console, cells: dict[str, CellResult], config: CellConf
         rows.append(
             (
                 TITLES[name],
-                _with(first[0], cell.error),
+                f"{first[0]:.3f} ± {cell.error:.3f}",
                 f"{first[1]:.3f} → {first[2]:.3f}",
                 f"{tenth[0]:.3f} → {tenth[1]:.3f}",
                 f"{np.median(cell.loss):.4f}",

@@ -11,7 +11,7 @@ from rnn_jax.checks import check_number
 from rnn_jax.gradients.flat import flatten_cell
 from rnn_jax.gradients.linearize import Linearization, linearize_flat
 from rnn_jax.gradients.memory_path import MemoryPath, split_path
-from rnn_jax.gradients.scaled import log_exactly, log_frobenius
+from rnn_jax.gradients.numerics.scaled import log_exactly, log_frobenius
 from rnn_jax.sequence.calling import (
     ArrayLike,
     Carry,

@@ -18,8 +18,8 @@ from rnn_jax.gradients.flat import trajectory
 from rnn_jax.gradients.lags import by_lag
 from rnn_jax.gradients.log_norms import jacobian_log_norms
 from rnn_jax.gradients.lyapunov import LyapunovSpectrum, lyapunov_exponents
+from rnn_jax.gradients.numerics.scaled import log_frobenius
 from rnn_jax.gradients.regime import classify
-from rnn_jax.gradients.scaled import log_frobenius
 from rnn_jax.gradients.signal import Loss
 from rnn_jax.gradients.singular_values import jacobian_log_singular_values
 from rnn_jax.gradients.summary import summarize

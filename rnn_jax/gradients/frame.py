@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnn_jax.gradients.flat import FlatCell
-from rnn_jax.gradients.row_sorted_qr import noise_of_pivots, sorted_qr
-from rnn_jax.gradients.scaled import LN2, log_exactly, normalizing_exponent, power_of_two
+from rnn_jax.gradients.numerics.row_sorted_qr import noise_of_pivots, sorted_qr
+from rnn_jax.gradients.numerics.scaled import LN2, log_exactly, normalizing_exponent, power_of_two
 
 
 class Frame(NamedTuple):

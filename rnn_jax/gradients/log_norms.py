@@ -11,8 +11,8 @@ from rnn_jax.checks import check_choice
 from rnn_jax.gradients.flat import FlatCell, flatten_cell
 from rnn_jax.gradients.linearize import linearize_flat
 from rnn_jax.gradients.memory import check_fits
+from rnn_jax.gradients.numerics.scaled import LN2, log_frobenius, log_spectral
 from rnn_jax.gradients.propagation import sweep_backward, sweep_forward
-from rnn_jax.gradients.scaled import LN2, log_frobenius, log_spectral
 from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence
 
 

@@ -14,7 +14,7 @@ from rnn_jax.checks import check_count
 from rnn_jax.gradients.flat import flatten_cell
 from rnn_jax.gradients.frame import Frame, advance_window
 from rnn_jax.gradients.memory import check_fits
-from rnn_jax.gradients.time_series import standard_error_of_sum
+from rnn_jax.gradients.numerics.time_series import standard_error_of_sum
 from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
-from rnn_jax.gradients.scaled import (
+from rnn_jax.gradients.numerics.scaled import (
     LN2,
     NEVER,
     add_scaled,

@@ -10,7 +10,7 @@ from jax import lax
 from rnn_jax.checks import check_choice, check_count
 from rnn_jax.gradients.flat import FlatCell, flatten_cell, trajectory
 from rnn_jax.gradients.memory import check_fits
-from rnn_jax.gradients.scaled import LN2, exponent_of, log_exactly, power_of_two
+from rnn_jax.gradients.numerics.scaled import LN2, exponent_of, log_exactly, power_of_two
 from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence, resolve_carry
 
 Scaled = tuple[jax.Array, jax.Array]

@@ -10,11 +10,11 @@ from jax import lax
 
 from rnn_jax.checks import check_choice, check_count, check_key
 from rnn_jax.gradients.flat import FlatCell, flatten_cell, run
-from rnn_jax.gradients.graded import Graded, empty_product, flip, multiply
-from rnn_jax.gradients.jacobi import log_singular_values
 from rnn_jax.gradients.log_norms import check_targets
 from rnn_jax.gradients.memory import check_fits
-from rnn_jax.gradients.scaled import LN2, log_frobenius, normalizing_exponent, power_of_two
+from rnn_jax.gradients.numerics.graded import Graded, empty_product, flip, multiply
+from rnn_jax.gradients.numerics.jacobi import log_singular_values
+from rnn_jax.gradients.numerics.scaled import LN2, log_frobenius, normalizing_exponent, power_of_two
 from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnn_jax.gradients.linearize import Linearization
-from rnn_jax.gradients.scaled import normalizing_exponent, power_of_two
+from rnn_jax.gradients.numerics.scaled import normalizing_exponent, power_of_two
 
 Emit = Callable[[jax.Array, jax.Array], Any]
 

@@ -9,7 +9,7 @@ from flax import struct
 from jax import lax
 
 from rnn_jax.gradients.flat import FlatCell, flatten_cell, flatten_outputs, run
-from rnn_jax.gradients.scaled import (
+from rnn_jax.gradients.numerics.scaled import (
     LN2,
     NEVER,
     add_scaled,

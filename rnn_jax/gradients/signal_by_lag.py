@@ -8,7 +8,7 @@ from jax import lax
 
 from rnn_jax.gradients.flat import FlatCell, flatten_cell
 from rnn_jax.gradients.memory import check_fits
-from rnn_jax.gradients.scaled import LN2, log_frobenius, normalizing_exponent, power_of_two
+from rnn_jax.gradients.numerics.scaled import LN2, log_frobenius, normalizing_exponent, power_of_two
 from rnn_jax.gradients.signal import Loss, check_loss, loss_gradient, signal_sweep
 from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence
 

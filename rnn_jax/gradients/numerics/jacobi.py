@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rnn_jax.gradients.scaled import LN2, exponent_of, log_exactly, power_of_two
+from rnn_jax.gradients.numerics.scaled import LN2, exponent_of, log_exactly, power_of_two
 
 # Convergence is quadratic once it sets in; after the QR steps before it, a handful of sweeps do.
 _MAX_SWEEPS = 60

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnn_jax.gradients.row_sorted_qr import noise_of_pivots, pivoted_qr, sorted_qr
-from rnn_jax.gradients.scaled import LN2, exponent_of, log_exactly, power_of_two
+from rnn_jax.gradients.numerics.row_sorted_qr import noise_of_pivots, pivoted_qr, sorted_qr
+from rnn_jax.gradients.numerics.scaled import LN2, exponent_of, log_exactly, power_of_two
 
 # Entries of a triangular factor that pivoting would have kept below 1: beyond this, pivot.
 _LARGE = 32.0
