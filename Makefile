@@ -14,7 +14,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python experiments/vanishing_gradient.py
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -102,8 +102,12 @@ def reach(name: str, hidden: int, steps: int, seed: int, seeds: int) -> Reach:
     key = jax.random.key(seed)
     xs = inputs(jax.random.fold_in(key, 1), steps)
     cell = make(hidden, key)
-    # Norms and gates are all that the claims need; rj.gradient_flow measures more.
-    flow = rj.GradientFlow(rj.jacobian_log_norms(cell, xs), attribution=rj.attribution(cell, xs))
+    # Norms, and gates where there are any, are all that the claims need.
+    gated = hasattr(cell, "gates")
+    flow = rj.GradientFlow(
+        rj.jacobian_log_norms(cell, xs),
+        attribution=rj.attribution(cell, xs) if gated else None,
+    )
     # Two hundred steps say the rate well enough to see how much it depends on the draw.
     short = xs[:200]
     rates = [

@@ -20,7 +20,7 @@ from rnn_jax.gradients.log_norms import jacobian_log_norms
 from rnn_jax.gradients.lyapunov import LyapunovSpectrum, lyapunov_exponents
 from rnn_jax.gradients.numerics.scaled import log_frobenius
 from rnn_jax.gradients.regime import classify
-from rnn_jax.gradients.signal import Loss
+from rnn_jax.gradients.signal import Loss, check_loss
 from rnn_jax.gradients.singular_values import jacobian_log_singular_values
 from rnn_jax.gradients.summary import summarize
 from rnn_jax.gradients.weight_gradient import weight_gradient_log_norms
@@ -177,6 +177,8 @@ def gradient_flow(
     """
     check_choice("wrt", wrt, ("input", "state"))
     k = check_count("k", k, low=1)
+    if loss is not None:
+        check_loss(loss)
     xs = as_sequence(xs, batched=True)
     if xs.ndim > 3:
         raise ValueError(

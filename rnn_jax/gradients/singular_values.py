@@ -44,7 +44,8 @@ def jacobian_log_singular_values(
 
     The absolute error of every ln σ_i is at most about eps · S · (Σ_t κ(A_t) + κ(Y)), with κ taken
     after scaling the rows and then the columns of A_t, so that saturated units cost nothing; Y is
-    well-conditioned in practice. Over 120 steps of the package's cells in float64 it was 7e-12 at the most.
+    well-conditioned in practice. Over 120 steps of each of the package's cells in float64 it was
+    7e-12 at most.
 
     Args:
       cell: any callable pytree cell(carry, x) -> (carry, y).
