@@ -390,3 +390,23 @@ def test_targets_are_not_advised_to_who_passes_them(monkeypatch):
 def test_nothing_is_refused_where_the_platform_does_not_say_what_is_free(monkeypatch):
     monkeypatch.setattr("rnn_jax.gradients.memory.available_bytes", lambda: None)
     assert np.isfinite(rj.input_jacobian(simple(), np.ones((13, FEATURES)))).all()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        rj.linearize,
+        rj.input_jacobian,
+        rj.jacobian_log_norms,
+        rj.jacobian_log_singular_values,
+        rj.lyapunov_exponents,
+        rj.attribution,
+        rj.jacobian_operator,
+        rj.gradient_flow,
+    ],
+)
+def test_a_carry_of_strings_is_named_before_anything_is_compiled(call):
+    with pytest.raises(
+        TypeError, match=r"carry must be a pytree of arrays; got a leaf of type str"
+    ):
+        call(simple(), XS, "zero")

@@ -17,6 +17,7 @@ from rnn_jax.sequence.calling import (
     Carry,
     as_pytree,
     as_sequence,
+    check_carry_leaves,
     owner_of,
     resolve_carry,
 )
@@ -131,7 +132,7 @@ def attribution(cell: Any, xs: ArrayLike, carry: Carry | None = None) -> Attribu
       S. Hochreiter and J. Schmidhuber, "Long short-term memory", 1997 (the constant error
       carousel, here with its forget gate).
     """
-    return _attribution(as_pytree(cell), as_sequence(xs, batched=False), carry)
+    return _attribution(as_pytree(cell), as_sequence(xs, batched=False), check_carry_leaves(carry))
 
 
 @jax.jit

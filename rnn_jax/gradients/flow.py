@@ -30,6 +30,7 @@ from rnn_jax.sequence.calling import (
     as_pytree,
     as_sequence,
     check_batch_axes,
+    check_carry_leaves,
 )
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def gradient_flow(
             "Merge the batch axes: xs.reshape(-1, *xs.shape[-2:])."
         )
     if carry is not None:
-        check_batch_axes(carry, xs.shape[:-2])
+        check_batch_axes(check_carry_leaves(carry), xs.shape[:-2])
     cell = as_pytree(cell)
 
     def measure(xs: jax.Array, carry: Carry | None) -> GradientFlow:

@@ -8,7 +8,7 @@ from rnn_jax.gradients.flat import FlatCell, flatten_cell
 from rnn_jax.gradients.linearize import linearize_flat
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.propagation import sweep_forward
-from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence
+from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence, check_carry_leaves
 
 
 def input_jacobian(cell: Any, xs: ArrayLike, carry: Carry | None = None) -> jax.Array:
@@ -31,7 +31,9 @@ def input_jacobian(cell: Any, xs: ArrayLike, carry: Carry | None = None) -> jax.
       ValueError: wrong shapes, an empty sequence, or a result too large for memory.
       TypeError: inputs or carries that are no floats, or a cell that needs `carry`.
     """
-    return _input_jacobian(as_pytree(cell), as_sequence(xs, batched=False), carry)
+    return _input_jacobian(
+        as_pytree(cell), as_sequence(xs, batched=False), check_carry_leaves(carry)
+    )
 
 
 def state_jacobian(cell: Any, xs: ArrayLike, carry: Carry | None = None) -> jax.Array:
@@ -53,7 +55,9 @@ def state_jacobian(cell: Any, xs: ArrayLike, carry: Carry | None = None) -> jax.
       ValueError: wrong shapes, an empty sequence, or a result too large for memory.
       TypeError: inputs or carries that are no floats, or a cell that needs `carry`.
     """
-    return _state_jacobian(as_pytree(cell), as_sequence(xs, batched=False), carry)
+    return _state_jacobian(
+        as_pytree(cell), as_sequence(xs, batched=False), check_carry_leaves(carry)
+    )
 
 
 @jax.jit

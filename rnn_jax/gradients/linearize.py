@@ -8,7 +8,7 @@ from jax import lax
 
 from rnn_jax.gradients.flat import FlatCell, flatten_cell, run
 from rnn_jax.gradients.memory import check_fits
-from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence
+from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence, check_carry_leaves
 
 # One-step Jacobians computed side by side, in array elements: a few megabytes, to stay in cache.
 _CHUNK_ELEMENTS = 2**20
@@ -62,7 +62,7 @@ def linearize(cell: Any, xs: ArrayLike, carry: Carry | None = None) -> Lineariza
       ValueError: wrong shapes, an empty sequence, or a result too large for memory.
       TypeError: inputs or carries that are no floats, or a cell that needs `carry`.
     """
-    return _linearize(as_pytree(cell), as_sequence(xs, batched=False), carry)
+    return _linearize(as_pytree(cell), as_sequence(xs, batched=False), check_carry_leaves(carry))
 
 
 @jax.jit

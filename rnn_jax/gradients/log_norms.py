@@ -13,7 +13,7 @@ from rnn_jax.gradients.linearize import linearize_flat
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.numerics.scaled import LN2, log_frobenius, log_spectral
 from rnn_jax.gradients.propagation import sweep_backward, sweep_forward
-from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence
+from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence, check_carry_leaves
 
 
 def jacobian_log_norms(
@@ -56,7 +56,7 @@ def jacobian_log_norms(
     xs = as_sequence(xs, batched=False)
     if targets is not None:
         targets = check_targets(targets, xs.shape[0])
-    return _log_norms(as_pytree(cell), xs, carry, targets, wrt=wrt, norm=norm)
+    return _log_norms(as_pytree(cell), xs, check_carry_leaves(carry), targets, wrt=wrt, norm=norm)
 
 
 @functools.partial(jax.jit, static_argnames=("wrt", "norm"))

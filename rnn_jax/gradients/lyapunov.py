@@ -15,7 +15,7 @@ from rnn_jax.gradients.flat import flatten_cell
 from rnn_jax.gradients.frame import Frame, advance_window
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.numerics.time_series import standard_error_of_sum
-from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence
+from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence, check_carry_leaves
 
 
 @struct.dataclass
@@ -156,7 +156,9 @@ def lyapunov_exponents(
     interval = check_count("interval", interval, low=1, high=steps - warmup)
     if k is not None:
         k = check_count("k", k, low=1)
-    spectrum = _lyapunov(as_pytree(cell), xs, carry, k=k, warmup=warmup, interval=interval)
+    spectrum = _lyapunov(
+        as_pytree(cell), xs, check_carry_leaves(carry), k=k, warmup=warmup, interval=interval
+    )
     if interval > 1:
         _warn_if_spoilt(spectrum.condition, interval)
     return spectrum

@@ -11,7 +11,14 @@ from rnn_jax.checks import check_choice, check_count
 from rnn_jax.gradients.flat import FlatCell, flatten_cell, trajectory
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.numerics.scaled import LN2, exponent_of, log_exactly, power_of_two
-from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence, resolve_carry
+from rnn_jax.sequence.calling import (
+    ArrayLike,
+    Carry,
+    as_pytree,
+    as_sequence,
+    check_carry_leaves,
+    resolve_carry,
+)
 
 Scaled = tuple[jax.Array, jax.Array]
 
@@ -102,6 +109,7 @@ def jacobian_operator(
     """
     check_choice("wrt", wrt, ("input", "state"))
     cell, xs = as_pytree(cell), as_sequence(xs, batched=False)
+    check_carry_leaves(carry)
     steps = xs.shape[0]
     first = 0 if wrt == "state" else 1
     stop = steps if stop is None else check_count("stop", stop, low=first, high=steps)

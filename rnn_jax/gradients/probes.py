@@ -15,7 +15,7 @@ from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.numerics.graded import Graded, empty_product, flip, multiply
 from rnn_jax.gradients.numerics.jacobi import log_singular_values
 from rnn_jax.gradients.numerics.scaled import LN2, log_frobenius, normalizing_exponent, power_of_two
-from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence
+from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence, check_carry_leaves
 
 
 @struct.dataclass
@@ -77,7 +77,9 @@ def estimate_jacobian_log_norms(
     probes = check_count("probes", probes, low=2)
     key, xs = check_key(key), as_sequence(xs, batched=False)
     rows = check_targets([-1] if targets is None else targets, xs.shape[0])
-    return _log_norms(as_pytree(cell), xs, carry, key, rows, probes=probes, wrt=wrt)
+    return _log_norms(
+        as_pytree(cell), xs, check_carry_leaves(carry), key, rows, probes=probes, wrt=wrt
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("probes", "wrt"))
@@ -210,7 +212,7 @@ def estimate_jacobian_log_singular_values(
     return _leading(
         as_pytree(cell),
         xs[:stop],
-        carry,
+        check_carry_leaves(carry),
         key,
         start=start,
         k=check_count("k", k, low=1),

@@ -14,7 +14,7 @@ from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.numerics.graded import Graded, empty_product, flip, multiply
 from rnn_jax.gradients.numerics.jacobi import log_singular_values
 from rnn_jax.gradients.numerics.scaled import exponent_of, power_of_two
-from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence
+from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence, check_carry_leaves
 
 # Columns of one step that differ by more than 2 to this become a diagonal factor of their own.
 _COLUMN_SPREAD = 6
@@ -78,7 +78,9 @@ def jacobian_log_singular_values(
     start = check_count("start", start, high=stop)
     if k is not None:
         k = check_count("k", k, low=1)
-    return _log_singular_values(as_pytree(cell), xs, carry, start=start, stop=stop, k=k)
+    return _log_singular_values(
+        as_pytree(cell), xs, check_carry_leaves(carry), start=start, stop=stop, k=k
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("start", "stop", "k"))
@@ -94,7 +96,7 @@ def _log_singular_values(
     steps = stop - start
     check_fits(
         "jacobian_log_singular_values",
-        [(2 * steps, size, size), (8, size, size)],
+        [(size,), (2 * steps, size, size), (8, size, size)],
         flat.initial.dtype,
         "Use fewer steps, or estimate_jacobian_log_singular_values for the leading ones.",
     )

@@ -90,8 +90,8 @@ def as_sequence(xs: ArrayLike, *, batched: bool) -> jax.Array:
     return array
 
 
-def check_carry_leaves(carry: Carry) -> None:
-    """Raises unless all leaves of a carry are arrays or numbers, which `jit` can take.
+def check_carry_leaves(carry: Carry) -> Carry:
+    """Returns a carry if all its leaves are arrays or numbers, which `jit` can take.
 
     Raises:
       TypeError: a leaf is something else.
@@ -103,6 +103,7 @@ def check_carry_leaves(carry: Carry) -> None:
                 f"{type(leaf).__name__} at carry{jax.tree_util.keystr(path)}. Leave carry out to "
                 "start from the cell's own, or pass arrays."
             )
+    return carry
 
 
 def resolve_carry(cell: Any, x: jax.ShapeDtypeStruct, carry: Carry | None) -> Carry:
