@@ -10,7 +10,7 @@ from jax import lax
 from rnn_jax.checks import check_choice, check_count
 from rnn_jax.gradients.flat import FlatCell, flatten_cell, trajectory
 from rnn_jax.gradients.memory import check_fits
-from rnn_jax.gradients.numerics.scaled import LN2, exponent_of, log_exactly, power_of_two
+from rnn_jax.gradients.numerics.scaled import LN2, exponent_of, power_of_two
 from rnn_jax.sequence.calling import (
     ArrayLike,
     Carry,
@@ -140,64 +140,50 @@ def _trajectory(cell: Any, xs: jax.Array, carry: Carry) -> tuple[jax.Array, tupl
 def _matvec(operator: JacobianOperator, v: jax.Array) -> Scaled:
     flat = _flat(operator)
     states, xs = operator.states, operator.xs
-    push = _pusher(flat)
-    y = jnp.zeros(flat.output_size, states.dtype)
+    state, y = v, jnp.zeros(flat.output_size, states.dtype)
     if operator.wrt == "input":
-        state, y = push(states[0], xs[0], jnp.zeros_like(states[0]), v)
+        before = jnp.zeros_like(states[0])
+        state, y = jax.jvp(flat.step, (states[0], xs[0]), (before, v))[1]
         states, xs = states[1:], xs[1:]
-    else:
-        state = v
-    zero = jnp.asarray(0, jnp.int32)
 
     def body(moving: Any, at: Any) -> tuple[Any, None]:
-        tangent, _, exponent, _ = moving
+        tangent, _, exponent = moving
         tangent, shift = _normalised(tangent)
-        exponent = exponent + shift
-        after, y = push(*at, tangent, jnp.zeros_like(at[1]))
-        return (after, y, exponent, exponent), None
+        after, y = jax.jvp(flat.step, at, (tangent, jnp.zeros_like(at[1])))[1]
+        return (after, y, exponent + shift), None
 
-    (state, y, exponent, y_exponent), _ = lax.scan(body, (state, y, zero, zero), (states, xs))
-    return _finish(state, exponent) if operator.wrt == "state" else _finish(y, y_exponent)
+    begin = (state, y, jnp.asarray(0, jnp.int32))
+    (state, y, exponent), _ = lax.scan(body, begin, (states, xs))
+    return _finish(state if operator.wrt == "state" else y, exponent)
 
 
 @jax.jit
 def _rmatvec(operator: JacobianOperator, u: jax.Array) -> Scaled:
     flat = _flat(operator)
     states, xs = operator.states, operator.xs
-    by_input = jnp.zeros_like(xs, shape=xs.shape[1:])
+    state, by_input = u, jnp.zeros_like(xs, shape=xs.shape[1:])
     if operator.wrt == "input":
         _, pull = jax.vjp(flat.step, states[-1], xs[-1])
         state, by_input = pull((jnp.zeros_like(states[-1]), u))
         states, xs = states[:-1], xs[:-1]
-    else:
-        state = u
-    zero = jnp.asarray(0, jnp.int32)
     silent = jnp.zeros(flat.output_size, states.dtype)
 
     def body(moving: Any, at: Any) -> tuple[Any, None]:
-        cotangent, _, exponent, _ = moving
+        cotangent, _, exponent = moving
         cotangent, shift = _normalised(cotangent)
-        exponent = exponent + shift
         _, pull = jax.vjp(flat.step, *at)
-        before, x = pull((cotangent, silent))
-        return (before, x, exponent, exponent), None
+        before, by_input = pull((cotangent, silent))
+        return (before, by_input, exponent + shift), None
 
-    begin = (state, by_input, zero, zero)
-    (state, by_input, exponent, x_exponent), _ = lax.scan(body, begin, (states, xs), reverse=True)
-    return _finish(state, exponent) if operator.wrt == "state" else _finish(by_input, x_exponent)
+    begin = (state, by_input, jnp.asarray(0, jnp.int32))
+    (state, by_input, exponent), _ = lax.scan(body, begin, (states, xs), reverse=True)
+    return _finish(state if operator.wrt == "state" else by_input, exponent)
 
 
 def _flat(operator: JacobianOperator) -> FlatCell:
     # Any one input serves: flattening looks at shapes only, and there may be no step at all.
     x = jnp.zeros((1, operator.xs.shape[1]), operator.xs.dtype)
     return flatten_cell(operator.cell, x, operator.carry)
-
-
-def _pusher(flat: FlatCell) -> Any:
-    def push(state: jax.Array, x: jax.Array, by_state: jax.Array, by_input: jax.Array) -> Any:
-        return jax.jvp(flat.step, (state, x), (by_state, by_input))[1]
-
-    return push
 
 
 def _normalised(vector: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -207,10 +193,9 @@ def _normalised(vector: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _finish(vector: jax.Array, exponent: jax.Array) -> Scaled:
     direction, shift = _normalised(vector)
-    zero = jnp.all(direction == 0)
     log_scale = LN2 * (exponent + shift).astype(vector.dtype)
-    # ln of 1 or of 0, so that an exact zero is −inf.
-    return direction, log_scale + log_exactly(1 - zero.astype(vector.dtype))
+    zero = jnp.all(direction == 0)
+    return direction, jnp.where(zero, jnp.full_like(log_scale, -jnp.inf), log_scale)
 
 
 def _check_vector(name: str, value: ArrayLike, size: int, dtype: Any) -> jax.Array:

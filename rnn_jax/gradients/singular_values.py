@@ -1,6 +1,5 @@
 """All singular values of the Jacobian between two steps, in log space."""
 
-import functools
 from typing import Any
 
 import jax
@@ -78,30 +77,27 @@ def jacobian_log_singular_values(
     start = check_count("start", start, high=stop)
     if k is not None:
         k = check_count("k", k, low=1)
-    return _log_singular_values(
-        as_pytree(cell), xs, check_carry_leaves(carry), start=start, stop=stop, k=k
-    )
-
-
-@functools.partial(jax.jit, static_argnames=("start", "stop", "k"))
-def _log_singular_values(
-    cell: Any, xs: jax.Array, carry: Carry | None, *, start: int, stop: int, k: int | None
-) -> jax.Array:
-    flat = flatten_cell(cell, xs, carry)
-    size = flat.state_size
+    factors = _factors(as_pytree(cell), xs[: max(stop, 1)], check_carry_leaves(carry))
+    size = factors.shape[-1]
     if k is not None and k > size:
         raise ValueError(f"k must be at most the size of the carry, S = {size}; got {k}.")
     if start == stop:
-        return jnp.zeros(size if k is None else k, flat.initial.dtype)
-    steps = stop - start
+        return jnp.zeros(size if k is None else k, factors.dtype)
+    return _compiled(factors[start:stop])[:k]
+
+
+@jax.jit
+def _factors(cell: Any, xs: jax.Array, carry: Carry | None) -> jax.Array:
+    """A_1 … A_T, (T, S, S); a program of its own, so that the next one serves every cell."""
+    flat = flatten_cell(cell, xs, carry)
+    steps, size = xs.shape[0], flat.state_size
     check_fits(
         "jacobian_log_singular_values",
         [(size,), (2 * steps, size, size), (8, size, size)],
         flat.initial.dtype,
         "Use fewer steps, or estimate_jacobian_log_singular_values for the leading ones.",
     )
-    lin = linearize_flat(flat, xs[:stop])
-    return _of_product(lin.state_jacobians[start:])[:k]
+    return linearize_flat(flat, xs).state_jacobians
 
 
 @jax.custom_jvp
@@ -125,6 +121,9 @@ def _refuse(primals: Any, tangents: Any) -> Any:
         "Use lyapunov_exponents or flossing_penalty, which are, or wrap the call in "
         "jax.lax.stop_gradient applied to its arguments."
     )
+
+
+_compiled = jax.jit(_of_product)
 
 
 def _advance(graded: Graded, a: jax.Array) -> Graded:

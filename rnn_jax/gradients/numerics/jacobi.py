@@ -60,9 +60,7 @@ def log_singular_values(mantissa: jax.Array, exponent: jax.Array, y: jax.Array) 
 
     begin = (rows, jnp.asarray(jnp.inf, y.dtype), jnp.asarray(0, jnp.int32))
     rows, cosine, _ = lax.while_loop(unfinished, sweep, begin)
-    lengths = rows.mantissa * jnp.linalg.norm(rows.y, axis=1)
-    logs = log_exactly(lengths) + LN2 * rows.exponent.astype(lengths.dtype)
-    logs = jnp.sort(logs, descending=True)[:n]
+    logs = jnp.sort(_log_lengths(rows), descending=True)[:n]
     # Not settled (or NaN from the start) must not look like an answer.
     return jnp.where(cosine <= tolerance, logs, jnp.full_like(logs, jnp.nan))
 
@@ -98,7 +96,7 @@ def _rotate(rows: _Rows) -> tuple[_Rows, jax.Array]:
     """Makes the rows i and i + size/2 orthogonal, for all i at once."""
     half = rows.y.shape[0] // 2
     one, other = (jax.tree.map(lambda a, s=s: a[s], rows) for s in (slice(half), slice(half, None)))
-    swap = _shorter(one, other)
+    swap = _log_lengths(one) < _log_lengths(other)
     large, small = _where(swap, other, one), _where(swap, one, other)
     alpha, beta, gamma = (
         jnp.sum(a * b, axis=1)
@@ -128,17 +126,10 @@ def _rotate(rows: _Rows) -> tuple[_Rows, jax.Array]:
     return rows, jnp.max(jnp.where(active, angle, jnp.zeros_like(angle)))
 
 
-def _shorter(one: _Rows, other: _Rows) -> jax.Array:
-    """Whether rows of `one` are shorter than those of `other`."""
-
-    def size(rows: _Rows) -> jax.Array:
-        length = rows.mantissa * jnp.linalg.norm(rows.y, axis=1)
-        zero = length == 0
-        log = jnp.log2(jnp.where(zero, jnp.ones_like(length), length))
-        log = log + rows.exponent.astype(log.dtype)
-        return jnp.where(zero, jnp.full_like(log, -jnp.inf), log)
-
-    return size(one) < size(other)
+def _log_lengths(rows: _Rows) -> jax.Array:
+    """ln of the lengths of the rows, scales included; −inf for zeros."""
+    lengths = rows.mantissa * jnp.linalg.norm(rows.y, axis=1)
+    return log_exactly(lengths) + LN2 * rows.exponent.astype(lengths.dtype)
 
 
 def _where(choice: jax.Array, one: _Rows, other: _Rows) -> _Rows:

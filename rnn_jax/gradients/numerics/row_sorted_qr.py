@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rnn_jax.gradients.numerics.scaled import log_exactly
+
 # What is below this many rounding errors of its own step carries no information.
 _NOISE = 4.0
 
@@ -90,7 +92,7 @@ def pivoted_qr(
         # Noise is 0 from here on, so that it cannot hide what smaller rows still tell.
         work = jnp.where(below & (jnp.abs(work) <= noise), jnp.zeros_like(work), work)
         rest = jnp.where(below, work, jnp.zeros_like(work))
-        key = _log(jnp.linalg.norm(rest, axis=0)) + log_weights[order]
+        key = log_exactly(jnp.linalg.norm(rest, axis=0)) + log_weights[order]
         key = jnp.where(columns >= j, key, jnp.full_like(key, -jnp.inf))
         pivot = lax.argmax(key, 0, jnp.int32)
         found = key[pivot] > -jnp.inf
@@ -122,8 +124,3 @@ def _reflector(x: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:
     none = square == 0
     scale = 2 / jnp.where(none, jnp.ones_like(square), square)
     return v, jnp.where(none, jnp.zeros_like(scale), scale)
-
-
-def _log(x: jax.Array) -> jax.Array:
-    zero = x == 0
-    return jnp.where(zero, -jnp.inf, jnp.log(jnp.where(zero, jnp.ones_like(x), x)))
