@@ -9,12 +9,11 @@ from jax import lax
 
 from rnn_jax.gradients.numerics.scaled import (
     LN2,
-    NEVER,
     add_scaled,
     log_exactly,
     log_frobenius,
     log_of_sum,
-    zero_or_never,
+    normalised,
 )
 
 
@@ -63,22 +62,11 @@ def split_path(state_jacobians: jax.Array, factors: jax.Array, rows: tuple[int, 
         leaves = a.at[inside, inside].add(-f)[:, begin:end]
         leaving = leaves * jnp.broadcast_to(path[None], leaves.shape)
         rest = jnp.matmul(a, rest, precision="highest")
-        rest, exponents = add_scaled(
-            rest,
-            jnp.maximum(exponents + zero_or_never(rest, 0), NEVER),
-            leaving,
-            jnp.maximum(path_exponents + zero_or_never(leaving, 0), NEVER),
-            axis=0,
-        )
-        (path,), path_exponents = add_scaled(
-            (path * f)[None], path_exponents, jnp.zeros_like(path)[None], NEVER + path_exponents, 0
-        )
+        rest, exponents = add_scaled(rest, exponents, leaving, path_exponents, axis=0)
+        (path,), shift = normalised((path * f)[None], axis=0)
+        path_exponents = path_exponents + shift
         total, total_exponents = add_scaled(
-            rest[begin:end],
-            jnp.maximum(exponents + zero_or_never(rest[begin:end], 0), NEVER),
-            jnp.diag(path),
-            jnp.maximum(path_exponents + zero_or_never(path[None], 0), NEVER),
-            axis=0,
+            rest[begin:end], exponents, jnp.diag(path), path_exponents, axis=0
         )
         logs = (
             log_exactly(jnp.abs(path)) + LN2 * path_exponents.astype(dtype),
@@ -88,7 +76,7 @@ def split_path(state_jacobians: jax.Array, factors: jax.Array, rows: tuple[int, 
         return (rest, exponents, path, path_exponents), logs
 
     whole = jnp.zeros(count, jnp.int32)
-    start = (jnp.zeros((size, count), dtype), whole + NEVER, jnp.ones(count, dtype), whole)
+    start = (jnp.zeros((size, count), dtype), whole, jnp.ones(count, dtype), whole)
     products, rest, total = lax.scan(body, start, (state_jacobians, factors))[1]
     path = jax.vmap(lambda row: log_of_sum(row, power=2))(products)
     return MemoryPath(factors, products, path, rest, total)

@@ -10,7 +10,7 @@ from jax import lax
 from rnn_jax.checks import check_choice, check_count
 from rnn_jax.gradients.flat import FlatCell, flatten_cell, trajectory
 from rnn_jax.gradients.memory import check_fits
-from rnn_jax.gradients.numerics.scaled import LN2, exponent_of, power_of_two
+from rnn_jax.gradients.numerics.scaled import LN2, normalised
 from rnn_jax.sequence.calling import (
     ArrayLike,
     Carry,
@@ -148,7 +148,7 @@ def _matvec(operator: JacobianOperator, v: jax.Array) -> Scaled:
 
     def body(moving: Any, at: Any) -> tuple[Any, None]:
         tangent, _, exponent = moving
-        tangent, shift = _normalised(tangent)
+        tangent, shift = normalised(tangent, 0)
         after, y = jax.jvp(flat.step, at, (tangent, jnp.zeros_like(at[1])))[1]
         return (after, y, exponent + shift), None
 
@@ -170,7 +170,7 @@ def _rmatvec(operator: JacobianOperator, u: jax.Array) -> Scaled:
 
     def body(moving: Any, at: Any) -> tuple[Any, None]:
         cotangent, _, exponent = moving
-        cotangent, shift = _normalised(cotangent)
+        cotangent, shift = normalised(cotangent, 0)
         _, pull = jax.vjp(flat.step, *at)
         before, by_input = pull((cotangent, silent))
         return (before, by_input, exponent + shift), None
@@ -186,13 +186,8 @@ def _flat(operator: JacobianOperator) -> FlatCell:
     return flatten_cell(operator.cell, x, operator.carry)
 
 
-def _normalised(vector: jax.Array) -> tuple[jax.Array, jax.Array]:
-    shift = exponent_of(vector)
-    return vector * power_of_two(-shift, vector.dtype), shift
-
-
 def _finish(vector: jax.Array, exponent: jax.Array) -> Scaled:
-    direction, shift = _normalised(vector)
+    direction, shift = normalised(vector, 0)
     log_scale = LN2 * (exponent + shift).astype(vector.dtype)
     zero = jnp.all(direction == 0)
     return direction, jnp.where(zero, jnp.full_like(log_scale, -jnp.inf), log_scale)

@@ -11,12 +11,10 @@ from jax import lax
 from rnn_jax.gradients.flat import FlatCell, flatten_cell, flatten_outputs, run
 from rnn_jax.gradients.numerics.scaled import (
     LN2,
-    NEVER,
     add_scaled,
     log_frobenius,
     normalizing_exponent,
     power_of_two,
-    zero_or_never,
 )
 from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence
 from rnn_jax.sequence.unroll import unroll
@@ -129,13 +127,14 @@ def signal_sweep(
     states, _ = run(flat, xs)
     dtype, zero = flat.initial.dtype, jnp.zeros_like(flat.initial)
     gradients = flatten_outputs(output_gradients, dtype)
+    plain = jnp.asarray(0, jnp.int32)  # The exponent of numbers as they are.
 
     def body(later: Any, at: Any) -> tuple[Any, Any]:
         (pulled, pulled_exponent), direct = later
         state_prev, x, gradient = at
         if flat.output_rows:
             direct = zero.at[slice(*flat.output_rows)].set(gradient)
-        total, exponent = add_scaled(pulled, pulled_exponent, direct, zero_or_never(direct))
+        total, exponent = add_scaled(pulled, pulled_exponent, direct, plain)
         _, pull = jax.vjp(flat.step, state_prev, x)
         silent = jnp.zeros_like(gradient)
         pulled, by_input = pull((total, silent))
@@ -146,19 +145,15 @@ def signal_sweep(
             input_exponent = exponent
         else:
             direct_prev, by_output = pull((zero, gradient))
-            by_input, input_exponent = add_scaled(
-                by_input, exponent, by_output, zero_or_never(by_output)
-            )
+            by_input, input_exponent = add_scaled(by_input, exponent, by_output, plain)
         row = (direct, total, exponent, by_input, input_exponent)
         return ((pulled, exponent + shift), direct_prev), row
 
-    start = ((zero, jnp.asarray(NEVER, jnp.int32)), zero)
+    start = ((zero, plain), zero)
     last, rows = lax.scan(body, start, (states[:-1], xs, gradients), reverse=True)
     direct, total, exponents, by_input, input_exponents = rows
     (pulled, pulled_exponent), direct_initial = last
-    initial, initial_exponent = add_scaled(
-        pulled, pulled_exponent, direct_initial, zero_or_never(direct_initial)
-    )
+    initial, initial_exponent = add_scaled(pulled, pulled_exponent, direct_initial, plain)
     scales = LN2 * exponents.astype(dtype)
     signal = BackpropSignal(
         direct=direct,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnn_jax.gradients.numerics.row_sorted_qr import noise_of_pivots, pivoted_qr, sorted_qr
-from rnn_jax.gradients.numerics.scaled import LN2, exponent_of, log_exactly, power_of_two
+from rnn_jax.gradients.numerics.scaled import LN2, log_exactly, normalised, power_of_two
 
 # Entries of a triangular factor that pivoting would have kept below 1: beyond this, pivot.
 _LARGE = 32.0
@@ -64,7 +64,7 @@ def multiply(graded: Graded, z: jax.Array, formed: jax.Array) -> Graded:
       simulations on GPU accelerated multicore systems", 2012 (sorting instead of pivoting).
     """
     alive = jnp.broadcast_to(graded.mantissa != 0, z.shape)
-    z, shift = _normalised(jnp.where(alive, z, jnp.zeros_like(z)), axis=0)
+    z, shift = normalised(jnp.where(alive, z, jnp.zeros_like(z)), axis=0)
     formed = formed * jnp.broadcast_to(power_of_two(-shift, z.dtype)[None], z.shape)
     graded = graded._replace(exponent=graded.exponent + shift)
     weights = graded.log_diagonal
@@ -96,9 +96,9 @@ def flip(graded: Graded) -> Graded:
 def _advanced(graded: Graded, order: jax.Array, q: jax.Array, r: jax.Array) -> Graded:
     """Q · R · diag(d) · Y[order] as a new factorisation."""
     mantissa, exponent = graded.mantissa[order], graded.exponent[order]
-    y, growth = _normalised(_unit(r, mantissa, exponent) @ graded.y[order], axis=1)
+    y, growth = normalised(_unit(r, mantissa, exponent) @ graded.y[order], axis=1)
     grown = mantissa * jnp.abs(jnp.diagonal(r))
-    mantissa, change = _normalised(grown[None], axis=0)
+    mantissa, change = normalised(grown[None], axis=0)
     return Graded(q, mantissa[0], exponent + growth + change, y)
 
 
@@ -112,10 +112,3 @@ def _unit(r: jax.Array, mantissa: jax.Array, exponent: jax.Array) -> jax.Array:
     matters = jnp.triu(jnp.outer(kept, mantissa != 0))
     scale = power_of_two(jnp.where(matters, ahead, jnp.zeros_like(ahead)), r.dtype)
     return jnp.where(matters, r * jnp.outer(1 / below, mantissa) * scale, jnp.zeros_like(r))
-
-
-def _normalised(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """x with its largest entry along `axis` brought into [0.5, 1), and the exponents taken out."""
-    exponents = exponent_of(x, axis)
-    scale = jnp.expand_dims(power_of_two(-exponents, x.dtype), axis)
-    return x * jnp.broadcast_to(scale, x.shape), exponents

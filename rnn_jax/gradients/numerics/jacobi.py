@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rnn_jax.gradients.numerics.scaled import LN2, exponent_of, log_exactly, power_of_two
+from rnn_jax.gradients.numerics.scaled import LN2, log_exactly, normalised, power_of_two
 
 # Convergence is quadratic once it sets in; after the QR steps before it, a handful of sweeps do.
 _MAX_SWEEPS = 60
@@ -143,6 +143,5 @@ def _where(choice: jax.Array, one: _Rows, other: _Rows) -> _Rows:
 
 def _normalised(rows: _Rows) -> _Rows:
     """The same rows with y in [0.5, 1) at its largest, so that squares stay numbers."""
-    shift = exponent_of(rows.y, 1)
-    scale = jnp.broadcast_to(power_of_two(-shift, rows.y.dtype)[:, None], rows.y.shape)
-    return rows._replace(exponent=rows.exponent + shift, y=rows.y * scale)
+    y, shift = normalised(rows.y, 1)
+    return rows._replace(exponent=rows.exponent + shift, y=y)

@@ -74,6 +74,13 @@ def log_spectral(x: jax.Array) -> jax.Array:
     return 0.5 * log_exactly(largest) + LN2 * exponent.astype(x.dtype)
 
 
+def normalised(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """x with its largest entry along `axis` brought into [0.5, 1), and the exponents taken out."""
+    exponents = exponent_of(x, axis)
+    scale = jnp.expand_dims(power_of_two(-exponents, x.dtype), axis)
+    return x * jnp.broadcast_to(scale, x.shape), exponents
+
+
 def log_of_sum(logs: jax.Array, *, power: int) -> jax.Array:
     """ln of (Σ x_i^power)^(1/power) from ln x_i; −inf if all are."""
     largest = jax.lax.stop_gradient(jnp.max(logs))
@@ -100,7 +107,7 @@ def add_scaled(
 ) -> tuple[jax.Array, jax.Array]:
     """one · 2^e + other · 2^e', near 1 with its own exponents; one exponent for all along `axis`.
 
-    Zeros must carry `NEVER`, so that they do not hold the other's scale up.
+    What is all zero does not hold the other's scale up; where both are, the exponent is `NEVER`.
     """
 
     def times(x: jax.Array, exponents: jax.Array) -> jax.Array:
@@ -109,6 +116,8 @@ def add_scaled(
             scale = jnp.broadcast_to(jnp.expand_dims(scale, axis), x.shape)
         return x * scale
 
+    exponent = jnp.maximum(exponent + zero_or_never(one, axis), NEVER)
+    other_exponent = jnp.maximum(other_exponent + zero_or_never(other, axis), NEVER)
     common = jnp.maximum(exponent, other_exponent)
     total = times(one, exponent - common) + times(other, other_exponent - common)
     shift = normalizing_exponent(total, axis)
