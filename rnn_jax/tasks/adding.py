@@ -1,16 +1,17 @@
 """The adding problem."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.checks import check_key, check_number, check_size
-from rnn_jax.tasks.base import Batch
+from rnn_jax.checks import check_key, check_size
+from rnn_jax.tasks.base import Batch, SquaredError
 
 
 @dataclass(frozen=True)
-class Adding:
+class Adding(SquaredError):
     """The adding problem: remember two marked numbers and give their sum.
 
     Each step shows a number u_t, uniform in [0, 1), and a marker. The marker is 1 at two steps, one
@@ -29,17 +30,15 @@ class Adding:
     length: int
     solved_below: float = 0.01
 
+    readout: ClassVar[str] = "last"
+
     def __post_init__(self) -> None:
         if check_size("length", self.length) < 2:
             raise ValueError(
                 "length must be at least 2, one marked number in each half; got 1. Pass length=2 "
                 "or more."
             )
-        if check_number("solved_below", self.solved_below) <= 0:
-            raise ValueError(
-                f"solved_below must be a positive error; got {self.solved_below}. Pass for "
-                "example solved_below=0.01."
-            )
+        super().__post_init__()
 
     @property
     def in_features(self) -> int:
@@ -76,26 +75,3 @@ class Adding:
         marks = marks + jax.nn.one_hot(second, self.length, dtype=values.dtype)
         targets = jnp.sum(values * marks, axis=1, keepdims=True)
         return Batch(jnp.stack([values, marks], axis=-1), targets, jnp.ones_like(values[:, 0]))
-
-    def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
-        """Weighted mean squared error of outputs (B, 1).
-
-        Raises:
-          ValueError: outputs of another shape, which would broadcast against the targets.
-        """
-        if jnp.shape(outputs) != batch.targets.shape:
-            raise ValueError(
-                f"outputs must have the shape of the targets, {batch.targets.shape}; got "
-                f'{jnp.shape(outputs)}. Read the last step only: readout="last", '
-                "out_features=1."
-            )
-        errors = jnp.sum(jnp.square(outputs - batch.targets), axis=-1)
-        return jnp.sum(errors * batch.weights) / jnp.sum(batch.weights)
-
-    def metrics(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """{"mse"}: the mean squared error."""
-        return {"mse": self.loss(outputs, batch)}
-
-    def solved(self, metrics: dict[str, jax.Array]) -> jax.Array:
-        """Whether the error is below `solved_below`."""
-        return metrics["mse"] < self.solved_below

@@ -1,16 +1,17 @@
 """Delayed recall of a random stream."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.checks import check_key, check_number, check_size
-from rnn_jax.tasks.base import Batch
+from rnn_jax.checks import check_key, check_size
+from rnn_jax.tasks.base import Batch, SquaredError
 
 
 @dataclass(frozen=True)
-class DelayedRecall:
+class DelayedRecall(SquaredError):
     """Delayed recall: at every step, say what was shown `delay` steps ago.
 
     Each step shows a new number x_t, uniform in [0, 1), and the target is x_{t−delay}; the first
@@ -33,6 +34,8 @@ class DelayedRecall:
     length: int | None = None
     solved_below: float = 0.01
 
+    readout: ClassVar[str] = "all"
+
     def __post_init__(self) -> None:
         delay = check_size("delay", self.delay)
         if self.length is not None and check_size("length", self.length) <= delay:
@@ -40,11 +43,7 @@ class DelayedRecall:
                 f"length must be more than the delay, {delay}, or no step has a target; got "
                 f"{self.length}. Pass for example length={3 * delay}."
             )
-        if check_number("solved_below", self.solved_below) <= 0:
-            raise ValueError(
-                f"solved_below must be a positive error; got {self.solved_below}. Pass for "
-                "example solved_below=0.01."
-            )
+        super().__post_init__()
 
     @property
     def steps(self) -> int:
@@ -82,25 +81,3 @@ class DelayedRecall:
         asked = jnp.arange(self.steps) >= self.delay
         weights = jnp.broadcast_to(asked.astype(values.dtype), (size, self.steps))
         return Batch(values, targets, weights)
-
-    def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
-        """Weighted mean squared error of outputs (B, T, 1).
-
-        Raises:
-          ValueError: outputs of another shape, which would broadcast against the targets.
-        """
-        if jnp.shape(outputs) != batch.targets.shape:
-            raise ValueError(
-                f"outputs must have the shape of the targets, {batch.targets.shape}; got "
-                f'{jnp.shape(outputs)}. Read every step: readout="all", out_features=1.'
-            )
-        errors = jnp.sum(jnp.square(outputs - batch.targets), axis=-1)
-        return jnp.sum(errors * batch.weights) / jnp.sum(batch.weights)
-
-    def metrics(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """{"mse"}: the mean squared error."""
-        return {"mse": self.loss(outputs, batch)}
-
-    def solved(self, metrics: dict[str, jax.Array]) -> jax.Array:
-        """Whether the error is below `solved_below`."""
-        return metrics["mse"] < self.solved_below
