@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from rnn_jax.gradients.flow import GradientFlow
 from rnn_jax.gradients.lyapunov import LyapunovSpectrum
-from rnn_jax.plotting.style import COLORS, as_numpy, cycle_color, finish, new_axes
+from rnn_jax.plotting.style import COLORS, as_numpy, finish, labelled, new_axes
 
 
 def plot_exponents(
@@ -34,9 +34,8 @@ def plot_exponents(
       ValueError: a `GradientFlow` without exponents.
     """
     ax = new_axes(ax)
-    named: Mapping[str, Any] = results if isinstance(results, Mapping) else {"": results}
     ax.axhline(0, color=COLORS["black"], linewidth=1.0, linestyle=(0, (1, 1.5)))
-    for index, (label, result) in enumerate(named.items()):
+    for label, result, color in labelled(results, colors):
         spectrum = result.exponents if isinstance(result, GradientFlow) else result
         if spectrum is None:
             raise ValueError(
@@ -47,7 +46,7 @@ def plot_exponents(
             np.arange(1, len(values) + 1),
             np.where(np.isfinite(values), values, np.nan),
             yerr=np.where(np.isfinite(errors), errors, 0.0),
-            color=(colors or {}).get(label, cycle_color(index)),
+            color=color,
             linewidth=1.6,
             marker="o" if len(values) <= 20 else None,
             markersize=4,
@@ -84,9 +83,8 @@ def plot_singular_values(
       ValueError: a `GradientFlow` without singular values.
     """
     ax = new_axes(ax)
-    named: Mapping[str, Any] = results if isinstance(results, Mapping) else {"": results}
     ax.axhline(0, color=COLORS["black"], linewidth=1.0, linestyle=(0, (1, 1.5)))
-    for index, (label, result) in enumerate(named.items()):
+    for label, result, color in labelled(results, colors):
         values = result.log_singular_values if isinstance(result, GradientFlow) else result
         if values is None:
             raise ValueError(
@@ -100,7 +98,7 @@ def plot_singular_values(
         ax.plot(
             np.arange(1, len(logs) + 1),
             np.where(np.isfinite(logs), logs, np.nan),
-            color=(colors or {}).get(label, cycle_color(index)),
+            color=color,
             linewidth=1.8,
             label=name,
         )

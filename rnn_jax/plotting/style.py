@@ -1,7 +1,7 @@
 """Colours and axes that all pictures share."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -35,6 +35,15 @@ def new_axes(ax: Axes | None, *, size: tuple[float, float] = (6.4, 4.0)) -> Axes
 def cycle_color(index: int) -> str:
     """The colour of the index-th series."""
     return COLORS[CYCLE[index % len(CYCLE)]]
+
+
+def labelled(
+    results: Any, colors: Mapping[str, str] | None = None
+) -> Iterator[tuple[str, Any, str]]:
+    """(label, result, colour) of each series; what is no mapping is one series without a label."""
+    named: Mapping[str, Any] = results if isinstance(results, Mapping) else {"": results}
+    for index, (label, result) in enumerate(named.items()):
+        yield label, result, (colors or {}).get(label, cycle_color(index))
 
 
 def finish(ax: Axes, title: str | None = None) -> Axes:

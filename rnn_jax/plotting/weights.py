@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from rnn_jax.gradients.flow import GradientFlow
 from rnn_jax.plotting.style import (
     as_numpy,
-    cycle_color,
     finish,
+    labelled,
     mark_float32_floor,
     new_axes,
 )
@@ -39,11 +39,9 @@ def plot_weight_shares(
       ValueError: a `GradientFlow` that was given no loss.
     """
     ax = new_axes(ax)
-    named: Mapping[str, Any] = results if isinstance(results, Mapping) else {"": results}
     curves = []
-    for index, (label, result) in enumerate(named.items()):
+    for label, result, color in labelled(results, colors):
         shares = _log_shares(result)
-        color = (colors or {}).get(label, cycle_color(index))
         ax.plot(np.arange(1, len(shares) + 1), shares, color=color, linewidth=1.8, label=label)
         curves.append(shares)
     mark_float32_floor(ax, curves)
