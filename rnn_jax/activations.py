@@ -4,6 +4,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -118,6 +119,15 @@ def get_activation(activation: ActivationLike) -> Activation | Callable[[jax.Arr
         f"got {activation!r} of type {type(activation).__name__}. Known names: "
         f"{', '.join(ACTIVATIONS)}."
     )
+
+
+def is_own(activation: object) -> TypeGuard[Activation]:
+    """Whether an activation is one of this package's, whose function is known to act by element."""
+    if not isinstance(activation, Activation):
+        return False
+    function = activation.function
+    leaky = isinstance(function, functools.partial) and function.func is jax.nn.leaky_relu
+    return leaky or activation in ACTIVATIONS.values()
 
 
 def activation_slope_range(activation: ActivationLike) -> tuple[float, float]:

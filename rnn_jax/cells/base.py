@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rnn_jax.cells.fused import FusedForm
 from rnn_jax.checks import check_rngs, check_size
 from rnn_jax.initializers import (
     Initializer,
@@ -143,6 +144,13 @@ class RNNCell(nnx.RNNCellBase):
           (carry after the step, output of shape (..., H)).
         """
         raise NotImplementedError(f"{type(self).__name__} does not define step(carry, z).")
+
+    def fused_form(self) -> FusedForm | None:
+        """The cell in the form that `unroll` runs and differentiates fastest; None if it has none.
+
+        It must say the same as `step`, which stays the definition.
+        """
+        return None
 
     def initialize_carry(
         self,

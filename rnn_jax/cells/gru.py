@@ -1,12 +1,14 @@
 """The gated recurrent unit, in both published variants."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from rnn_jax.cells.base import RNNCell, promote
+from rnn_jax.cells.fused import FusedForm, PreActivations, Sees
 from rnn_jax.initializers import InitializerLike
 
 
@@ -85,6 +87,28 @@ class GRUCell(RNNCell):
         h = (1 - update) * n + update * h_prev
         return h, h
 
+    def fused_form(self) -> FusedForm | None:
+        """Three kernels; None for `reset_after=False`, where a gate stands before a product.
+
+        The gates see state and input together; the candidate's two terms are kept apart, because
+        the reset gate multiplies one of them.
+        """
+        if self.candidate_recurrent_bias is None:
+            return None
+        w_x, w_h, b, b_n = promote(
+            self.kernel[...],
+            self.recurrent_kernel[...],
+            self.bias[...],
+            self.candidate_recurrent_bias[...],
+        )
+        gates = 2 * self.hidden_features
+        kernels = (
+            jnp.concatenate([w_h[:, :gates], w_x[:, :gates], b[None, :gates]]),
+            jnp.concatenate([w_x[:, gates:], b[None, gates:]]),
+            jnp.concatenate([w_h[:, gates:], b_n[None]]),
+        )
+        return FusedForm(_UnitMathematics(), kernels)
+
     def gates(self, carry: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
         """The gate activations of the step that takes `carry` and `x`.
 
@@ -124,3 +148,37 @@ class GRUCell(RNNCell):
             jax.nn.sigmoid(z[..., : 2 * size] + product[..., : 2 * size]), 2, axis=-1
         )
         return reset, update, product[..., 2 * size :]
+
+
+@dataclass(frozen=True)
+class _UnitMathematics:
+    """The GRU with `reset_after`, unit by unit; see `UnitMathematics`.
+
+    With n = tanh(u_n + r ∘ v) and k = (1 − u) ∘ (1 − n²), v being the candidate's recurrent term:
+
+    ḣ' = u ∘ ḣ + ((h − n) ∘ u(1 − u)) ∘ u̇_u + k ∘ (u̇_n + r ∘ v̇ + v ∘ r(1 − r) ∘ u̇_r)
+    """
+
+    sees: ClassVar[Sees] = ((True, True), (False, True), (True, False))
+
+    def advance(self, carry: jax.Array, pre: PreActivations) -> tuple[jax.Array, Any]:
+        gates, z_n, v = pre
+        r, u = jnp.split(jax.nn.sigmoid(gates), 2, axis=-1)
+        n = jnp.tanh(z_n + r * v)
+        return (1 - u) * n + u * carry, (r, u, n, v)
+
+    def coefficients(self, carry: jax.Array, saved: Any) -> Any:
+        r, u, n, v = saved
+        k = (1 - u) * (1 - n * n)
+        by_gate = [k * v * r * (1 - r), (carry - n) * u * (1 - u)]
+        return u, jnp.concatenate(by_gate, axis=-1), k, k * r
+
+    def tangent(self, coefficients: Any, carry: jax.Array, pre: PreActivations) -> jax.Array:
+        u, by_gate, by_candidate, by_recurrent_term = coefficients
+        gates, z_n, v = pre
+        through_reset, through_update = jnp.split(by_gate * gates, 2, axis=-1)
+        direct = u * carry + by_candidate * z_n + by_recurrent_term * v
+        return direct + through_reset + through_update
+
+    def hidden(self, carry: jax.Array) -> jax.Array:
+        return carry

@@ -1,12 +1,14 @@
 """Long short-term memory, in its published forms."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from rnn_jax.cells.base import RNNCell, promote
+from rnn_jax.cells.fused import FusedForm, PreActivations, Sees
 from rnn_jax.checks import check_number
 from rnn_jax.initializers import InitializerLike
 
@@ -104,6 +106,13 @@ class LSTMCell(RNNCell):
         c, h, _ = self._advance(carry, z)
         return (c, h), h
 
+    def fused_form(self) -> FusedForm | None:
+        """One kernel for all blocks; None with peepholes, which are weights of another kind."""
+        if self.peephole is not None:
+            return None
+        rows = (self.recurrent_kernel[...], self.kernel[...], self.bias[...][None])
+        return FusedForm(_UnitMathematics(self.blocks), (jnp.concatenate(promote(*rows)),))
+
     def gates(self, carry: LSTMCarry, x: jax.Array) -> dict[str, jax.Array]:
         """The gate activations of the step that takes `carry` and `x`.
 
@@ -160,3 +169,60 @@ class LSTMCell(RNNCell):
         row = [name for name in self.blocks if name != "candidate"].index(gate)
         weights = self.peephole[...][row].astype(c.dtype)
         return pre[gate] + jnp.broadcast_to(weights, c.shape) * c
+
+
+@dataclass(frozen=True)
+class _UnitMathematics:
+    """The LSTM without peepholes, unit by unit; see `UnitMathematics`.
+
+    ċ' = f ∘ ċ + (c ∘ f(1 − f)) ∘ u̇_f + (g ∘ i(1 − i)) ∘ u̇_i + (i ∘ (1 − g²)) ∘ u̇_g
+    ḣ' = (tanh c' ∘ o(1 − o)) ∘ u̇_o + (o ∘ (1 − tanh² c')) ∘ ċ'
+    """
+
+    blocks: tuple[str, ...]
+    sees: ClassVar[Sees] = ((True, True),)
+
+    def advance(self, carry: LSTMCarry, pre: PreActivations) -> tuple[LSTMCarry, Any]:
+        c_prev, _ = carry
+        gates = self._activate(pre[0])
+        c = self._cell_state(c_prev, gates)
+        return (c, gates["output"] * jnp.tanh(c)), gates
+
+    def coefficients(self, carry: LSTMCarry, saved: dict[str, jax.Array]) -> Any:
+        c_prev, _ = carry
+        o, g, f = saved["output"], saved["candidate"], saved.get("forget")
+        i = saved["input"] if "input" in saved else 1 - saved["forget"]
+        tanh_c = jnp.tanh(self._cell_state(c_prev, saved))
+        by_block = {"candidate": i * (1 - g * g), "output": tanh_c * o * (1 - o)}
+        if "input" in saved:
+            by_block["input"] = g * i * (1 - i)
+        if f is not None:
+            # A coupled input gate 1 − f moves against the forget gate.
+            by_block["forget"] = (c_prev if "input" in saved else c_prev - g) * f * (1 - f)
+        # Side by side, because the loop then multiplies all blocks in one operation.
+        slopes = jnp.concatenate([by_block[name] for name in self.blocks], axis=-1)
+        return f, o * (1 - tanh_c * tanh_c), slopes
+
+    def tangent(self, coefficients: Any, carry: LSTMCarry, pre: PreActivations) -> LSTMCarry:
+        f, through_c, slopes = coefficients
+        parts = jnp.split(slopes * pre[0], len(self.blocks), axis=-1)
+        *into_c, into_h = parts
+        c = sum(into_c, start=carry[0] if f is None else f * carry[0])
+        return c, into_h + through_c * c
+
+    def hidden(self, carry: LSTMCarry) -> jax.Array:
+        return carry[1]
+
+    def _activate(self, pre: jax.Array) -> dict[str, jax.Array]:
+        """The blocks' activations by name."""
+        # The candidate's sigmoid is thrown away: one operation over all blocks is large enough for
+        # XLA to share among the CPU's cores, and so costs less than one for each gate.
+        blocks = len(self.blocks)
+        gates = dict(zip(self.blocks, jnp.split(jax.nn.sigmoid(pre), blocks, axis=-1), strict=True))
+        candidate = jnp.split(pre, blocks, axis=-1)[self.blocks.index("candidate")]
+        return gates | {"candidate": jnp.tanh(candidate)}
+
+    def _cell_state(self, c_prev: jax.Array, gates: dict[str, jax.Array]) -> jax.Array:
+        i = gates["input"] if "input" in gates else 1 - gates["forget"]
+        kept = gates["forget"] * c_prev if "forget" in gates else c_prev
+        return kept + i * gates["candidate"]

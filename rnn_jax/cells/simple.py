@@ -1,13 +1,21 @@
 """The simple (Elman) recurrent network."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnn_jax.activations import ActivationLike, activation_slope_range, get_activation
+from rnn_jax.activations import (
+    Activation,
+    ActivationLike,
+    activation_slope_range,
+    get_activation,
+    is_own,
+)
 from rnn_jax.cells.base import RNNCell, promote
+from rnn_jax.cells.fused import FusedForm, PreActivations, Sees
 from rnn_jax.initializers import InitializerLike
 
 
@@ -68,6 +76,16 @@ class SimpleRNNCell(RNNCell):
         h = self.activation(self._pre_activation(carry, z))
         return h, h
 
+    def fused_form(self) -> FusedForm | None:
+        """One kernel; None for an activation that is not this package's own.
+
+        Another one may mix units, or close over weights of its own.
+        """
+        if not is_own(self.activation):
+            return None
+        rows = (self.recurrent_kernel[...], self.kernel[...], self.bias[...][None])
+        return FusedForm(_UnitMathematics(self.activation), (jnp.concatenate(promote(*rows)),))
+
     def slopes(self, carry: jax.Array, x: jax.Array) -> jax.Array:
         """φ'(x W_x + h W_h + b), the slopes of the step that takes `carry` and `x`.
 
@@ -98,3 +116,24 @@ class SimpleRNNCell(RNNCell):
         """
         low, high = activation_slope_range(self.activation)
         return max(abs(low), abs(high)), self.recurrent_kernel[...]
+
+
+@dataclass(frozen=True)
+class _UnitMathematics:
+    """The simple recurrent cell, unit by unit: ḣ' = φ'(u) ∘ u̇; see `UnitMathematics`."""
+
+    activation: Activation
+    sees: ClassVar[Sees] = ((True, True),)
+
+    def advance(self, carry: jax.Array, pre: PreActivations) -> tuple[jax.Array, jax.Array]:
+        # The activation acts element by element, so its slopes are its derivative along ones.
+        return jax.jvp(self.activation, pre, (jnp.ones_like(pre[0]),))
+
+    def coefficients(self, carry: jax.Array, saved: jax.Array) -> jax.Array:
+        return saved
+
+    def tangent(self, coefficients: Any, carry: jax.Array, pre: PreActivations) -> jax.Array:
+        return coefficients * pre[0]
+
+    def hidden(self, carry: jax.Array) -> jax.Array:
+        return carry

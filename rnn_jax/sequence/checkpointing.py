@@ -1,15 +1,12 @@
-"""A scan whose gradient keeps only every k-th state."""
+"""Sequences whose gradient keeps only every k-th state."""
 
-import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 
 from rnn_jax.checks import check_size
+from rnn_jax.sequence.chunks import Chunk, scan_chunks
 
 
 def resolve_interval(checkpoint: int | str | None, steps: int) -> int | None:
@@ -31,44 +28,22 @@ def resolve_interval(checkpoint: int | str | None, steps: int) -> int | None:
         ) from None
 
 
-def checkpointed_scan(
-    step: Callable[[Any, Any], tuple[Any, Any]],
-    carry: Any,
-    xs: Any,
-    *,
-    every: int,
-    reverse: bool = False,
+def checkpointed(
+    run: Chunk, carry: Any, xs: Any, *, every: int, reverse: bool = False
 ) -> tuple[Any, Any]:
-    """`lax.scan` in chunks of `every` steps; the gradient recomputes a chunk from its first state.
+    """Runs in chunks of `every` steps; the gradient recomputes a chunk from its first state.
 
     Peak memory of the gradient is T/k carries plus one chunk's intermediates, so k = √T makes it
     grow like √T, for one more forward pass (T. Chen et al., "Training deep nets with sublinear
     memory cost", 2016).
 
     Args:
-      step, carry, xs, reverse: as for `lax.scan`.
-      every: k, the length of a chunk; the last chunk in time may be shorter.
+      run: runs some steps: maps the carry and their inputs to the carry and their outputs.
+      carry, xs, every, reverse: as for `scan_chunks`.
 
     Returns:
-      (carry, ys), equal to those of `lax.scan`.
+      (carry, ys), equal to those of `run` over all steps.
     """
-    steps = jax.tree.leaves(xs)[0].shape[0]
-    whole = steps // every * every
-    head = jax.tree.map(lambda a: a[:whole].reshape(whole // every, every, *a.shape[1:]), xs)
-    tail = jax.tree.map(lambda a: a[whole:], xs)
-
     # The scan is itself a barrier to common-subexpression elimination.
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def chunk(carry: Any, part: Any) -> tuple[Any, Any]:
-        return lax.scan(step, carry, part, reverse=reverse)
-
-    if reverse:
-        carry, ys_tail = chunk(carry, tail)
-        carry, ys_head = lax.scan(chunk, carry, head, reverse=True)
-    else:
-        carry, ys_head = lax.scan(chunk, carry, head)
-        carry, ys_tail = chunk(carry, tail)
-    ys = jax.tree.map(
-        lambda a, b: jnp.concatenate([a.reshape(whole, *a.shape[2:]), b]), ys_head, ys_tail
-    )
-    return carry, ys
+    chunk = jax.checkpoint(run, prevent_cse=False)
+    return scan_chunks(chunk, carry, xs, every=every, reverse=reverse)

@@ -10,6 +10,8 @@ import numpy as np
 from jax import lax
 
 from rnn_jax.cells.base import RNNCell
+from rnn_jax.cells.fused import FusedForm, fused_form
+from rnn_jax.sequence.boundaries import Boundaries, within
 from rnn_jax.sequence.calling import (
     ArrayLike,
     Carry,
@@ -19,7 +21,9 @@ from rnn_jax.sequence.calling import (
     check_carry_leaves,
     resolve_carry,
 )
-from rnn_jax.sequence.checkpointing import checkpointed_scan, resolve_interval
+from rnn_jax.sequence.checkpointing import checkpointed, resolve_interval
+from rnn_jax.sequence.chunks import Chunk
+from rnn_jax.sequence.fused import Settings, fused_scan
 
 
 def unroll(
@@ -95,23 +99,37 @@ def _unroll(
     *,
     options: _Options,
 ) -> Any:
-    """Maps the unbatched mathematics over the leading axes of xs."""
-    run: Callable[..., Any] = functools.partial(_unroll_one, cell, options=options)
-    for _ in xs.shape[:-2]:
-        run = jax.vmap(run)
-    return run(xs, carry, lengths, resets)
+    batch_axes, steps = xs.ndim - 2, xs.shape[-2]
+    prepare = functools.partial(_prepare, cell, reverse=options.reverse)
+    xs, initial, boundaries = _mapped(prepare, batch_axes)(xs, carry, lengths, resets)
+    form = _fused_form(cell, xs, initial)
+    if form is not None:
+        result = _scan_fused(form, xs, initial, boundaries, options)
+    else:
+        scan = functools.partial(_scan_plain, cell, options=options)
+        result = _mapped(scan, batch_axes)(xs, initial, boundaries)
+    if lengths is not None:
+        in_range = (lengths >= 0) & (lengths <= steps)
+        result = _mapped(_nan_unless, batch_axes)(in_range, result)
+    return result if options.return_carries else result[:2]
 
 
-def _unroll_one(
+def _mapped(function: Callable[..., Any], batch_axes: int) -> Callable[..., Any]:
+    for _ in range(batch_axes):
+        function = jax.vmap(function)
+    return function
+
+
+def _prepare(
     cell: Any,
     xs: jax.Array,
     carry: Carry | None,
     length: jax.Array | None,
     resets: jax.Array | None,
     *,
-    options: _Options,
-) -> Any:
-    """One sequence (T, I)."""
+    reverse: bool,
+) -> tuple[jax.Array, Carry, Boundaries]:
+    """(inputs, initial carry, boundaries) of one sequence (T, I), as a scan takes them."""
     steps = xs.shape[0]
     initial = resolve_carry(cell, jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype), carry)
     valid = None
@@ -122,32 +140,71 @@ def _unroll_one(
         stand_in = lax.stop_gradient(lax.select(length > 0, xs[0], jnp.zeros_like(xs[0])))
         keep = jnp.broadcast_to(valid[:, None], xs.shape)
         xs = jnp.where(keep, xs, jnp.broadcast_to(stand_in, xs.shape))
-    advance, zs = hoist_projection(cell, xs)
-    if resets is not None and options.reverse:
+    if resets is not None and reverse:
         # Time runs backwards, so the boundary before step t is crossed on the way into t − 1.
         resets = jnp.append(resets[1:], False)
+    return xs, initial, Boundaries(valid, resets)
 
-    def body(carry: Carry, at: Any) -> tuple[Carry, Any]:
-        z, is_valid, is_reset = at
-        start = carry if is_reset is None else _select(is_reset, initial, carry)
-        after, y = advance(start, z)
-        if is_valid is not None:
-            # Frozen is what came in: a reset that the padding marks must not undo the last carry.
-            after = _select(is_valid, after, carry)
-            y = _select(is_valid, y, jax.tree.map(jnp.zeros_like, y))
-        return after, (y, after) if options.return_carries else (y, None)
 
-    inputs = (zs, valid, resets)
+def _scan_plain(
+    cell: Any, xs: jax.Array, initial: Carry, boundaries: Boundaries, *, options: _Options
+) -> tuple[Carry, Any, Carry | None]:
+    """Any cell over one sequence: (last carry, ys, carries or None)."""
+    advance, zs = hoist_projection(cell, xs)
+    body = within(
+        lambda carry, z: (*advance(carry, z), None),
+        initial,
+        return_carries=options.return_carries,
+    )
+
+    def run(carry: Carry, inputs: Any) -> tuple[Carry, Any]:
+        last, (ys, carries, _) = lax.scan(body, carry, inputs, reverse=options.reverse)
+        return last, (ys, carries)
+
+    return _run(run, initial, (zs, boundaries), options)
+
+
+def _scan_fused(
+    form: FusedForm, xs: jax.Array, initial: Carry, boundaries: Boundaries, options: _Options
+) -> tuple[Carry, Any, Carry | None]:
+    """A cell in fused form over all sequences at once, time first: one product a step for all."""
+    time = xs.ndim - 2
+
+    def time_first(tree: Any) -> Any:
+        return jax.tree.map(lambda a: jnp.moveaxis(a, time, 0), tree)
+
+    def time_back(tree: Any) -> Any:
+        return jax.tree.map(lambda a: jnp.moveaxis(a, 0, time), tree)
+
+    settings = Settings(form.mathematics, options.reverse, options.return_carries)
+
+    def run(carry: Carry, inputs: Any) -> tuple[Carry, Any]:
+        last, ys, carries = fused_scan(settings, form.kernels, *inputs, carry, initial)
+        return last, (ys, carries)
+
+    last, ys, carries = _run(run, initial, time_first((xs, boundaries)), options)
+    return last, time_back(ys), time_back(carries)
+
+
+def _run(
+    run: Chunk, initial: Carry, inputs: Any, options: _Options
+) -> tuple[Carry, Any, Carry | None]:
     if options.every is None:
-        last, (ys, carries) = lax.scan(body, initial, inputs, reverse=options.reverse)
+        last, (ys, carries) = run(initial, inputs)
     else:
-        last, (ys, carries) = checkpointed_scan(
-            body, initial, inputs, every=options.every, reverse=options.reverse
+        last, (ys, carries) = checkpointed(
+            run, initial, inputs, every=options.every, reverse=options.reverse
         )
-    result = (last, ys, carries) if options.return_carries else (last, ys)
-    if length is not None:
-        result = _nan_unless((length >= 0) & (length <= steps), result)
-    return result
+    return last, ys, carries
+
+
+def _fused_form(cell: Any, xs: jax.Array, carry: Carry) -> FusedForm | None:
+    """The cell's fused form, if all that takes part is of one type."""
+    form = fused_form(cell) if isinstance(cell, RNNCell) else None
+    if form is None:
+        return None
+    types = {leaf.dtype for leaf in jax.tree.leaves((form.kernels, xs, carry))}
+    return form if types == {jnp.dtype(cell.dtype or xs.dtype)} else None
 
 
 def hoist_projection(cell: Any, xs: jax.Array) -> tuple[Callable[..., Any], jax.Array]:
@@ -159,11 +216,6 @@ def hoist_projection(cell: Any, xs: jax.Array) -> tuple[Callable[..., Any], jax.
     if isinstance(cell, RNNCell):
         return cell.step, cell.project(xs)
     return cell, xs
-
-
-def _select(condition: jax.Array, one: Any, other: Any) -> Any:
-    """Leaf by leaf, `one` where a scalar condition holds and `other` where not."""
-    return jax.tree.map(lambda a, b: lax.select(condition, a, b), one, other)
 
 
 def _nan_unless(condition: jax.Array, tree: Any) -> Any:

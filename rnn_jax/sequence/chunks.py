@@ -1,0 +1,48 @@
+"""A scan over chunks of steps."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# chunk(carry, the inputs of some steps) -> (carry, what it stacks over these steps)
+Chunk = Callable[[Any, Any], tuple[Any, Any]]
+
+
+def scan_chunks(
+    chunk: Chunk, carry: Any, xs: Any, *, every: int, reverse: bool = False
+) -> tuple[Any, Any]:
+    """Applies a function of several steps to one chunk after another.
+
+    Args:
+      chunk: maps the carry and the inputs of some steps to the carry and outputs of as many.
+      carry: where to start.
+      xs: a pytree of arrays with a leading axis T.
+      every: the length of a chunk; the last chunk in time may be shorter.
+      reverse: go from the last chunk in time to the first.
+
+    Returns:
+      (carry, ys), ys with a leading axis T.
+    """
+    steps = jax.tree.leaves(xs)[0].shape[0]
+    whole = steps // every * every
+    if every >= steps:
+        return chunk(carry, xs)
+    head = jax.tree.map(lambda a: a[:whole].reshape(whole // every, every, *a.shape[1:]), xs)
+
+    def joined(ys: Any) -> Any:
+        return jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), ys)
+
+    if whole == steps:
+        carry, ys = lax.scan(chunk, carry, head, reverse=reverse)
+        return carry, joined(ys)
+    tail = jax.tree.map(lambda a: a[whole:], xs)
+    if reverse:
+        carry, last = chunk(carry, tail)
+        carry, ys = lax.scan(chunk, carry, head, reverse=True)
+    else:
+        carry, ys = lax.scan(chunk, carry, head)
+        carry, last = chunk(carry, tail)
+    return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), joined(ys), last)
