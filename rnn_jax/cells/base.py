@@ -38,6 +38,8 @@ class RNNCell(nnx.RNNCellBase):
     by side in the fused kernels), its carry's parts (`carry_parts`), and writes `step`.
 
     Attributes:
+      diagonal_part: the part of the carry each unit of which acts on the next step's same unit
+        alone, in every part (a cell state behind gates that see it not, or by peepholes).
       in_features: I, the features of one input.
       hidden_features: H, the features of one hidden state.
       kernel: W_x, shape (I, G·H) for G blocks.
@@ -47,6 +49,7 @@ class RNNCell(nnx.RNNCellBase):
 
     blocks: tuple[str, ...] = ("hidden",)
     carry_parts: tuple[str, ...] = ("h",)
+    diagonal_part: str | None = None
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ oracle that the tests hold this form against.
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 
 Carry = Any
 # One array of pre-activations (..., P) for each kernel.
@@ -56,14 +57,54 @@ class FusedForm(NamedTuple):
 
 def fused_form(cell: Any) -> FusedForm | None:
     """The cell's `FusedForm`; None if it has none, or if a subclass changed what it describes."""
+    return cell.fused_form() if describes_itself(cell, "fused_form") else None
+
+
+def fused_form_for(cell: Any, xs: Any, carry: Carry) -> FusedForm | None:
+    """The cell's `FusedForm`, if its kernels, the inputs and the carry are all of one type."""
+    form = fused_form(cell)
+    if form is None:
+        return None
+    types = {leaf.dtype for leaf in jax.tree.leaves((form.kernels, xs, carry))}
+    return form if types == {jnp.dtype(cell.dtype or xs.dtype)} else None
+
+
+def seen(sees: Sees, h: jax.Array, x: jax.Array) -> list[jax.Array]:
+    """[h, x, 1] for each kernel, without what it does not see."""
+    one = jnp.ones((*x.shape[:-1], 1), x.dtype)
+    return [
+        jnp.concatenate([*([h] if sees_h else []), *([x] if sees_x else []), one], axis=-1)
+        for sees_h, sees_x in sees
+    ]
+
+
+def state_rows(form: FusedForm, features: int) -> list[jax.Array | None]:
+    """The rows of each kernel that the state meets, (H, P); None where it does not see it."""
+    return [
+        kernel[: -1 - (features if sees_x else 0)] if sees_h else None
+        for kernel, (sees_h, sees_x) in zip(form.kernels, form.mathematics.sees, strict=True)
+    ]
+
+
+def input_rows(form: FusedForm, features: int) -> list[jax.Array | None]:
+    """The rows of each kernel that the input meets, (I, P); None where it does not see it."""
+    return [
+        kernel[-1 - features : -1] if sees_x else None
+        for kernel, (_, sees_x) in zip(form.kernels, form.mathematics.sees, strict=True)
+    ]
+
+
+def describes_itself(cell: Any, name: str) -> bool:
+    """Whether a class says `name` of the very mathematics that it runs.
+
+    What a base class says of its own step does not hold for a subclass that has another.
+    """
     lineage = type(cell).__mro__
 
     def defined_at(name: str) -> int:
         return next((k for k, cls in enumerate(lineage) if name in vars(cls)), len(lineage))
 
-    described = defined_at("fused_form")
-    if described == len(lineage) or any(
-        defined_at(name) < described for name in ("step", "project", "__call__")
-    ):
-        return None
-    return cell.fused_form()
+    described = defined_at(name)
+    return described < len(lineage) and all(
+        described <= defined_at(other) for other in ("step", "project", "__call__")
+    )

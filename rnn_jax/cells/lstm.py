@@ -56,6 +56,7 @@ class LSTMCell(RNNCell):
     """
 
     carry_parts = ("c", "h")
+    diagonal_part = "c"
 
     def __init__(
         self,

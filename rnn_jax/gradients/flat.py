@@ -1,6 +1,7 @@
 """A cell as a map between vectors: carries and outputs flattened, one sequence at a time."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +9,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from rnn_jax.cells.base import RNNCell
+from rnn_jax.cells.fused import describes_itself, fused_form_for
+from rnn_jax.gradients.assembled import assembled_jacobians
 from rnn_jax.sequence.calling import Carry, abstract_step, describe, owner_of, resolve_carry
 
 
@@ -23,6 +27,10 @@ class FlatCell(NamedTuple):
       parts: where each part of the carry stands in the state, (start, stop) by name.
       output_rows: where the output stands in the state, (start, stop), if a step returns a part of
         its carry as its output, as most recurrent cells do; None if the output is something else.
+      assembled: where the cell has a fused form, its one-step Jacobians of many steps at once,
+        (T, S), (T, I) -> (T, S, S), (T, S, I); None where it has none.
+      diagonal_columns: where the parts of the carry stand, (start, stop), each unit of which acts
+        on the next step's same unit alone, whatever the part; None if there are none.
     """
 
     step: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
@@ -32,6 +40,8 @@ class FlatCell(NamedTuple):
     output_size: int
     parts: dict[str, tuple[int, int]]
     output_rows: tuple[int, int] | None
+    assembled: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]] | None
+    diagonal_columns: tuple[int, int] | None
 
     @property
     def state_size(self) -> int:
@@ -64,7 +74,18 @@ def flatten_cell(cell: Any, xs: jax.Array, carry: Carry | None) -> FlatCell:
     size = sum(leaf.size for leaf in jax.tree.leaves(y))
     parts = _name_parts(cell, carry)
     rows = _find_output(cell, carry, x)
-    return FlatCell(step, step_of, initial, unravel_output, size, parts, rows)
+    form = fused_form_for(cell, x, carry) if rows else None
+    return FlatCell(
+        step,
+        step_of,
+        initial,
+        unravel_output,
+        size,
+        parts,
+        rows,
+        None if form is None else partial(assembled_jacobians, form, unravel=unravel),
+        _find_diagonal(cell, parts),
+    )
 
 
 def run(flat: FlatCell, xs: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -101,6 +122,13 @@ def _name_parts(cell: Any, carry: Carry) -> dict[str, tuple[int, int]]:
         parts[name] = (start, start + leaf.size)
         start += leaf.size
     return parts
+
+
+def _find_diagonal(cell: Any, parts: dict[str, tuple[int, int]]) -> tuple[int, int] | None:
+    """Rows of the one part that this package's cell says acts unit by unit."""
+    if not (isinstance(cell, RNNCell) and describes_itself(cell, "diagonal_part")):
+        return None
+    return None if cell.diagonal_part is None else parts[cell.diagonal_part]
 
 
 def _find_output(cell: Any, carry: Carry, x: jax.ShapeDtypeStruct) -> tuple[int, int] | None:

@@ -65,7 +65,7 @@ def _input_jacobian(cell: Any, xs: jax.Array, carry: Carry | None) -> jax.Array:
     flat = flatten_cell(cell, xs, carry)
     steps, inputs = xs.shape
     _check_fits("input_jacobian", flat, steps, (flat.output_size, inputs), inputs)
-    return sweep_forward(linearize_flat(flat, xs), "input", lambda p, _: p, rescale=False)
+    return _sweep(flat, xs, "input")
 
 
 @jax.jit
@@ -73,7 +73,12 @@ def _state_jacobian(cell: Any, xs: jax.Array, carry: Carry | None) -> jax.Array:
     flat = flatten_cell(cell, xs, carry)
     steps, size = xs.shape[0], flat.state_size
     _check_fits("state_jacobian", flat, steps, (size, size), size)
-    return sweep_forward(linearize_flat(flat, xs), "state", lambda p, _: p, rescale=False)
+    return _sweep(flat, xs, "state")
+
+
+def _sweep(flat: FlatCell, xs: jax.Array, wrt: str) -> jax.Array:
+    lin = linearize_flat(flat, xs)
+    return sweep_forward(lin, wrt, lambda p, _: p, rescale=False, fill=0.0, time_last=False)
 
 
 def _check_fits(

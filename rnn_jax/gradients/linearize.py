@@ -1,14 +1,16 @@
 """One-step Jacobians along a trajectory."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 from flax import struct
-from jax import lax
 
 from rnn_jax.gradients.flat import FlatCell, flatten_cell, run
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence, check_carry_leaves
+from rnn_jax.sequence.chunks import scan_chunks
 
 # One-step Jacobians computed side by side, in array elements: a few megabytes, to stay in cache.
 _CHUNK_ELEMENTS = 2**20
@@ -26,6 +28,8 @@ class Linearization:
       output_state_jacobians: C_t = ∂y_t/∂carry_{t−1}, (T, O, S).
       output_input_jacobians: D_t = ∂y_t/∂x_t, (T, O, I).
       output_rows: (start, stop) where y_t stands in carry_t; None if it is no part of it.
+      diagonal_columns: (start, stop) of the columns of A_t that are known to be diagonal blocks,
+        one on top of the other; None if none are.
     """
 
     carries: jax.Array
@@ -35,6 +39,7 @@ class Linearization:
     output_state_jacobians: jax.Array
     output_input_jacobians: jax.Array
     output_rows: tuple[int, int] | None = struct.field(pytree_node=False, default=None)
+    diagonal_columns: tuple[int, int] | None = struct.field(pytree_node=False, default=None)
 
     @property
     def steps(self) -> int:
@@ -81,23 +86,27 @@ def linearize_flat(flat: FlatCell, xs: jax.Array) -> Linearization:
         "Use a shorter sequence, or backprop_signal, which forms no Jacobian.",
     )
     states, ys = run(flat, xs)
-    jacobian = jax.jacfwd(flat.step, argnums=(0, 1))
-
-    def at_step(state: jax.Array, x: jax.Array) -> tuple[jax.Array, ...]:
-        (a, b), (c, d) = jacobian(state, x)
-        return (a, b) if rows else (a, b, c, d)
-
-    jacobians = _map_steps(at_step, states[:-1], xs, _CHUNK_ELEMENTS // (size * (size + inputs)))
+    if flat.assembled is not None:
+        jacobians: Callable[..., Any] = flat.assembled
+    else:
+        jacobians = jax.vmap(partial(_by_automatic_differentiation, flat))
+    _, found = scan_chunks(
+        lambda _, part: (None, jacobians(*part)),
+        None,
+        (states[:-1], xs),
+        every=max(1, _CHUNK_ELEMENTS // (size * (size + inputs))),
+    )
     if rows:
-        a, b = jacobians
+        a, b = found
         c, d = a[:, slice(*rows)], b[:, slice(*rows)]
     else:
-        a, b, c, d = jacobians
-    return Linearization(states, ys, a, b, c, d, rows)
+        a, b, c, d = found
+    return Linearization(states, ys, a, b, c, d, rows, flat.diagonal_columns)
 
 
-def _map_steps(function: Any, states: jax.Array, xs: jax.Array, chunk: int) -> Any:
-    """Maps over time, `chunk` steps side by side."""
-    if chunk >= states.shape[0]:
-        return jax.vmap(function)(states, xs)
-    return lax.map(lambda pair: function(*pair), (states, xs), batch_size=max(1, chunk))
+def _by_automatic_differentiation(
+    flat: FlatCell, state: jax.Array, x: jax.Array
+) -> tuple[jax.Array, ...]:
+    """One step's Jacobians, those of the output too unless they are rows of the carry's."""
+    (a, b), (c, d) = jax.jacfwd(flat.step, argnums=(0, 1))(state, x)
+    return (a, b) if flat.output_rows else (a, b, c, d)

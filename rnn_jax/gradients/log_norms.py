@@ -83,24 +83,27 @@ def _log_norms(
 
     def emit_forward(p: jax.Array, exponents: jax.Array) -> jax.Array:
         if norm == "fro" or columns == 1:
-            logs = log_frobenius(p, (0, 2))
+            logs = log_frobenius(p, (0, 1))
         else:
-            logs = log_spectral(jnp.moveaxis(p, 1, 0))
+            logs = log_spectral(jnp.moveaxis(p, 2, 0))
         return logs + LN2 * exponents.astype(dtype)
 
     def emit_backward(r: jax.Array, exponents: jax.Array) -> jax.Array:
         logs = log_frobenius(r, (1, 2)) if norm == "fro" else log_spectral(r)
         return logs + LN2 * exponents.astype(dtype)
 
+    def all_targets() -> jax.Array:
+        return sweep_forward(lin, wrt, emit_forward, rescale=True, fill=-jnp.inf, time_last=True)
+
     if targets is None:
-        return sweep_forward(lin, wrt, emit_forward, rescale=True)
+        return all_targets()
     steps = xs.shape[0]
     rank = targets % steps
     # Multiplications a step: K·rows·S backward from the targets, S·T·columns forward from all.
     if targets.shape[0] * rows < steps * columns:
         table = sweep_backward(lin, rank, wrt, emit_backward).T
     else:
-        table = sweep_forward(lin, wrt, emit_forward, rescale=True)[rank]
+        table = all_targets()[rank]
     known = jnp.broadcast_to(((targets >= -steps) & (targets < steps))[:, None], table.shape)
     return jnp.where(known, table, jnp.full_like(table, jnp.nan))
 

@@ -18,7 +18,14 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from rnn_jax.cells.fused import PreActivations, UnitMathematics
+from rnn_jax.cells.fused import (
+    FusedForm,
+    PreActivations,
+    UnitMathematics,
+    input_rows,
+    seen,
+    state_rows,
+)
 from rnn_jax.sequence.boundaries import Boundaries, within
 from rnn_jax.sequence.chunks import scan_chunks
 
@@ -60,9 +67,7 @@ def fused_scan(
       (last carry, ys (T, ..., H), the carries (T, ..., H) or None), as `lax.scan` over the cell
       gives.
     """
-    last, (ys, carries, _) = _forward(
-        settings, kernels, xs, boundaries, carry, initial, save=False
-    )
+    last, (ys, carries, _) = _forward(settings, kernels, xs, boundaries, carry, initial, save=False)
     return last, ys, carries
 
 
@@ -74,14 +79,13 @@ def _jvp(settings: Settings, primals: Any, tangents: Any) -> tuple[Any, Any]:
     d_kernels, d_xs, _, d_carry, d_initial = tangents
     d_carry, d_initial = _instantiated(d_carry, carry), _instantiated(d_initial, initial)
     mathematics, reverse, return_carries = settings
-    w_h = _state_rows(mathematics, kernels, xs.shape[-1])
+    form = FusedForm(mathematics, kernels)
+    w_h = state_rows(form, xs.shape[-1])
 
     def advance(d_carry: Carry, at: Any) -> tuple[Carry, jax.Array, None]:
         coefficients, driven = at
         d_h = mathematics.hidden(d_carry)
-        pre = tuple(
-            u if w is None else u + d_h @ w for u, w in zip(driven, w_h, strict=True)
-        )
+        pre = tuple(u if w is None else u + d_h @ w for u, w in zip(driven, w_h, strict=True))
         after = mathematics.tangent(coefficients, d_carry, pre)
         return after, mathematics.hidden(after), None
 
@@ -89,7 +93,7 @@ def _jvp(settings: Settings, primals: Any, tangents: Any) -> tuple[Any, Any]:
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def chunk(d_carry: Carry, part: Any) -> tuple[Carry, Any]:
         xs, d_xs, starts, saved, boundaries = part
-        driven = _drive(settings.mathematics, kernels, d_kernels, starts, xs, d_xs)
+        driven = _drive(form, d_kernels, starts, xs, d_xs)
         coefficients = mathematics.coefficients(starts, saved)
         body = within(advance, d_initial, return_carries=return_carries)
         return lax.scan(body, d_carry, ((coefficients, driven), boundaries), reverse=reverse)
@@ -118,8 +122,8 @@ def _forward(
     mathematics, reverse, return_carries = settings
 
     def advance(start: Carry, x: jax.Array) -> tuple[Carry, jax.Array, Any]:
-        seen = _seen(mathematics, mathematics.hidden(start), x)
-        pre = tuple(value @ kernel for value, kernel in zip(seen, kernels, strict=True))
+        values = seen(mathematics.sees, mathematics.hidden(start), x)
+        pre = tuple(value @ kernel for value, kernel in zip(values, kernels, strict=True))
         after, saved = mathematics.advance(start, pre)
         return after, mathematics.hidden(after), (start, saved) if save else None
 
@@ -128,48 +132,27 @@ def _forward(
 
 
 def _drive(
-    mathematics: UnitMathematics,
-    kernels: Kernels,
+    form: FusedForm,
     d_kernels: Kernels,
     starts: Carry,
     xs: jax.Array,
     d_xs: jax.Array | None,
 ) -> PreActivations:
     """[h, x, 1] K̇ + ẋ K_x for all steps at once: what enters the tangent from outside the loop."""
-    seen = _seen(mathematics, mathematics.hidden(starts), xs)
+    mathematics, kernels = form
+    values = seen(mathematics.sees, mathematics.hidden(starts), xs)
+    rows = input_rows(form, xs.shape[-1])
     driven = []
-    for value, kernel, d_kernel, (_, sees_x) in zip(
-        seen, kernels, d_kernels, mathematics.sees, strict=True
-    ):
-        columns = kernel.shape[1]
-        u = jnp.zeros((*xs.shape[:-1], columns), kernel.dtype)
+    for value, kernel, d_kernel, w_x in zip(values, kernels, d_kernels, rows, strict=True):
+        shape = (*xs.shape[:-1], kernel.shape[1])
+        u = jnp.zeros(shape, kernel.dtype)
+        # Flat, because the transpose is then a product that XLA runs without a copy.
         if not isinstance(d_kernel, SymbolicZero):
-            # Flat, because the transpose is then a product that XLA runs without a copy.
-            u = (value.reshape(-1, value.shape[-1]) @ d_kernel).reshape(u.shape)
-        if sees_x and d_xs is not None:
-            x_rows = kernel[-1 - xs.shape[-1] : -1]
-            u = u + (d_xs.reshape(-1, xs.shape[-1]) @ x_rows).reshape(u.shape)
+            u = (value.reshape(-1, value.shape[-1]) @ d_kernel).reshape(shape)
+        if w_x is not None and d_xs is not None:
+            u = u + (d_xs.reshape(-1, xs.shape[-1]) @ w_x).reshape(shape)
         driven.append(u)
     return tuple(driven)
-
-
-def _seen(mathematics: UnitMathematics, h: jax.Array, x: jax.Array) -> list[jax.Array]:
-    """[h, x, 1] for each kernel, without what it does not see."""
-    one = jnp.ones((*x.shape[:-1], 1), x.dtype)
-    return [
-        jnp.concatenate([*([h] if sees_h else []), *([x] if sees_x else []), one], axis=-1)
-        for sees_h, sees_x in mathematics.sees
-    ]
-
-
-def _state_rows(
-    mathematics: UnitMathematics, kernels: Kernels, features: int
-) -> list[jax.Array | None]:
-    """The rows of each kernel that the state meets."""
-    return [
-        kernel[: -1 - (features if sees_x else 0)] if sees_h else None
-        for kernel, (sees_h, sees_x) in zip(kernels, mathematics.sees, strict=True)
-    ]
 
 
 def _interval(steps: int) -> int:
