@@ -5,6 +5,8 @@ each. In fused form that product is of unit vectors, so it is the weights themse
 is to multiply their rows by each step's coefficients.
 """
 
+import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from rnn_jax.cells.fused import FusedForm, input_rows, seen, state_rows
+from rnn_jax.cells.fused import FusedForm, input_rows, state_rows
 
 Unravel = Callable[[jax.Array], Any]
 
@@ -33,9 +35,7 @@ def assembled_jacobians(
     """
     mathematics = form.mathematics
     carries = jax.vmap(unravel)(states)
-    values = seen(mathematics.sees, mathematics.hidden(carries), xs)
-    pre = tuple(value @ kernel for value, kernel in zip(values, form.kernels, strict=True))
-    _, saved = mathematics.advance(carries, pre)
+    _, saved = mathematics.advance(carries, _pre_activations(form, mathematics.hidden(carries), xs))
     coefficients = mathematics.coefficients(carries, saved)
 
     def columns(basis: tuple[Any, tuple[jax.Array, ...]]) -> jax.Array:
@@ -50,6 +50,21 @@ def assembled_jacobians(
     return columns(_state_basis(form, states, xs, unravel)), columns(
         _input_basis(form, states, xs, unravel)
     )
+
+
+def _pre_activations(form: FusedForm, h: jax.Array, xs: jax.Array) -> tuple[jax.Array, ...]:
+    """(x K_x + b) + h K_h, in the order in which a cell's own step rounds.
+
+    So a factor that the cell names, as its forget gate, is the very number that stands in A.
+    """
+    pre = []
+    rows = (form.kernels, state_rows(form, xs.shape[1]), input_rows(form, xs.shape[1]))
+    for kernel, w_h, w_x in zip(*rows, strict=True):
+        terms = [] if w_x is None else [xs @ w_x]
+        terms.append(jnp.broadcast_to(kernel[-1], (xs.shape[0], kernel.shape[1])))
+        terms += [] if w_h is None else [h @ w_h]
+        pre.append(functools.reduce(operator.add, terms))
+    return tuple(pre)
 
 
 def _state_basis(

@@ -21,7 +21,7 @@ Emit = Callable[[jax.Array, jax.Array], Any]
 # A sweep over all sources is cut into at most so many scans, each of which knows only the sources
 # that it reaches: 4 do 5/8 of the work of one, for four times its compile time.
 _SCANS = 4
-_SCAN_STEPS = 32  # Shorter sequences are not worth cutting.
+_SCAN_STEPS = 64  # Shorter sequences are not worth cutting.
 
 
 def sweep_forward(
