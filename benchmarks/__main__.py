@@ -16,10 +16,15 @@ import jax
 import tyro
 from rich.console import Console
 
-from benchmarks import jacobians, training_step
+from benchmarks import compiling, jacobians, long_sequences, training_step
 from benchmarks.timing import Row
 
-BENCHMARKS = [*training_step.BENCHMARKS, *jacobians.BENCHMARKS]
+BENCHMARKS = [
+    *training_step.BENCHMARKS,
+    *jacobians.BENCHMARKS,
+    *long_sequences.BENCHMARKS,
+    *compiling.BENCHMARKS,
+]
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,8 @@ def main() -> None:
 
 def _header() -> str:
     device = jax.devices()[0]
-    versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "flax", "torch"))
+    peers = ("jax", "flax", "equinox", "torch")
+    versions = ", ".join(f"{name} {version(name)}" for name in peers)
     return (
         "# Benchmarks\n\n"
         "Milliseconds, best of the rounds and, in brackets, their median; all candidates of a row "

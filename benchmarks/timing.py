@@ -1,7 +1,7 @@
 """Fair timing on shared machines: all candidates in one process, in turn, several rounds."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,17 @@ class Timing:
     best: float
     median: float
 
+    @classmethod
+    def of(cls, milliseconds: Sequence[float]) -> "Timing":
+        """Best and median of some rounds."""
+        return cls(min(milliseconds), float(np.median(milliseconds)))
+
     def __str__(self) -> str:
         return f"{self.best:.1f} ({self.median:.1f})"
 
 
 # A column's name and what stands in it.
-Row = dict[str, Timing | str]
+Row = Mapping[str, Timing | str]
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,14 @@ class Benchmark:
     cases: Mapping[str, Callable[[int], Row]]
 
 
-def time_in_turn(candidates: Mapping[str, Callable[[], object]], *, rounds: int) -> Row:
+def ratio(one: Timing, other: Timing) -> str:
+    """How many times the other: by the best rounds and, in brackets, by the medians."""
+    return f"{one.best / other.best:.2f} ({one.median / other.median:.2f})"
+
+
+def time_in_turn(
+    candidates: Mapping[str, Callable[[], object]], *, rounds: int
+) -> dict[str, Timing]:
     """Times each candidate once a round, so that a slow spell of the machine hits them all.
 
     Args:
@@ -56,7 +68,7 @@ def time_in_turn(candidates: Mapping[str, Callable[[], object]], *, rounds: int)
             call()
             if turn > 0:
                 taken[name].append(1e3 * (time.perf_counter() - start))
-    return {name: Timing(min(ms), float(np.median(ms))) for name, ms in taken.items()}
+    return {name: Timing.of(ms) for name, ms in taken.items()}
 
 
 def peak_memory(call: Callable[..., Any], *arguments: Any) -> str:

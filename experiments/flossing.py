@@ -17,7 +17,6 @@ import dataclasses
 import json
 import math
 import platform
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,16 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import matplotlib as mpl
 import numpy as np
-import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from exponents.arms import Arm, ArmsConfig, compare
 from exponents.floss_picture import draw
-from exponents.training import use_one_thread_for_lapack
+from launching import display, fill_in, flag, plain, prepare
 
 
 @dataclass(frozen=True)
@@ -84,20 +81,16 @@ def resolve(config: Config) -> Config:
     Raises:
       ValueError: a size or a rate that nothing can be measured with.
     """
-    chosen: dict[str, Any] = {}
-    for name, values in _DEFAULTS.items():
-        given = getattr(config, name)
-        chosen[name] = value = values[config.quick] if given in (None, ()) else given
-        if name != "directions" and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1; got {value}.")
+    chosen = fill_in(config, _DEFAULTS, {})
     hidden, directions = chosen["hidden"], chosen["directions"]
     if not all(1 <= k <= hidden for k in directions):
         listed = " ".join(map(str, directions))
         raise ValueError(f"--directions must lie between 1 and --hidden, {hidden}; got {listed}.")
     for name in ("gain", "learning_rate", "floss_learning_rate"):
         if not 0 < getattr(config, name) < math.inf:
-            flag = "--" + name.replace("_", "-")
-            raise ValueError(f"{flag} must be a positive number; got {getattr(config, name)}.")
+            raise ValueError(
+                f"{flag(name)} must be a positive number; got {getattr(config, name)}."
+            )
     return dataclasses.replace(config, **chosen)
 
 
@@ -176,15 +169,15 @@ def save(
         "arms": {
             arm.title: {
                 "directions": arm.directions,
-                "factors": _rounded(arm.factors) if arm.directions else None,
+                "factors": plain(arm.factors) if arm.directions else None,
                 "floss_cost_in_training_steps": round(arm.floss_cost, 1),
                 "step_seconds": arm.step_seconds,
-                "final_loss": _rounded(arm.final),
+                "final_loss": plain(arm.final),
                 "solved": arm.solved(threshold),
-                "exponents_at_start": _rounded(arm.start),
-                "exponents_before_training": _rounded(arm.ready),
-                "exponents_after_training": _rounded(arm.end),
-                "loss_by_50_steps": _rounded(_binned(arm.loss, 50)),
+                "exponents_at_start": plain(arm.start),
+                "exponents_before_training": plain(arm.ready),
+                "exponents_after_training": plain(arm.end),
+                "loss_by_50_steps": plain(_binned(arm.loss, 50)),
             }
             for arm in arms
         },
@@ -197,13 +190,6 @@ def _binned(table: np.ndarray, width: int) -> np.ndarray:
     """Means over consecutive steps, (seeds, bins); all steps in one bin if there are few."""
     bins = max(1, table.shape[1] // width)
     return np.stack([part.mean(axis=1) for part in np.array_split(table, bins, axis=1)], axis=1)
-
-
-def _rounded(table: np.ndarray) -> Any:
-    """Nested lists with five digits, and null for what is not finite."""
-    if np.ndim(table):
-        return [_rounded(row) for row in table]
-    return float(f"{table:.5g}") if np.isfinite(table) else None
 
 
 def show(console: Console, arms_config: ArmsConfig, arms: list[Arm], said: list[str]) -> None:
@@ -237,17 +223,9 @@ def show(console: Console, arms_config: ArmsConfig, arms: list[Arm], said: list[
 def main() -> None:
     """Parses the command line, measures, prints and writes."""
     console = Console()
-    try:
-        config = resolve(tyro.cli(Config))
-        config.out.mkdir(parents=True, exist_ok=True)
-    except (ValueError, OSError) as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False)
-        sys.exit(2)
-    mpl.use("Agg")
-    use_one_thread_for_lapack()
+    config = prepare(Config, resolve, console)
     start = time.perf_counter()
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    with display(console) as progress:
         arms_config, arms = run(config, progress)
     said = verdict(arms)
     save(config, arms_config, arms, said, time.perf_counter() - start)

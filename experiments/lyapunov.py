@@ -13,28 +13,25 @@ import dataclasses
 import json
 import math
 import platform
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
-import matplotlib as mpl
 import numpy as np
-import tyro
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from exponents.cells import CELLS, TITLES, CellConfig, CellResult, measure_cell
 from exponents.gain import Spectrum, Transition, spectra, transition
 from exponents.pictures import draw_cells, draw_spectra, draw_transition
 from exponents.systems import Known, known_systems
-from exponents.training import use_one_thread_for_lapack
+from launching import display, fill_in, flag, plain, prepare
 
 
 @dataclass(frozen=True)
@@ -107,18 +104,11 @@ def resolve(config: Config) -> Config:
     Raises:
       ValueError: a size is too small to measure anything with, or options contradict each other.
     """
-    chosen: dict[str, Any] = {}
-    for name, values in _DEFAULTS.items():
-        given = getattr(config, name)
-        chosen[name] = value = values[config.quick] if given is None else given
-        if value < _LEAST.get(name, 1):
-            flag = "--" + name.replace("_", "-")
-            raise ValueError(f"{flag} must be at least {_LEAST.get(name, 1)}; got {value}.")
+    chosen = fill_in(config, _DEFAULTS, _LEAST)
     for name in ("gains", "spectrum_gains"):
         gains = getattr(config, name)
         if not gains or not all(0 < gain < math.inf for gain in gains):
-            flag = "--" + name.replace("_", "-")
-            raise ValueError(f"{flag} must be positive numbers; got {gains}.")
+            raise ValueError(f"{flag(name)} must be positive numbers; got {gains}.")
     if config.cell is not None and config.study not in ("cells", "all"):
         raise ValueError(f"--cell is for --study cells; got --study {config.study}.")
     return dataclasses.replace(config, **chosen)
@@ -180,19 +170,8 @@ def save(config: Config, results: Results, seconds: float) -> None:
         numbers["cells"] = {name: dataclasses.asdict(one) for name, one in results.cells.items()}
     for name, figure in figures.items():
         figure.savefig(config.out / f"{name}.png", dpi=150)
-    text = json.dumps(_plain(numbers), indent=1, ensure_ascii=False)
+    text = json.dumps(plain(numbers), indent=1, ensure_ascii=False)
     (config.out / "metrics.json").write_text(text, encoding="utf-8")
-
-
-def _plain(value: Any) -> Any:
-    """Numbers as JSON has them: five digits, and null for what is not finite."""
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, (float, np.floating)):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value
 
 
 def show(console: Console, results: Results) -> None:
@@ -274,17 +253,9 @@ def _table(
 def main() -> None:
     """Parses the command line, measures, prints and writes."""
     console = Console()
-    try:
-        config = resolve(tyro.cli(Config))
-        config.out.mkdir(parents=True, exist_ok=True)
-    except (ValueError, OSError) as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False)
-        sys.exit(2)
-    mpl.use("Agg")
-    use_one_thread_for_lapack()
+    config = prepare(Config, resolve, console)
     start = time.perf_counter()
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    with display(console) as progress:
         results = run(config, progress)
     save(config, results, time.perf_counter() - start)
     show(console, results)

@@ -10,20 +10,17 @@ anywhere), the pictures, and metrics.json with every number behind them.
 import dataclasses
 import json
 import platform
-import sys
 import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
-import matplotlib as mpl
 import numpy as np
-import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
+from launching import display, fill_in, prepare
 from vanishing import measure
 from vanishing.chain import worked_examples
 from vanishing.claims import Claim, judge
@@ -74,15 +71,7 @@ def resolve(config: Config) -> Config:
     Raises:
       ValueError: a size is too small to measure anything with.
     """
-    chosen: dict[str, Any] = {}
-    for name, values in _DEFAULTS.items():
-        given = getattr(config, name)
-        chosen[name] = values[config.quick] if given is None else given
-    least = {"steps": 20, "train_length": 2}
-    for name, value in chosen.items():
-        if value < least.get(name, 1):
-            flag = "--" + name.replace("_", "-")
-            raise ValueError(f"{flag} must be at least {least.get(name, 1)}; got {value}.")
+    chosen = fill_in(config, _DEFAULTS, {"steps": 20, "train_length": 2})
     return dataclasses.replace(config, **chosen)
 
 
@@ -176,16 +165,9 @@ def save(config: Config, results: Results, claims: list[Claim], seconds: float) 
 def main() -> None:
     """Parses the command line, measures, prints and writes."""
     console = Console()
-    try:
-        config = resolve(tyro.cli(Config))
-        config.out.mkdir(parents=True, exist_ok=True)
-    except (ValueError, OSError) as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False)
-        sys.exit(2)
-    mpl.use("Agg")
+    config = prepare(Config, resolve, console)
     start = time.perf_counter()
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    with display(console) as progress:
         results = run(config, progress)
     claims = judge(results)
     page = save(config, results, claims, time.perf_counter() - start)

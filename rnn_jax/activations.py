@@ -126,8 +126,12 @@ def is_own(activation: object) -> TypeGuard[Activation]:
     if not isinstance(activation, Activation):
         return False
     function = activation.function
-    leaky = isinstance(function, functools.partial) and function.func is jax.nn.leaky_relu
-    return leaky or activation in ACTIVATIONS.values()
+    if isinstance(function, functools.partial) and function.func is jax.nn.leaky_relu:
+        # Anyone may build this partial; a slope that is traced is a weight, not a constant.
+        return set(function.keywords) == {"negative_slope"} and isinstance(
+            function.keywords["negative_slope"], float
+        )
+    return activation in ACTIVATIONS.values()
 
 
 def activation_slope_range(activation: ActivationLike) -> tuple[float, float]:

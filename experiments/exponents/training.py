@@ -1,6 +1,5 @@
 """Gradient descent on any objective, for several networks at once in one program."""
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,15 +28,6 @@ class Descent(NamedTuple):
     networks: Any
     values: np.ndarray
     seconds: float
-
-
-def use_one_thread_for_lapack() -> None:
-    """Call before the first decomposition; what the environment already says stays.
-
-    The library behind `jnp.linalg.qr` on a CPU starts threads from 128 columns on, and on cores
-    that other work shares they wait for each other far longer than they compute.
-    """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def task_loss(task: rj.tasks.Task, batch_size: int) -> Objective:

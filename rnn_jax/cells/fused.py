@@ -95,16 +95,18 @@ def input_rows(form: FusedForm, features: int) -> list[jax.Array | None]:
 
 
 def describes_itself(cell: Any, name: str) -> bool:
-    """Whether a class says `name` of the very mathematics that it runs.
+    """Whether `name` was said of the very mathematics that the cell runs.
 
-    What a base class says of its own step does not hold for a subclass that has another.
+    What a base class says of its own step does not hold for a subclass, or an instance, that has
+    another.
     """
+    running = ("step", "project", "__call__")
+    if any(other in vars(cell) for other in running):
+        return False
     lineage = type(cell).__mro__
 
     def defined_at(name: str) -> int:
         return next((k for k, cls in enumerate(lineage) if name in vars(cls)), len(lineage))
 
     described = defined_at(name)
-    return described < len(lineage) and all(
-        described <= defined_at(other) for other in ("step", "project", "__call__")
-    )
+    return described < len(lineage) and all(described <= defined_at(other) for other in running)

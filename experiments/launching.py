@@ -1,0 +1,107 @@
+"""What each experiment does around its question: command line, output folder, display, numbers."""
+
+import dataclasses
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import matplotlib as mpl
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+C = TypeVar("C")
+
+
+def prepare(config_type: type[C], resolve: Callable[[C], C], console: Console) -> C:
+    """Parses the command line and makes the output folder; a bad option ends the program.
+
+    Args:
+      config_type: a dataclass with a field `out`, the folder.
+      resolve: fills in what was left open; raises ValueError for what cannot be measured.
+      console: where an error is said, in one line.
+
+    Returns:
+      The resolved configuration.
+    """
+    try:
+        config: Any = resolve(tyro.cli(config_type))
+        config.out.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
+        console.print(f"[bold red]error:[/] {error}", highlight=False)
+        sys.exit(2)
+    mpl.use("Agg")
+    use_one_thread_for_lapack()
+    use_compilation_cache()
+    return config
+
+
+def fill_in(
+    config: Any, defaults: Mapping[str, tuple[Any, Any]], least: Mapping[str, int]
+) -> dict[str, Any]:
+    """The options that were left open (None or empty), by name, and those that were given.
+
+    Args:
+      config: a dataclass with a field `quick`.
+      defaults: by option, (its value, its value if quick).
+      least: the least value of whole numbers, where it is not 1.
+
+    Raises:
+      ValueError: a whole number is too small.
+    """
+    chosen: dict[str, Any] = {}
+    for name, values in defaults.items():
+        given = getattr(config, name)
+        chosen[name] = value = values[config.quick] if given in (None, ()) else given
+        if isinstance(value, int) and value < least.get(name, 1):
+            raise ValueError(f"{flag(name)} must be at least {least.get(name, 1)}; got {value}.")
+    return chosen
+
+
+def flag(name: str) -> str:
+    """An option as it is typed."""
+    return "--" + name.replace("_", "-")
+
+
+def display(console: Console) -> Progress:
+    """Bars with what is being done and for how long."""
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
+    return Progress(*columns, console=console)
+
+
+def plain(value: Any) -> Any:
+    """Numbers as JSON has them: six digits, and null for what is not finite."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain(dataclasses.asdict(value))
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(inner) for inner in value]
+    if isinstance(value, np.ndarray) and value.ndim:
+        return [plain(inner) for inner in value]
+    if isinstance(value, (float, np.floating)):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
+
+
+def use_one_thread_for_lapack() -> None:
+    """Call before the first decomposition; what the environment already says stays.
+
+    The library behind `jnp.linalg.qr` on a CPU starts threads from 128 columns on, and on cores
+    that other work shares they wait for each other far longer than they compute.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs for later runs, in JAX_COMPILATION_CACHE_DIR or the user's cache."""
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(caches / "rnn_jax"))
+    # JAX by itself keeps only what took a second; an experiment is many smaller programs.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
