@@ -45,6 +45,8 @@ class RNNCell(nnx.RNNCellBase):
       kernel: W_x, shape (I, G·H) for G blocks.
       recurrent_kernel: W_h, shape (H, G·H).
       bias: b, shape (G·H,).
+      dtype: the type that products are computed in; None takes JAX's promotion.
+      carry_dtype: the type that carries are kept and gates computed in; None is that of products.
     """
 
     blocks: tuple[str, ...] = ("hidden",)
@@ -61,6 +63,7 @@ class RNNCell(nnx.RNNCellBase):
         recurrent_kernel_init: InitializerLike,
         bias_init: InitializerLike,
         dtype: Any,
+        carry_dtype: Any,
         param_dtype: Any,
         rngs: nnx.Rngs,
     ):
@@ -71,6 +74,7 @@ class RNNCell(nnx.RNNCellBase):
             "param_dtype", float if param_dtype is None else param_dtype
         )
         self.dtype = None if dtype is None else _float_dtype("dtype", dtype)
+        self.carry_dtype = None if carry_dtype is None else _float_dtype("carry_dtype", carry_dtype)
         check_rngs(rngs)
         init = {
             name: get_initializer(name, value)
@@ -133,8 +137,11 @@ class RNNCell(nnx.RNNCellBase):
                 f"shape {x.shape}. Pass x of shape (..., {self.in_features}) or build the cell "
                 f"with in_features={x.shape[-1] if x.ndim else 1}."
             )
-        x, kernel, bias = promote(x, self.kernel[...], self.bias[...], dtype=self.dtype)
-        return affine(x, kernel, bias)
+        kernel, bias = self.kernel[...], self.bias[...]
+        if self.carry_dtype is None:
+            return affine(*promote(x, kernel, bias, dtype=self.dtype))
+        z = self._product(x, kernel)
+        return z + jnp.broadcast_to(bias.astype(z.dtype), z.shape)
 
     def step(self, carry: Carry, z: jax.Array) -> tuple[Carry, jax.Array]:
         """The recurrence: one step from the carry and a projected input.
@@ -180,7 +187,7 @@ class RNNCell(nnx.RNNCellBase):
                 "input_shape must be a tuple (..., I); got "
                 f"{input_shape!r} of type {type(input_shape).__name__}. Pass x.shape."
             )
-        dtype = self.param_dtype if self.dtype is None else self.dtype
+        dtype = self.carry_dtype or self.dtype or self.param_dtype
         shape = (*input_shape[:-1], self.hidden_features)
         if carry_init is None:
             parts = [jnp.zeros(shape, dtype) for _ in self.carry_parts]
@@ -190,6 +197,21 @@ class RNNCell(nnx.RNNCellBase):
             draw = rngs.carry if isinstance(rngs, nnx.Rngs) else rngs
             parts = [carry_init(draw(), shape, dtype) for _ in self.carry_parts]
         return tuple(parts) if len(parts) > 1 else parts[0]
+
+    def _kept(self, *parts: jax.Array) -> list[jax.Array]:
+        """Parts of the carry and pre-activations in the type that a step keeps them in."""
+        if self.carry_dtype is not None:
+            return promote(*parts, dtype=self.carry_dtype)
+        weights = jax.ShapeDtypeStruct((), self.recurrent_kernel[...].dtype)
+        common = jnp.result_type(*parts, weights) if self.dtype is None else self.dtype
+        return promote(*parts, dtype=common)
+
+    def _product(self, values: jax.Array, kernel: jax.Array) -> jax.Array:
+        """values · kernel: multiplied in `dtype`, and added up in `carry_dtype` if there is one."""
+        operands = promote(values, kernel, dtype=self.dtype)
+        if self.carry_dtype is None:
+            return jnp.matmul(*operands)
+        return jnp.matmul(*operands, preferred_element_type=self.carry_dtype)
 
     def _check_carry(self, carry: Carry, x: jax.Array) -> None:
         """Raises unless the carry has this cell's parts, each (..., H) with the axes of x."""

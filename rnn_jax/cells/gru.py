@@ -33,6 +33,9 @@ class GRUCell(RNNCell):
         before the product (Cho et al., 2014).
       kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
+      carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
+        products. With dtype=bfloat16 and carry_dtype=float32, products of bfloat16 are added up in
+        float32, and the carry forgets nothing to rounding.
       param_dtype: type of the parameters; None is JAX's default float.
       rngs: source of the initial weights.
 
@@ -55,6 +58,7 @@ class GRUCell(RNNCell):
         recurrent_kernel_init: InitializerLike = "orthogonal",
         bias_init: InitializerLike = "zeros",
         dtype: Any = None,
+        carry_dtype: Any = None,
         param_dtype: Any = None,
         rngs: nnx.Rngs,
     ):
@@ -66,6 +70,7 @@ class GRUCell(RNNCell):
             recurrent_kernel_init=recurrent_kernel_init,
             bias_init=bias_init,
             dtype=dtype,
+            carry_dtype=carry_dtype,
             param_dtype=param_dtype,
             rngs=rngs,
         )
@@ -76,13 +81,14 @@ class GRUCell(RNNCell):
 
     def step(self, carry: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """One step of h; see `RNNCell.step`."""
-        h_prev, z, w_h = promote(carry, z, self.recurrent_kernel[...], dtype=self.dtype)
-        reset, update, recurrent = self._gates(h_prev, z, w_h)
+        h_prev, z = self._kept(carry, z)
+        reset, update, recurrent = self._gates(h_prev, z)
         if self.candidate_recurrent_bias is not None:
             bias = self.candidate_recurrent_bias[...].astype(z.dtype)
             recurrent = reset * (recurrent + jnp.broadcast_to(bias, recurrent.shape))
         else:
-            recurrent = (reset * h_prev) @ w_h[:, 2 * self.hidden_features :]
+            w_n = self.recurrent_kernel[...][:, 2 * self.hidden_features :]
+            recurrent = self._product(reset * h_prev, w_n)
         n = jnp.tanh(z[..., 2 * self.hidden_features :] + recurrent)
         h = (1 - update) * n + update * h_prev
         return h, h
@@ -121,8 +127,7 @@ class GRUCell(RNNCell):
         """
         z = self.project(x)
         self._check_carry(carry, x)
-        h_prev, z, w_h = promote(carry, z, self.recurrent_kernel[...], dtype=self.dtype)
-        reset, update, _ = self._gates(h_prev, z, w_h)
+        reset, update, _ = self._gates(*self._kept(carry, z))
         return {"reset": reset, "update": update}
 
     def memory_path(self, carry: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
@@ -137,13 +142,12 @@ class GRUCell(RNNCell):
         """
         return {"h": self.gates(carry, x)["update"]}
 
-    def _gates(
-        self, h_prev: jax.Array, z: jax.Array, w_h: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def _gates(self, h_prev: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Reset gate, update gate and h W_hn (empty unless the reset acts after the product)."""
         size = self.hidden_features
         # One product for all that multiplies h as it is.
-        product = h_prev @ (w_h if self.reset_after else w_h[:, : 2 * size])
+        w_h = self.recurrent_kernel[...]
+        product = self._product(h_prev, w_h if self.reset_after else w_h[:, : 2 * size])
         reset, update = jnp.split(
             jax.nn.sigmoid(z[..., : 2 * size] + product[..., : 2 * size]), 2, axis=-1
         )

@@ -40,6 +40,9 @@ class LSTMCell(RNNCell):
       forget_gate: False is the cell of 1997, c' = c + i ∘ g; the forget block is absent.
       kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
+      carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
+        products. With dtype=bfloat16 and carry_dtype=float32, products of bfloat16 are added up in
+        float32, and the carry forgets nothing to rounding.
       param_dtype: type of the parameters; None is JAX's default float.
       rngs: source of the initial weights.
 
@@ -71,6 +74,7 @@ class LSTMCell(RNNCell):
         recurrent_kernel_init: InitializerLike = "orthogonal",
         bias_init: InitializerLike = "zeros",
         dtype: Any = None,
+        carry_dtype: Any = None,
         param_dtype: Any = None,
         rngs: nnx.Rngs,
     ):
@@ -88,6 +92,7 @@ class LSTMCell(RNNCell):
             recurrent_kernel_init=recurrent_kernel_init,
             bias_init=bias_init,
             dtype=dtype,
+            carry_dtype=carry_dtype,
             param_dtype=param_dtype,
             rngs=rngs,
         )
@@ -146,10 +151,9 @@ class LSTMCell(RNNCell):
         self, carry: LSTMCarry, z: jax.Array
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
         c_prev, h_prev = carry
-        c_prev, h_prev, z, w_h = promote(
-            c_prev, h_prev, z, self.recurrent_kernel[...], dtype=self.dtype
-        )
-        parts = jnp.split(z + h_prev @ w_h, len(self.blocks), axis=-1)
+        c_prev, h_prev, z = self._kept(c_prev, h_prev, z)
+        product = self._product(h_prev, self.recurrent_kernel[...])
+        parts = jnp.split(z + product, len(self.blocks), axis=-1)
         pre = dict(zip(self.blocks, parts, strict=True))
         gates = {}
         if "forget" in pre:

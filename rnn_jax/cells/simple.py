@@ -34,6 +34,9 @@ class SimpleRNNCell(RNNCell):
         any callable.
       kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
+      carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
+        products. With dtype=bfloat16 and carry_dtype=float32, products of bfloat16 are added up in
+        float32, and the carry forgets nothing to rounding.
       param_dtype: type of the parameters; None is JAX's default float.
       rngs: source of the initial weights.
 
@@ -55,6 +58,7 @@ class SimpleRNNCell(RNNCell):
         recurrent_kernel_init: InitializerLike = "orthogonal",
         bias_init: InitializerLike = "zeros",
         dtype: Any = None,
+        carry_dtype: Any = None,
         param_dtype: Any = None,
         rngs: nnx.Rngs,
     ):
@@ -67,6 +71,7 @@ class SimpleRNNCell(RNNCell):
             recurrent_kernel_init=recurrent_kernel_init,
             bias_init=bias_init,
             dtype=dtype,
+            carry_dtype=carry_dtype,
             param_dtype=param_dtype,
             rngs=rngs,
         )
@@ -102,8 +107,8 @@ class SimpleRNNCell(RNNCell):
         return jax.jvp(self.activation, (pre,), (jnp.ones_like(pre),))[1]
 
     def _pre_activation(self, carry: jax.Array, z: jax.Array) -> jax.Array:
-        h_prev, z, w_h = promote(carry, z, self.recurrent_kernel[...], dtype=self.dtype)
-        return z + h_prev @ w_h
+        h_prev, z = self._kept(carry, z)
+        return z + self._product(h_prev, self.recurrent_kernel[...])
 
     def jacobian_bound(self) -> tuple[float, jax.Array]:
         """The two factors of ‖∂h_t/∂h_{t−1}‖₂ ≤ sup|φ'| · σ₁(W_h).
