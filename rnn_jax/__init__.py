@@ -5,7 +5,16 @@ Cells, an exact instrument for their gradients through time, tasks and experimen
 
 from rnn_jax import tasks
 from rnn_jax.activations import Activation, activation_slope_range, leaky_relu
-from rnn_jax.cells import Cell, GRUCell, LSTMCell, RNNCell, SimpleRNNCell
+from rnn_jax.cells import (
+    Cell,
+    GRUCell,
+    LearnedCarry,
+    LSTMCell,
+    RecurrentDropout,
+    RNNCell,
+    SimpleRNNCell,
+    Zoneout,
+)
 from rnn_jax.gradients import (
     Attribution,
     BackpropSignal,
@@ -36,7 +45,7 @@ from rnn_jax.gradients import (
     weight_gradient_by_step,
     weight_gradient_log_norms,
 )
-from rnn_jax.sequence import SequenceModel, StackedCell, unroll
+from rnn_jax.sequence import Bidirectional, SequenceModel, StackedCell, unroll
 
 __version__ = "0.1.0"
 
@@ -44,19 +53,23 @@ __all__ = [
     "Activation",
     "Attribution",
     "BackpropSignal",
+    "Bidirectional",
     "Cell",
     "Estimate",
     "GRUCell",
     "GradientFlow",
     "JacobianOperator",
     "LSTMCell",
+    "LearnedCarry",
     "Linearization",
     "LyapunovSpectrum",
     "MemoryPath",
     "RNNCell",
+    "RecurrentDropout",
     "SequenceModel",
     "SimpleRNNCell",
     "StackedCell",
+    "Zoneout",
     "activation_slope_range",
     "attribution",
     "backprop_signal",

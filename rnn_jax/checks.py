@@ -80,3 +80,11 @@ def check_key(key: Any) -> jax.Array:
             "of them, or map over them with jax.vmap."
         )
     return key
+
+
+def check_rate(name: str, value: Any) -> float:
+    """Returns `value` as a float if it is a probability in [0, 1), else raises."""
+    rate = check_number(name, value)
+    if not 0 <= rate < 1:
+        raise ValueError(f"{name} must lie in [0, 1); got {rate}. Pass a probability below 1.")
+    return rate

@@ -1,8 +1,20 @@
-"""Recurrent cells, one family per file; `base` says what a cell is."""
+"""Recurrent cells, one family per file; `base` says what a cell is, `wrapper` what wraps one."""
 
 from rnn_jax.cells.base import Cell, RNNCell
 from rnn_jax.cells.gru import GRUCell
+from rnn_jax.cells.learned_carry import LearnedCarry
 from rnn_jax.cells.lstm import LSTMCell
+from rnn_jax.cells.recurrent_dropout import RecurrentDropout
 from rnn_jax.cells.simple import SimpleRNNCell
+from rnn_jax.cells.zoneout import Zoneout
 
-__all__ = ["Cell", "GRUCell", "LSTMCell", "RNNCell", "SimpleRNNCell"]
+__all__ = [
+    "Cell",
+    "GRUCell",
+    "LSTMCell",
+    "LearnedCarry",
+    "RNNCell",
+    "RecurrentDropout",
+    "SimpleRNNCell",
+    "Zoneout",
+]

@@ -101,7 +101,7 @@ def describes_itself(cell: Any, name: str) -> bool:
     another.
     """
     running = ("step", "project", "__call__")
-    if any(other in vars(cell) for other in running):
+    if any(other in getattr(cell, "__dict__", {}) for other in running):
         return False
     lineage = type(cell).__mro__
 

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from rnn_jax.cells.base import RNNCell
 from rnn_jax.cells.fused import describes_itself, fused_form_for
 from rnn_jax.gradients.assembled import assembled_jacobians
 from rnn_jax.sequence.calling import Carry, abstract_step, describe, owner_of, resolve_carry
@@ -126,9 +125,8 @@ def _name_parts(cell: Any, carry: Carry) -> dict[str, tuple[int, int]]:
 
 def _find_diagonal(cell: Any, parts: dict[str, tuple[int, int]]) -> tuple[int, int] | None:
     """Rows of the one part that this package's cell says acts unit by unit."""
-    if not (isinstance(cell, RNNCell) and describes_itself(cell, "diagonal_part")):
-        return None
-    return None if cell.diagonal_part is None else parts[cell.diagonal_part]
+    name = cell.diagonal_part if describes_itself(cell, "diagonal_part") else None
+    return None if name is None else parts[name]
 
 
 def _find_output(cell: Any, carry: Carry, x: jax.ShapeDtypeStruct) -> tuple[int, int] | None:

@@ -23,8 +23,8 @@ def as_pytree(cell: Any) -> Any:
     over is read when it is first traced.
 
     Raises:
-      TypeError: the cell is not callable, is a class, is a Linen module without its variables, or
-        has leaves that are no arrays.
+      TypeError: the cell is not callable, is a class, is a Linen module without its variables,
+        sees the future, or has leaves that are no arrays.
     """
     if isinstance(cell, type):
         raise TypeError(
@@ -35,6 +35,13 @@ def as_pytree(cell: Any) -> Any:
         raise TypeError(
             f"a Linen cell must come with its variables; got an unbound {type(cell).__name__}. "
             "Pass jax.tree_util.Partial(cell.apply, variables)."
+        )
+    if getattr(cell, "sees_future", False):
+        raise TypeError(
+            "a cell must go from the past to the future, one step at a time; got "
+            f"{type(cell).__name__}, which is no cell: it sees the future. Call it on whole "
+            "sequences, make it a layer of a SequenceModel, or pass one of its cells, "
+            ".forward or .backward."
         )
     if not callable(cell):
         raise TypeError(

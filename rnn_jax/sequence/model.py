@@ -1,5 +1,6 @@
 """Stacked cells with a dense readout."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -7,11 +8,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnn_jax.cells.base import RNNCell, affine, promote
-from rnn_jax.checks import check_choice, check_rngs, check_size
+from rnn_jax.cells.noise import drawn_by_step, dropped
+from rnn_jax.cells.wrapper import CellWrapper
+from rnn_jax.checks import check_choice, check_key, check_rate, check_rngs, check_size
 from rnn_jax.initializers import InitializerLike, get_initializer, initialize
+from rnn_jax.sequence.bidirectional import Bidirectional
 from rnn_jax.sequence.calling import ArrayLike
-from rnn_jax.sequence.stack import check_layers
-from rnn_jax.sequence.unroll import unroll
+from rnn_jax.sequence.layers import check_layers
+from rnn_jax.sequence.unroll import as_index, mapped, split_for, unroll
+
+Layer = RNNCell | CellWrapper | Bidirectional
 
 
 class SequenceModel(nnx.Module):
@@ -19,33 +25,62 @@ class SequenceModel(nnx.Module):
 
     h¹ = unroll(cell₁, x),  h² = unroll(cell₂, h¹), …,    o = h_last W_o + b_o
 
+    With all options, layer l makes of its input hˡ⁻¹ (h⁰ = x)
+
+    hˡ = [hˡ⁻¹ +] [dropout] unroll(cellₗ, [layer_norm] hˡ⁻¹)
+
     Args:
-      cells: one cell, or the layers from input to output; each takes the features that the one
-        below gives.
+      cells: one layer, or the layers from input to output, each a cell of this package, plain or
+        wrapped, or `Bidirectional`; each takes the features that the one below gives.
       out_features: O.
       readout: "last", one output from each sequence's last step, or "all", one from every step.
+        Of a `Bidirectional` on top, "last" reads forward's last valid step and backward's first
+        step, where either has seen the whole sequence.
+      residual: add each layer's input to its output, wherever both have the same size; the other
+        layers have no such path.
+      layer_norm: normalise the input of each layer but the first, over its features.
+      dropout: probability in [0, 1) with which each feature of the output of each layer but the
+        top one is dropped, independently at each step; only where the call has a key.
       kernel_init: initialiser of W_o, by name or callable.
       rngs: source of the readout's initial weights.
 
     Raises:
-      ValueError: no cell, layers that do not fit, an unknown readout, or a size below 1.
+      ValueError: no cell, layers that do not fit, an unknown readout, a size below 1, a dropout
+        outside [0, 1), or `residual` where no layer's input and output have the same size.
       TypeError: a layer that is no cell of this package, or an `rngs` that is no `nnx.Rngs`.
+
+    References:
+      W. Zaremba, I. Sutskever and O. Vinyals, "Recurrent neural network regularization", 2014 (the
+      dropout).
+      J. L. Ba, J. R. Kiros and G. E. Hinton, "Layer normalization", 2016.
     """
 
     def __init__(
         self,
-        cells: RNNCell | Sequence[RNNCell],
+        cells: Layer | Sequence[Layer],
         out_features: int,
         *,
         readout: str = "last",
+        residual: bool = False,
+        layer_norm: bool = False,
+        dropout: float = 0.0,
         kernel_init: InitializerLike = "lecun_normal",
         rngs: nnx.Rngs,
     ):
-        layers = check_layers(cells)
+        layers = check_layers(cells, causal=False)
         check_rngs(rngs)
         self.cells = nnx.List(layers)
         self.out_features = check_size("out_features", out_features)
         self.readout = check_choice("readout", readout, ("last", "all"))
+        self.residual = bool(residual)
+        self.dropout = check_rate("dropout", dropout)
+        if self.residual and not any(map(_keeps_size, layers)):
+            sizes = ", ".join(f"{layer.in_features} → {layer.hidden_features}" for layer in layers)
+            raise ValueError(
+                "residual=True needs a layer whose input and output have the same size, so that "
+                f"they can be added; got {sizes}. Build layers with in_features equal to "
+                "hidden_features, or leave residual out."
+            )
         init = get_initializer("kernel_init", kernel_init)
         top = layers[-1]
         shape = (top.hidden_features, self.out_features)
@@ -53,13 +88,33 @@ class SequenceModel(nnx.Module):
             initialize("kernel_init", init, rngs.params(), shape, top.param_dtype)
         )
         self.bias = nnx.Param(jnp.zeros(self.out_features, top.param_dtype))
+        self.norms = nnx.List(
+            nnx.LayerNorm(
+                layer.in_features,
+                param_dtype=layer.param_dtype,
+                use_fast_variance=False,
+                rngs=rngs,
+            )
+            for layer in (layers[1:] if layer_norm else [])
+        )
 
-    def __call__(self, xs: ArrayLike, *, lengths: ArrayLike | None = None) -> jax.Array:
+    def __call__(
+        self,
+        xs: ArrayLike,
+        *,
+        lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
         """Outputs for a batch of sequences.
 
         Args:
           xs: inputs, (..., T, I).
-          lengths: valid steps of each sequence, (...); the last valid step is the one read.
+          lengths: valid steps of each sequence, (...); the last valid step is the one read. With
+            readout "all" the outputs beyond it are the readout's bias.
+          resets: booleans, (..., T), first steps of sequences packed into one row, for every layer;
+            as for `unroll`. Readout "last" reads a row's ends, so use "all" to read each of them.
+          key: source of dropout and of the cells' noise; None is without both, as in evaluation.
 
         Returns:
           (..., O) for readout "last", (..., T, O) for "all".
@@ -67,12 +122,63 @@ class SequenceModel(nnx.Module):
         Raises:
           ValueError, TypeError: as `unroll`.
         """
-        for cell in self.cells:
-            _, xs = unroll(cell, xs, lengths=lengths)
-        hs = jnp.asarray(xs)
+        depth, h = len(self.cells), xs
+        keys = [None] * depth if key is None else jax.random.split(check_key(key), depth)
+        for level, (layer, layer_key) in enumerate(zip(self.cells, keys, strict=True)):
+            cell_key, drop_key = (None, None) if key is None else jax.random.split(layer_key)
+            into = self._normalised(level, h)
+            if isinstance(layer, Bidirectional):
+                _, ys = layer(into, lengths=lengths, resets=resets, key=cell_key)
+            else:
+                _, ys = unroll(layer, into, lengths=lengths, resets=resets, key=cell_key)
+            if drop_key is not None and self.dropout and level + 1 < depth:
+                ys = _drop(ys, drop_key, self.dropout)
+            if self.residual and _keeps_size(layer):
+                ys, h = promote(ys, jnp.asarray(h))
+                ys = ys + _without_padding(h, lengths)
+            h = ys
+        hs = jnp.asarray(h)
         if self.readout == "last":
-            hs = hs[..., -1, :] if lengths is None else _at_end(hs, jnp.asarray(lengths))
+            hs = self._at_the_end(hs, lengths)
         return affine(*promote(hs, self.kernel[...], self.bias[...]))
+
+    def _normalised(self, level: int, h: ArrayLike) -> ArrayLike:
+        """The input of a layer, normalised if it is to be."""
+        if not self.norms or level == 0:
+            return h
+        # Flax's layer promotes float64 to itself by way of float32, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            return self.norms[level - 1](h)
+
+    def _at_the_end(self, hs: jax.Array, lengths: ArrayLike | None) -> jax.Array:
+        """The top layer's outputs where they have seen whole sequences, (..., H)."""
+        last = hs[..., -1, :] if lengths is None else _at_end(hs, as_index(jnp.asarray(lengths)))
+        top = self.cells[-1]
+        if not isinstance(top, Bidirectional):
+            return last
+        forward = top.forward.hidden_features
+        return jnp.concatenate([last[..., :forward], hs[..., 0, forward:]], axis=-1)
+
+
+def _keeps_size(layer: Layer) -> bool:
+    return layer.in_features == layer.hidden_features
+
+
+def _drop(ys: jax.Array, key: jax.Array, rate: float) -> jax.Array:
+    """Each feature of each step dropped with probability `rate`, the rest scaled up."""
+    *batch, steps, features = ys.shape
+    draw = functools.partial(drawn_by_step, probabilities=(rate,), steps=steps, features=features)
+    (drop,) = mapped(draw, len(batch))(split_for(tuple(batch), key))
+    return dropped(ys, drop, rate)
+
+
+def _without_padding(h: jax.Array, lengths: ArrayLike | None) -> jax.Array:
+    """0 beyond the end: the model's input may hold anything there, NaN too."""
+    if lengths is None:
+        return h
+    step = jax.lax.broadcasted_iota(jax.dtypes.canonicalize_dtype(int), h.shape, h.ndim - 2)
+    end = as_index(jnp.asarray(lengths))[..., None, None]
+    return jnp.where(step < jnp.broadcast_to(end, h.shape), h, jnp.zeros_like(h))
 
 
 def _at_end(hs: jax.Array, lengths: jax.Array) -> jax.Array:

@@ -1,13 +1,15 @@
 """Several layers as one cell."""
 
-import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 from flax import nnx
 
 from rnn_jax.cells.base import RNNCell
+from rnn_jax.cells.noise import Noise, draw_noise, project_with, step_with
+from rnn_jax.cells.wrapper import CellWrapper
+from rnn_jax.sequence.layers import check_layers
 
 
 class StackedCell(nnx.RNNCellBase):
@@ -19,16 +21,16 @@ class StackedCell(nnx.RNNCellBase):
     once, and tells them apart by the names in `carry_parts`.
 
     Args:
-      cells: the layers from input to output, cells of this package; each takes the features that
-        the one below gives.
+      cells: the layers from input to output, cells of this package, plain or wrapped; each takes
+        the features that the one below gives.
 
     Raises:
       ValueError: no cell, or layers that do not fit.
       TypeError: a layer that is no cell of this package.
     """
 
-    def __init__(self, cells: RNNCell | Sequence[RNNCell]):
-        self.cells = nnx.List(check_layers(cells))
+    def __init__(self, cells: RNNCell | CellWrapper | Sequence[RNNCell | CellWrapper]):
+        self.cells = nnx.List(check_layers(cells, causal=True))
 
     def __call__(self, carry: Any, x: jax.Array) -> tuple[Any, jax.Array]:
         """Advances every layer by one step, from the input up.
@@ -52,6 +54,19 @@ class StackedCell(nnx.RNNCellBase):
         after, y = [], x
         for cell, before in zip(self.cells, carry, strict=True):
             layer_carry, y = cell(before, y)
+            after.append(layer_carry)
+        return tuple(after), y
+
+    def noise(self, key: jax.Array, steps: int) -> Noise:
+        """The noise of each layer that has some; see `rnn_jax.cells.noise`."""
+        keys = jax.random.split(key, len(self.cells))
+        return tuple(draw_noise(cell, k, steps) for cell, k in zip(self.cells, keys, strict=True))
+
+    def noisy_step(self, carry: Any, x: jax.Array, noise: Noise) -> tuple[Any, jax.Array]:
+        """Advances every layer by one step, with its noise; see `rnn_jax.cells.noise`."""
+        after, y = [], x
+        for cell, before, own in zip(self.cells, carry, noise, strict=True):
+            layer_carry, y = step_with(cell, before, project_with(cell, y, own), own)
             after.append(layer_carry)
         return tuple(after), y
 
@@ -117,32 +132,3 @@ class StackedCell(nnx.RNNCellBase):
     def num_feature_axes(self) -> int:
         """The number of trailing axes of an input that are features: 1."""
         return 1
-
-
-def check_layers(cells: Any) -> list[RNNCell]:
-    """Returns the layers as a list if each is a cell of ours that fits on the one below.
-
-    Raises:
-      ValueError: no cell, or layers that do not fit.
-      TypeError: a layer that is no cell of this package.
-    """
-    layers = list(cells) if isinstance(cells, Iterable) else [cells]
-    if not layers:
-        raise ValueError("a stack needs at least one cell; got none. Pass cells=[cell].")
-    for layer in layers:
-        if not isinstance(layer, RNNCell):
-            is_class = isinstance(layer, type)
-            arrived = f"the class {layer.__name__}" if is_class else type(layer).__name__
-            raise TypeError(
-                "cells must be cells of this package (instances of RNNCell); got "
-                f"{arrived}. For another cell, call unroll and read its outputs."
-            )
-    for depth, (below, above) in enumerate(itertools.pairwise(layers)):
-        if above.in_features != below.hidden_features:
-            raise ValueError(
-                f"each layer must take what the one below gives; layer {depth} gives "
-                f"{below.hidden_features} features and layer {depth + 1} takes "
-                f"{above.in_features}. Build layer {depth + 1} with "
-                f"in_features={below.hidden_features}."
-            )
-    return layers

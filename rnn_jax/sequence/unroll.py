@@ -10,7 +10,10 @@ import numpy as np
 from jax import lax
 
 from rnn_jax.cells.base import RNNCell
-from rnn_jax.cells.fused import FusedForm, fused_form
+from rnn_jax.cells.fused import FusedForm, fused_form_for
+from rnn_jax.cells.noise import Noise, draw_noise, has_noise
+from rnn_jax.cells.wrapper import CellWrapper
+from rnn_jax.checks import check_key, check_size
 from rnn_jax.sequence.boundaries import Boundaries, within
 from rnn_jax.sequence.calling import (
     ArrayLike,
@@ -19,11 +22,13 @@ from rnn_jax.sequence.calling import (
     as_sequence,
     check_batch_axes,
     check_carry_leaves,
+    owner_of,
     resolve_carry,
 )
 from rnn_jax.sequence.checkpointing import checkpointed, resolve_interval
 from rnn_jax.sequence.chunks import Chunk
 from rnn_jax.sequence.fused import Settings, fused_scan
+from rnn_jax.sequence.truncation import truncated
 
 
 def unroll(
@@ -36,13 +41,16 @@ def unroll(
     reverse: bool = False,
     return_carries: bool = False,
     checkpoint: int | str | None = None,
+    truncate: int | None = None,
+    key: jax.Array | None = None,
 ) -> Any:
     """Runs a cell over a sequence, as `lax.scan` does.
 
     carry_t, y_t = cell(carry_{t−1}, x_t)    for t = 1 … T
 
-    For this package's cells the projection of the inputs is hoisted out of the loop: one matrix
-    product over the whole sequence.
+    This package's cells are run in their fused form (`rnn_jax.sequence.fused`), which gives every
+    mode of differentiation and forms the weights' gradient outside the loop; a cell that has none
+    is scanned as it is, with its `project` hoisted out of the loop.
 
     Args:
       cell: any callable pytree cell(carry, x) -> (carry, y) on one sequence's step.
@@ -58,19 +66,30 @@ def unroll(
       return_carries: also return the carry after each step.
       checkpoint: keep only every k-th state for the gradient and recompute the others: an
         interval in steps, or "sqrt" for √T; None keeps all.
+      truncate: let no gradient pass from one stretch of so many steps to the one before (truncated
+        backpropagation through time; Williams and Peng, 1990); values stay as they are. None lets
+        it pass everywhere.
+      key: a random key for the noise of a cell that has some (`Zoneout`, `RecurrentDropout`), split
+        into one for each sequence of a batch; a step's noise depends on neither T, `lengths`,
+        `resets` nor `reverse`. None is without noise; a cell that has none ignores it.
 
     Returns:
       (carry, ys): the last carry and the outputs (..., T, H); with `return_carries`,
       (carry, ys, carries), each leaf of `carries` (..., T, ·), aligned with ys.
 
     Raises:
-      ValueError: wrong shapes, an empty sequence, lengths out of range, or a cell that does not
-        return (carry, y) or does not keep its carry's shape.
-      TypeError: inputs that are no floats, or a cell that needs `carry`.
+      ValueError: wrong shapes, an empty sequence, lengths out of range, several keys, or a cell
+        that does not return (carry, y) or does not keep its carry's shape.
+      TypeError: inputs that are no floats, a cell that needs `carry`, or a `key` that is no key.
     """
     xs = as_sequence(xs, batched=True)
     batch, steps = xs.shape[:-2], xs.shape[-2]
-    options = _Options(bool(reverse), bool(return_carries), resolve_interval(checkpoint, steps))
+    options = _Options(
+        reverse=bool(reverse),
+        return_carries=bool(return_carries),
+        every=resolve_interval(checkpoint, steps),
+        truncate=None if truncate is None else min(check_size("truncate", truncate), steps),
+    )
     if lengths is not None:
         lengths = _check_lengths(lengths, batch, steps)
     if resets is not None:
@@ -78,7 +97,12 @@ def unroll(
     check_carry_leaves(carry)
     if carry is not None:
         check_batch_axes(carry, batch)
-    return _unroll(as_pytree(cell), xs, carry, lengths, resets, options=options)
+    keys = None if key is None else split_for(batch, check_key(key))
+    return _unroll(as_pytree(cell), xs, carry, lengths, resets, keys, options=options)
+
+
+# advance(carry, z) -> (carry after the step, y)
+Advance = Callable[[Carry, Any], tuple[Carry, Any]]
 
 
 class _Options(NamedTuple):
@@ -87,6 +111,7 @@ class _Options(NamedTuple):
     reverse: bool
     return_carries: bool
     every: int | None
+    truncate: int | None
 
 
 @functools.partial(jax.jit, static_argnames="options")
@@ -96,25 +121,36 @@ def _unroll(
     carry: Carry | None,
     lengths: jax.Array | None,
     resets: jax.Array | None,
+    keys: jax.Array | None,
     *,
     options: _Options,
 ) -> Any:
     batch_axes, steps = xs.ndim - 2, xs.shape[-2]
     prepare = functools.partial(_prepare, cell, reverse=options.reverse)
-    xs, initial, boundaries = _mapped(prepare, batch_axes)(xs, carry, lengths, resets)
-    form = _fused_form(cell, xs, initial)
+    xs, initial, boundaries = mapped(prepare, batch_axes)(xs, carry, lengths, resets)
+    noise = None
+    if keys is not None:
+        draw = functools.partial(draw_noise, owner_of(cell), steps=steps)
+        noise = mapped(draw, batch_axes)(keys)
+    form = None if has_noise(noise) else fused_form_for(cell, xs, initial)
     if form is not None:
         result = _scan_fused(form, xs, initial, boundaries, options)
     else:
         scan = functools.partial(_scan_plain, cell, options=options)
-        result = _mapped(scan, batch_axes)(xs, initial, boundaries)
+        result = mapped(scan, batch_axes)(xs, initial, boundaries, noise)
     if lengths is not None:
         in_range = (lengths >= 0) & (lengths <= steps)
-        result = _mapped(_nan_unless, batch_axes)(in_range, result)
+        result = mapped(_nan_unless, batch_axes)(in_range, result)
     return result if options.return_carries else result[:2]
 
 
-def _mapped(function: Callable[..., Any], batch_axes: int) -> Callable[..., Any]:
+def split_for(batch: tuple[int, ...], key: jax.Array) -> jax.Array:
+    """A key for each sequence of a batch; a sequence alone has the key itself."""
+    return jax.random.split(key, batch) if batch else key
+
+
+def mapped(function: Callable[..., Any], batch_axes: int) -> Callable[..., Any]:
+    """A function of one sequence, for leading batch axes."""
     for _ in range(batch_axes):
         function = jax.vmap(function)
     return function
@@ -147,10 +183,16 @@ def _prepare(
 
 
 def _scan_plain(
-    cell: Any, xs: jax.Array, initial: Carry, boundaries: Boundaries, *, options: _Options
+    cell: Any,
+    xs: jax.Array,
+    initial: Carry,
+    boundaries: Boundaries,
+    noise: Noise,
+    *,
+    options: _Options,
 ) -> tuple[Carry, Any, Carry | None]:
     """Any cell over one sequence: (last carry, ys, carries or None)."""
-    advance, zs = hoist_projection(cell, xs)
+    advance, zs = hoist_projection(cell, xs, noise)
     body = within(
         lambda carry, z: (*advance(carry, z), None),
         initial,
@@ -189,33 +231,40 @@ def _scan_fused(
 def _run(
     run: Chunk, initial: Carry, inputs: Any, options: _Options
 ) -> tuple[Carry, Any, Carry | None]:
-    if options.every is None:
-        last, (ys, carries) = run(initial, inputs)
+    """All steps, with the memory and the reach of gradients that the options ask for."""
+    reverse = options.reverse
+
+    def stretch(carry: Carry, part: Any) -> tuple[Carry, Any]:
+        if options.every is None:
+            return run(carry, part)
+        return checkpointed(run, carry, part, every=options.every, reverse=reverse)
+
+    if options.truncate is None:
+        last, (ys, carries) = stretch(initial, inputs)
     else:
-        last, (ys, carries) = checkpointed(
-            run, initial, inputs, every=options.every, reverse=options.reverse
+        last, (ys, carries) = truncated(
+            stretch, initial, inputs, every=options.truncate, reverse=reverse
         )
     return last, ys, carries
 
 
-def _fused_form(cell: Any, xs: jax.Array, carry: Carry) -> FusedForm | None:
-    """The cell's fused form, if all that takes part is of one type."""
-    form = fused_form(cell) if isinstance(cell, RNNCell) else None
-    if form is None:
-        return None
-    types = {leaf.dtype for leaf in jax.tree.leaves((form.kernels, xs, carry))}
-    return form if types == {jnp.dtype(cell.dtype or xs.dtype)} else None
-
-
-def hoist_projection(cell: Any, xs: jax.Array) -> tuple[Callable[..., Any], jax.Array]:
+def hoist_projection(cell: Any, xs: jax.Array, noise: Noise = None) -> tuple[Advance, Any]:
     """Splits a cell into what can be done before the loop and what cannot.
 
     Returns:
-      (advance, zs) with advance(carry, zs[t]) equal to cell(carry, xs[t]).
+      (advance, zs) with advance(carry, zs[t]) equal to cell(carry, xs[t]), or to the step with the
+      noise of step t if there is any.
     """
-    if isinstance(cell, RNNCell):
-        return cell.step, cell.project(xs)
-    return cell, xs
+    # A subclass that overrides the whole call is more than its two halves.
+    ours = isinstance(cell, (RNNCell, CellWrapper)) and type(cell).__call__ in (
+        RNNCell.__call__,
+        CellWrapper.__call__,
+    )
+    if not has_noise(noise):
+        return (cell.step, cell.project(xs)) if ours else (cell, xs)
+    advance = owner_of(cell).noisy_step
+    zs = cell.noisy_project(xs, noise) if ours else xs
+    return lambda carry, at: advance(carry, *at), (zs, noise)
 
 
 def _nan_unless(condition: jax.Array, tree: Any) -> Any:
@@ -242,14 +291,14 @@ def _check_lengths(lengths: ArrayLike, batch: tuple[int, ...], steps: int) -> ja
     try:
         values = np.asarray(array)
     except jax.errors.TracerArrayConversionError:
-        return _as_index(array)  # Inside a transformation: marked by NaN where out of range.
+        return as_index(array)  # Inside a transformation: marked by NaN where out of range.
     if ((values < 0) | (values > steps)).any():
         wrong = values[(values < 0) | (values > steps)]
         raise ValueError(
             f"lengths must lie in [0, {steps}], the number of steps in xs; got {wrong[0]}. "
             "Clip them, or pad xs."
         )
-    return _as_index(array)
+    return as_index(array)
 
 
 def _check_resets(resets: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
@@ -277,6 +326,6 @@ def _as_array(name: str, values: ArrayLike, what: str) -> jax.Array:
         ) from error
 
 
-def _as_index(lengths: jax.Array) -> jax.Array:
+def as_index(lengths: jax.Array) -> jax.Array:
     """In the type that steps are counted in: int8 could not be compared with step 200."""
     return lengths.astype(jax.dtypes.canonicalize_dtype(int))

@@ -10,6 +10,7 @@ from flax import nnx
 import oracles
 import rnn_jax as rj
 import zoo
+from test_errors_cells import refuses, table
 
 IN, H, OUT, T, B = 3, 4, 2, 5, 4
 XS = np.random.default_rng(0).normal(size=(B, T, IN))
@@ -144,3 +145,227 @@ def test_the_readout_starts_from_the_initialiser_asked_for_and_a_zero_bias():
     built = rj.SequenceModel(cell, OUT, kernel_init="ones", rngs=nnx.Rngs(0))
     np.testing.assert_array_equal(built.kernel[...], np.ones((H, OUT)))
     np.testing.assert_array_equal(built.bias[...], np.zeros(OUT))
+
+
+# Options: residual paths, layer norm, dropout, directions, packed rows
+
+
+KEY = jax.random.key(3)
+
+
+@jax.jit
+def apply_all(built, xs, lengths=None, resets=None, key=None):
+    return built(xs, lengths=lengths, resets=resets, key=key)
+
+
+def cells_of(*sizes):
+    return [
+        zoo.CELLS["simple_tanh"](below, size, seed)
+        for seed, (below, size) in enumerate(zip((IN, *sizes), sizes, strict=False))
+    ]
+
+
+def normalised(norm, h):
+    mean, variance = h.mean(-1, keepdims=True), h.var(-1, keepdims=True)
+    scale, bias = np.asarray(norm.scale[...]), np.asarray(norm.bias[...])
+    return (h - mean) / np.sqrt(variance + norm.epsilon) * scale + bias
+
+
+def by_hand(built, xs):
+    """The top layer's outputs (T, H) of one sequence in NumPy, without dropout."""
+    h = np.asarray(xs)
+    for depth, cell in enumerate(built.cells):
+        into = normalised(built.norms[depth - 1], h) if depth and len(built.norms) else h
+        _, ys = oracles.run(zoo.oracle(cell).step, into, np.zeros(cell.hidden_features))
+        h = h + ys if built.residual and h.shape == ys.shape else ys
+    return h
+
+
+def with_options(cells, **options):
+    built = rj.SequenceModel(cells, OUT, rngs=nnx.Rngs(0), **options)
+    rng = np.random.default_rng(4)
+    for norm in built.norms:
+        for param in (norm.scale, norm.bias):
+            param[...] = jnp.asarray(1 + 0.5 * rng.normal(size=param.shape))
+    return built
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options"),
+    [
+        ((H, H, IN, IN), {"residual": True}),
+        ((IN, H), {"residual": True, "layer_norm": True}),
+        ((H, IN), {"layer_norm": True}),
+    ],
+    ids=["residual", "both", "layer_norm"],
+)
+def test_options_add_paths_and_normalise_where_they_say(sizes, options):
+    built = with_options(cells_of(*sizes), **options)
+    dirty = XS.copy()
+    for row, length in enumerate(LENGTHS):
+        dirty[row, length:] = np.nan
+    outputs = apply_all(built, dirty, jnp.asarray(LENGTHS))
+    for row, length in enumerate(LENGTHS):
+        h = by_hand(built, XS[row, :length])[-1] if length else np.zeros(sizes[-1])
+        np.testing.assert_allclose(outputs[row], dense(built, h), rtol=1e-11, atol=1e-12)
+
+
+def test_padding_is_not_seen_whatever_the_options():
+    # Three features in and out of the lowest layer: the input itself is added to its output.
+    cells = [rj.Bidirectional(cells_of(2)[0], cells_of(1)[0]), cells_of(H)[0]]
+    built = with_options(cells, residual=True, layer_norm=True, dropout=0.3)
+    lengths = jnp.asarray(LENGTHS)
+    spoilt = XS.copy()
+    for row, length in enumerate(LENGTHS):
+        spoilt[row, length:] = np.nan
+
+    @jax.jit
+    def value_and_grad(built, xs):
+        def loss(built, xs):
+            outputs = built(xs, lengths=lengths, key=KEY)
+            return jnp.sum(jnp.sin(outputs)), outputs
+
+        return jax.value_and_grad(loss, (0, 1), has_aux=True)(built, xs)
+
+    clean, dirty = value_and_grad(built, XS), value_and_grad(built, spoilt)
+    chex.assert_tree_all_finite(dirty)
+    chex.assert_trees_all_equal(*map(jax.tree.leaves, (clean, dirty)))
+
+
+def test_dropout_scales_what_passes_from_layer_to_layer_and_only_with_a_key():
+    built = with_options(cells_of(H, H, 2), dropout=0.4, readout="all")
+    expected = dense(built, np.stack([by_hand(built, xs) for xs in XS]))
+    np.testing.assert_allclose(apply_all(built, XS), expected, rtol=1e-11, atol=1e-12)
+    # A linear stack of ones shows the masks: every feature reaches the sum above by itself.
+    ones = [
+        rj.SimpleRNNCell(
+            below, 400, activation="identity", recurrent_kernel_init="zeros", rngs=nnx.Rngs(0)
+        )
+        for below in (1, 400)
+    ]
+    for cell in ones:
+        cell.bias[...] = jnp.ones(400)
+    ones[0].kernel[...] = jnp.zeros((1, 400))
+    ones[1].kernel[...] = jnp.eye(400)
+    shown = rj.SequenceModel(ones, 400, dropout=0.25, readout="all", rngs=nnx.Rngs(0))
+    shown.kernel[...] = jnp.eye(400)
+    masks = np.asarray(apply_all(shown, jnp.zeros((2, 3, 1)), key=KEY)) - 1
+    np.testing.assert_allclose(np.unique(masks.round(12)), [0, 1 / 0.75])
+    # Independent at each step, feature and sequence: 2400 draws.
+    flat = masks.reshape(6, 400) > 0
+    assert abs(flat.mean() - 0.75) < 5 * np.sqrt(0.25 * 0.75 / flat.size)
+    assert np.abs(np.corrcoef(flat) - np.eye(6)).max() < 5 / np.sqrt(400)
+    # And the same whatever the lengths are.
+    cut = apply_all(shown, jnp.zeros((2, 3, 1)), jnp.asarray([3, 1]), key=KEY)
+    np.testing.assert_allclose(cut[0], masks[0] + 1)
+    np.testing.assert_allclose(cut[1, 0], masks[1, 0] + 1)
+
+
+def test_the_key_reaches_the_cells_too():
+    cells = [rj.Zoneout(cells_of(H)[0], 0.5), rj.RecurrentDropout(cells_of(H, H)[1], 0.5)]
+    built = rj.SequenceModel(cells, OUT, rngs=nnx.Rngs(0))
+    noisy = apply_all(built, XS, key=KEY)
+    first, second = (jax.random.split(k)[0] for k in jax.random.split(KEY, 2))
+    _, hs = rj.unroll(built.cells[1], rj.unroll(built.cells[0], XS, key=first)[1], key=second)
+    np.testing.assert_allclose(noisy, dense(built, np.asarray(hs[:, -1])), rtol=1e-11)
+
+
+def test_resets_go_to_every_layer():
+    built = with_options(cells_of(IN, H), residual=True, layer_norm=True, readout="all")
+    resets = np.zeros((B, T), bool)
+    resets[:, 2] = True
+    packed = apply_all(built, XS, resets=jnp.asarray(resets))
+    for row in range(B):
+        for part in (slice(0, 2), slice(2, T)):
+            expected = dense(built, by_hand(built, XS[row, part]))
+            np.testing.assert_allclose(packed[row, part], expected, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["whole", "lengths"])
+def test_last_of_two_directions_reads_where_each_has_seen_everything(lengths):
+    forward, backward = zoo.CELLS["gru_reset_after"](IN, H, 0), cells_of(2)[0]
+    built = rj.SequenceModel(rj.Bidirectional(forward, backward), OUT, rngs=nnx.Rngs(0))
+    outputs = apply_all(built, XS, None if lengths is None else jnp.asarray(lengths))
+    for row, xs in enumerate(XS):
+        stop = T if lengths is None else lengths[row]
+        ends = [np.zeros(H), np.zeros(2)]
+        if stop:
+            ends = [
+                oracles.run(
+                    zoo.oracle(cell).step, xs[:stop][::flip], np.zeros(cell.hidden_features)
+                )
+                for cell, flip in ((forward, 1), (backward, -1))
+            ]
+            ends = [ys[-1] for _, ys in ends]
+        np.testing.assert_allclose(
+            outputs[row], dense(built, np.concatenate(ends)), rtol=1e-11, atol=1e-12
+        )
+
+
+def test_layers_of_both_kinds_stack_and_keep_their_type():
+    one = jnp.float32
+    layers = [
+        rj.Bidirectional(*(rj.GRUCell(IN, 2, param_dtype=one, rngs=nnx.Rngs(k)) for k in (0, 1))),
+        rj.Zoneout(rj.SimpleRNNCell(4, 3, param_dtype=one, rngs=nnx.Rngs(2)), 0.1),
+    ]
+    built = rj.SequenceModel(layers, OUT, layer_norm=True, dropout=0.1, rngs=nnx.Rngs(0))
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(built)} == {"float32"}
+    outputs = apply_all(built, XS.astype(np.float32), key=KEY)
+    assert outputs.dtype == one
+    assert outputs.shape == (B, OUT)
+
+
+def test_lengths_of_another_whole_type_are_read_as_they_are():
+    built = with_options(cells_of(IN, H), residual=True)
+    expected = apply_all(built, XS, jnp.asarray(LENGTHS))
+    found = apply_all(built, XS, jnp.asarray(LENGTHS, jnp.uint8))
+    np.testing.assert_array_equal(found, expected)
+
+
+@table(
+    residual=(
+        lambda: rj.SequenceModel(cells_of(H, 2), OUT, residual=True, rngs=nnx.Rngs(0)),
+        ValueError,
+        "residual=True needs a layer whose input and output have the same size",
+        "3 → 4, 4 → 2",
+        "leave residual out",
+    ),
+    dropout=(
+        lambda: rj.SequenceModel(cells_of(H), OUT, dropout=1.0, rngs=nnx.Rngs(0)),
+        ValueError,
+        "dropout must lie in [0, 1)",
+        "got 1.0",
+        "Pass a probability",
+    ),
+    dropout_text=(
+        lambda: rj.SequenceModel(cells_of(H), OUT, dropout="0.1", rngs=nnx.Rngs(0)),
+        TypeError,
+        "dropout must be a number",
+        "'0.1'",
+    ),
+    stack=(
+        lambda: rj.SequenceModel(rj.StackedCell(cells_of(H)), OUT, rngs=nnx.Rngs(0)),
+        TypeError,
+        "cells must be cells of this package",
+        "StackedCell",
+    ),
+    misfit=(
+        lambda: rj.SequenceModel(
+            [rj.Bidirectional(*cells_of(H), cells_of(2)[0]), cells_of(H, H)[1]],
+            OUT,
+            rngs=nnx.Rngs(0),
+        ),
+        ValueError,
+        "layer 0 gives 6 features and layer 1 takes 4",
+        "in_features=6",
+    ),
+    key=(lambda: model("last")(XS, key=1), TypeError, "key must be a JAX random key", "got int"),
+    resets=(
+        lambda: model("last")(XS, resets=np.ones((B, T))),
+        TypeError,
+        "resets must be booleans",
+        "float64",
+    ),
+)
+def test_what_is_refused(call, error, words):
+    refuses(call, error, *words)

@@ -1,0 +1,73 @@
+"""Noise in a cell's recurrence, drawn before the loop and handed to the steps.
+
+A cell with noise of its own has three methods beside `project` and `step`, and `unroll` calls them
+instead of these two when it is given a key:
+
+noise(key, steps)              → n, a pytree of arrays with a leading axis T; no leaves: no noise
+noisy_project(x, n)            → z, all that depends on input and noise alone, for any leading axes
+noisy_step(carry, z_t, n_t)    → (carry, y)
+
+The noise of step t depends on the key and on t alone: neither on the number of steps, nor on
+lengths, resets or the direction of time. A cell that is none of this package's has no projection
+(as it has none without noise), so its `noisy_step` takes x_t for z_t.
+"""
+
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+Carry = Any
+Noise = Any
+
+
+class NoisyCell(Protocol):
+    """A cell of this package whose recurrence takes noise; see the head of this file."""
+
+    def noise(self, key: jax.Array, steps: int) -> Noise:
+        """What one sequence of so many steps needs, each leaf with a leading axis T."""
+
+    def noisy_project(self, x: jax.Array, noise: Noise) -> Any:
+        """All that depends on the input and the noise alone."""
+
+    def noisy_step(self, carry: Carry, z: Any, noise: Noise) -> tuple[Carry, Any]:
+        """One step, from a projected input and the noise of that step."""
+
+
+def draw_noise(cell: Any, key: jax.Array, steps: int) -> Noise:
+    """The noise of any cell for one sequence; None for a cell that has none."""
+    return cell.noise(key, steps) if hasattr(cell, "noisy_step") else None
+
+
+def has_noise(noise: Noise) -> bool:
+    """Whether anything was drawn."""
+    return bool(jax.tree.leaves(noise))
+
+
+def project_with(cell: Any, x: jax.Array, noise: Noise) -> Any:
+    """The projection of a cell of this package, with its noise if it has any."""
+    return cell.noisy_project(x, noise) if has_noise(noise) else cell.project(x)
+
+
+def step_with(cell: Any, carry: Carry, z: Any, noise: Noise) -> tuple[Carry, Any]:
+    """The step of a cell of this package, with its noise if it has any."""
+    return cell.noisy_step(carry, z, noise) if has_noise(noise) else cell.step(carry, z)
+
+
+def drawn_by_step(
+    key: jax.Array, probabilities: tuple[float, ...], steps: int, features: int
+) -> list[jax.Array]:
+    """True with each of these probabilities, independently: for each, booleans (T, features)."""
+    wanted = jnp.asarray(probabilities, jnp.float32)[:, None]
+
+    # One key for each step: a sequence that is padded to another length draws the same.
+    def at_step(step: jax.Array) -> list[jax.Array]:
+        shape = (len(probabilities), features)
+        return list(jax.random.bernoulli(jax.random.fold_in(key, step), wanted, shape))
+
+    return jax.vmap(at_step)(jnp.arange(steps))
+
+
+def dropped(x: jax.Array, drop: jax.Array, rate: float) -> jax.Array:
+    """x / (1 − rate), and 0 where dropped, so that the expectation is x."""
+    return jnp.where(drop, jnp.zeros_like(x), x / (1 - rate))
