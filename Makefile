@@ -8,7 +8,7 @@ TORCH  ?= torch==2.13.0
 # Small LAPACK calls on several threads wait for one another on a machine that is shared.
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-gpu clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python experiments/vanishing_gradient.py
@@ -23,6 +23,11 @@ lint: $(VENV)/.lint
 
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks
+
+# On a machine with an NVIDIA GPU, beside cuDNN through PyTorch and through jax.experimental.rnn.
+bench-gpu: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --editable '.[test,peers,cuda]'
+	$(BIN)/python -m benchmarks --platform gpu --out benchmarks/RESULTS_GPU.md
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -2,6 +2,7 @@
 
 python -m benchmarks            # a few minutes on two CPU cores
 python -m benchmarks --rounds 3
+python -m benchmarks --platform gpu --out benchmarks/RESULTS_GPU.md
 """
 
 import datetime
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import jax
 import tyro
@@ -35,6 +37,8 @@ class Config:
     """Counted rounds of each comparison; best and median are reported."""
     only: str = ""
     """Run only the tables whose title holds this text."""
+    platform: Literal["any", "cpu", "gpu"] = "any"
+    """What JAX must run on; any takes what there is."""
     out: Path = Path(__file__).parent / "RESULTS.md"
     """Where the tables are written."""
 
@@ -43,6 +47,12 @@ def main() -> None:
     """Runs, prints and writes."""
     config = tyro.cli(Config)
     console = Console()
+    found = jax.default_backend()
+    if config.platform not in ("any", found):
+        raise SystemExit(
+            f"--platform {config.platform} needs such a device; JAX found {found} alone. Install "
+            "the extra cuda for a GPU, or leave the option out."
+        )
     chosen = [one for one in BENCHMARKS if config.only.lower() in one.title.lower()]
     if not chosen:
         titles = ", ".join(one.title for one in BENCHMARKS)

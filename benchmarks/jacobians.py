@@ -41,7 +41,7 @@ def measure_input_jacobian(kind: str, shape: Shape, rounds: int) -> Row:
         "rnn_jax": lambda: jax.block_until_ready(rj.input_jacobian(cell, xs)),
         "jax.jacfwd": lambda: jax.block_until_ready(forward(cell, xs)),
     }
-    slow = shape[0] > 300  # jacrev would take minutes there.
+    slow = shape[0] > 100  # jacrev would take minutes there.
     if not slow:
         runs["jax.jacrev"] = lambda: jax.block_until_ready(reverse(cell, xs))
     row = time_in_turn(runs, rounds=rounds)

@@ -1,5 +1,6 @@
 """The weight gradient, split by the step at which the weights were used."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,7 +20,8 @@ def weight_gradient_by_step(
     """The share of dL/dW that comes through the use of the weights at each step.
 
     If step s had weights W_s of its own, all of equal value, this is dL/dW_s; their sum over s is
-    `jax.grad` of the loss by W.
+    `jax.grad` of the loss by W. Weights that make the initial carry (`LearnedCarry`) are used at
+    the first step.
 
     Args:
       loss: loss(ys) -> scalar, of the outputs (T, H) that `unroll` gives.
@@ -74,33 +76,52 @@ def weight_gradient_log_norms(
 def _by_step(cell: Any, xs: jax.Array, carry: Carry | None, output_gradients: Any) -> Any:
     flat = flatten_cell(cell, xs, carry)
     states, _, signal = signal_sweep(flat, xs, output_gradients)
+    step = _step_of_weights(flat, xs, carry)
 
-    def share(state_prev: jax.Array, x: jax.Array, total: jax.Array, gradient: jax.Array) -> Any:
-        _, pull = jax.vjp(lambda k: flat.step_of(k, state_prev, x), cell)
+    def share(use: Any, total: jax.Array, gradient: jax.Array) -> Any:
+        _, pull = jax.vjp(lambda k: step(k, *use), cell)
         return pull((total, gradient))[0]
 
     gradients = _beside_total(flat, output_gradients)
-    return jax.vmap(share)(states[:-1], xs, signal.total, gradients)
+    return jax.vmap(share)(_uses(states, xs), signal.total, gradients)
 
 
 @jax.jit
 def _log_norms(cell: Any, xs: jax.Array, carry: Carry | None, output_gradients: Any) -> jax.Array:
     flat = flatten_cell(cell, xs, carry)
     states, exponents, signal = signal_sweep(flat, xs, output_gradients)
-    dtype = signal.total.dtype
+    dtype, step = signal.total.dtype, _step_of_weights(flat, xs, carry)
 
     def log_norm(at: Any) -> jax.Array:
-        state_prev, x, direction, exponent, gradient = at
+        use, direction, exponent, gradient = at
         # A share is linear in the signal: pull it back near 1 and put the exponent on afterwards.
         own = zero_or_never(gradient)
         common = jnp.maximum(exponent, own)
-        _, pull = jax.vjp(lambda k: flat.step_of(k, state_prev, x), cell)
+        _, pull = jax.vjp(lambda k: step(k, *use), cell)
         signal_near_one = direction * power_of_two(exponent - common, dtype)
         share = pull((signal_near_one, gradient * power_of_two(own - common, dtype)))[0]
         return _stack_log_norms(share, dtype) + LN2 * common.astype(dtype)
 
     gradients = _beside_total(flat, output_gradients)
-    return lax.map(log_norm, (states[:-1], xs, signal.total_directions, exponents, gradients))
+    return lax.map(log_norm, (_uses(states, xs), signal.total_directions, exponents, gradients))
+
+
+def _step_of_weights(flat: FlatCell, xs: jax.Array, carry: Carry | None) -> Callable[..., Any]:
+    """One step as a function of the weights, those that make the initial carry among them."""
+
+    def step(cell: Any, is_first: jax.Array, state_prev: jax.Array, x: jax.Array) -> Any:
+        if carry is None:
+            # An initial carry that is learned acts through the first step alone.
+            initial = flatten_cell(cell, xs, None).initial
+            state_prev = lax.select(is_first, initial, state_prev)
+        return flat.step_of(cell, state_prev, x)
+
+    return step
+
+
+def _uses(states: jax.Array, xs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(is it the first, the state before, the input) of each use of the weights."""
+    return jnp.arange(xs.shape[0]) == 0, states[:-1], xs
 
 
 def _beside_total(flat: FlatCell, output_gradients: Any) -> jax.Array:

@@ -66,6 +66,8 @@ class Bidirectional(nnx.Module):
         *,
         lengths: ArrayLike | None = None,
         resets: ArrayLike | None = None,
+        checkpoint: int | str | None = None,
+        truncate: int | None = None,
         key: jax.Array | None = None,
     ) -> tuple[tuple[Carry, Carry], jax.Array]:
         """Runs both cells over whole sequences.
@@ -78,6 +80,7 @@ class Bidirectional(nnx.Module):
             at the last valid step.
           resets: booleans, (..., T), first steps of sequences packed into one row; as for
             `unroll`. Both cells keep within them.
+          checkpoint, truncate: as for `unroll`, in both directions.
           key: source of the cells' noise, split between them; None is without noise.
 
         Returns:
@@ -97,7 +100,12 @@ class Bidirectional(nnx.Module):
                 f"{arrived}. Leave it out to start from the cells' own, or pass (carry, None)."
             )
         keys = (None, None) if key is None else jax.random.split(check_key(key))
-        options: dict[str, Any] = {"lengths": lengths, "resets": resets}
+        options: dict[str, Any] = {
+            "lengths": lengths,
+            "resets": resets,
+            "checkpoint": checkpoint,
+            "truncate": truncate,
+        }
         last_f, ys_f = unroll(self.forward, xs, carry[0], key=keys[0], **options)
         last_b, ys_b = unroll(self.backward, xs, carry[1], key=keys[1], reverse=True, **options)
         return (last_f, last_b), jnp.concatenate(promote(ys_f, ys_b), axis=-1)

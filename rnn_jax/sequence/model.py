@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -104,6 +105,8 @@ class SequenceModel(nnx.Module):
         *,
         lengths: ArrayLike | None = None,
         resets: ArrayLike | None = None,
+        checkpoint: int | str | None = None,
+        truncate: int | None = None,
         key: jax.Array | None = None,
     ) -> jax.Array:
         """Outputs for a batch of sequences.
@@ -114,6 +117,8 @@ class SequenceModel(nnx.Module):
             readout "all" the outputs beyond it are the readout's bias.
           resets: booleans, (..., T), first steps of sequences packed into one row, for every layer;
             as for `unroll`. Readout "last" reads a row's ends, so use "all" to read each of them.
+          checkpoint, truncate: less memory for the gradient, and truncated backpropagation through
+            time, in every layer; as for `unroll`.
           key: source of dropout and of the cells' noise; None is without both, as in evaluation.
 
         Returns:
@@ -123,14 +128,21 @@ class SequenceModel(nnx.Module):
           ValueError, TypeError: as `unroll`.
         """
         depth, h = len(self.cells), xs
+        options: dict[str, Any] = {
+            "lengths": lengths,
+            "resets": resets,
+            "checkpoint": checkpoint,
+            "truncate": truncate,
+        }
         keys = [None] * depth if key is None else jax.random.split(check_key(key), depth)
         for level, (layer, layer_key) in enumerate(zip(self.cells, keys, strict=True)):
             cell_key, drop_key = (None, None) if key is None else jax.random.split(layer_key)
+            options["key"] = cell_key
             into = self._normalised(level, h)
             if isinstance(layer, Bidirectional):
-                _, ys = layer(into, lengths=lengths, resets=resets, key=cell_key)
+                _, ys = layer(into, **options)
             else:
-                _, ys = unroll(layer, into, lengths=lengths, resets=resets, key=cell_key)
+                _, ys = unroll(layer, into, **options)
             if drop_key is not None and self.dropout and level + 1 < depth:
                 ys = _drop(ys, drop_key, self.dropout)
             if self.residual and _keeps_size(layer):

@@ -227,3 +227,18 @@ def test_derivative_of_the_log_norms():
 
     slope = (4 * central(5e-4) - central(1e-3)) / 3
     np.testing.assert_allclose(gradient @ direction, np.asarray(slope), rtol=1e-6)
+
+
+def test_a_carry_that_is_learned_is_used_at_the_first_step():
+    inner = zoo.CELLS["lstm"](FEATURES, 3, 1)
+    cell = rj.LearnedCarry(inner, carry_init=jax.nn.initializers.normal(), rngs=nnx.Rngs(0))
+    shares = rj.weight_gradient_by_step(loss, cell, XS)
+    whole = jax.grad(lambda cell: loss(rj.unroll(cell, XS)[1]))(cell)
+    for share, total in zip(jax.tree.leaves(shares), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(share.sum(0), total, rtol=1e-10, atol=1e-12)
+    for share in jax.tree.leaves(shares.initial):
+        assert (np.asarray(share[0]) != 0).all()
+        assert (np.asarray(share[1:]) == 0).all()
+    logs = rj.weight_gradient_log_norms(loss, cell, XS)
+    squares = sum(np.square(s).reshape(T, -1).sum(1) for s in jax.tree.leaves(shares))
+    np.testing.assert_allclose(logs, 0.5 * np.log(squares), rtol=0, atol=1e-9)

@@ -369,3 +369,25 @@ def test_lengths_of_another_whole_type_are_read_as_they_are():
 )
 def test_what_is_refused(call, error, words):
     refuses(call, error, *words)
+
+
+def test_checkpoints_and_truncation_reach_every_layer():
+    built = rj.SequenceModel(layers(), OUT, readout="all", rngs=nnx.Rngs(0))
+    bidirectional = rj.SequenceModel(rj.Bidirectional(*layers_of_one_size()), OUT, rngs=nnx.Rngs(0))
+    for one in (built, bidirectional):
+        expected = one(XS)
+        options = {"checkpoint": 2, "truncate": 3}
+        np.testing.assert_allclose(one(XS, **options), expected, rtol=1e-12, atol=1e-14)
+
+    @jax.jit
+    def reach(xs):
+        """|d outputs at the last step / d inputs| by step."""
+        gradient = jax.grad(lambda xs: jnp.sum(built(xs, truncate=2)[..., -1, :]))(xs)
+        return jnp.abs(gradient).max(axis=(0, 2))
+
+    # The last stretch of 2 is the one step that is left over.
+    np.testing.assert_array_equal(np.asarray(reach(XS)) != 0, np.arange(T) >= T - 1)
+
+
+def layers_of_one_size():
+    return zoo.CELLS["lstm"](IN, H, 0), zoo.CELLS["gru_reset_after"](IN, H, 1)

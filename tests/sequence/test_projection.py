@@ -1,0 +1,35 @@
+"""Pre-activations with the inputs projected inside the loop, as on a CPU, and ahead of it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import zoo
+from rnn_jax.cells.fused import fused_form
+from rnn_jax.sequence import fused
+
+STEPS, FEATURES, SIZE = 5, 2, 3
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("name", ["lstm", "gru_reset_after", "simple_tanh"])
+def test_either_way_they_are_the_affine_maps_of_state_and_input(name, inside, monkeypatch):
+    monkeypatch.setattr(fused, "projects_inside", lambda: inside)
+    cell = zoo.CELLS[name](FEATURES, SIZE, 0)
+    form = fused_form(cell)
+    xs = jax.random.normal(jax.random.key(0), (STEPS, FEATURES))
+    carry = zoo.random_carry(cell, 1)
+    h, ones = form.mathematics.hidden(carry), jnp.ones(1)
+    pre_activations, inputs = fused._split(form, xs)
+    # A step is given its input, or what is ready of its pre-activations.
+    shapes = [leaf.shape[1:] for leaf in jax.tree.leaves(inputs)]
+    assert shapes == ([(FEATURES,)] if inside else [kernel.shape[1:] for kernel in form.kernels])
+    for t, x in enumerate(xs):
+        found = pre_activations(carry, jax.tree.map(lambda leaf, t=t: leaf[t], inputs))
+        for (sees_h, sees_x), kernel, u in zip(
+            form.mathematics.sees, form.kernels, found, strict=True
+        ):
+            seen = [*([h] if sees_h else []), *([x] if sees_x else []), ones]
+            expected = np.concatenate(seen) @ np.asarray(kernel)
+            np.testing.assert_allclose(u, expected, rtol=1e-12, atol=1e-14)
