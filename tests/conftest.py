@@ -1,6 +1,7 @@
 """Strict mode for the whole suite: float64, no implicit type or rank promotion."""
 
 import os
+from pathlib import Path
 
 # Several workers share the cores, and many small LAPACK calls on several threads each would spend
 # their time waiting for one another. Read when jax loads the library.
@@ -16,6 +17,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Hundreds of small programs, each run a few times: what costs is compiling them. This leaves out
 # the backend's expensive passes over machine code, and computes the same.
 jax.config.update("jax_disable_most_optimizations", True)
+
+# And what was compiled once, by another worker or in an earlier run, is not compiled again.
+if jax.config.jax_compilation_cache_dir is None:
+    jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 # Compilation dwarfs the rest, so no deadline, and the same examples in every run.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, max_examples=12)
