@@ -74,6 +74,12 @@ def check_key(key: Any) -> jax.Array:
         raise TypeError(
             f"key must be a JAX random key; got {type(key).__name__}. Pass jax.random.key(0)."
         )
+    expected = jax.eval_shape(jax.random.PRNGKey, 0).shape
+    if not typed and shape != expected:
+        raise TypeError(
+            f"key must be a JAX random key; got {type(key).__name__} of shape {shape}, where raw "
+            f"keys have shape {expected}. Pass jax.random.key(0)."
+        )
     if typed and shape != ():
         raise ValueError(
             f"key must be a single random key; got an array of keys of shape {shape}. Pass one "

@@ -7,6 +7,11 @@ from pathlib import Path
 # their time waiting for one another. Read when jax loads the library.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+# Splitting each small program's compilation among threads costs more than it gives.
+os.environ["XLA_FLAGS"] = " ".join(
+    [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_parallel_codegen_split_count=1"]
+)
+
 import hypothesis
 import jax
 

@@ -30,7 +30,8 @@ class LearnedCarry(CellWrapper):
 
     Raises:
       ValueError: an unknown initialiser, or one that cannot fill a vector.
-      TypeError: a cell that is none of this package's, or an `rngs` that is no `nnx.Rngs`.
+      TypeError: a cell that is none of this package's, or whose carry is learned already, or an
+        `rngs` that is no `nnx.Rngs`.
     """
 
     def __init__(
@@ -41,6 +42,14 @@ class LearnedCarry(CellWrapper):
         rngs: nnx.Rngs,
     ):
         super().__init__(cell)
+        inner = cell
+        while isinstance(inner, CellWrapper):
+            if isinstance(inner, LearnedCarry):
+                raise TypeError(
+                    "LearnedCarry needs a cell whose carry is not learned yet; got one that has a "
+                    "LearnedCarry inside, whose parameter nothing would read. Wrap it once."
+                )
+            inner = inner.cell
         check_rngs(rngs)
         init = get_initializer("carry_init", carry_init)
         shape, dtype = (self.hidden_features,), self.param_dtype

@@ -1,6 +1,6 @@
 """Cells made from cells: the base of those that wrap one and change some of what it does."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -137,3 +137,28 @@ class CellWrapper(nnx.RNNCellBase):
 
     def _product(self, values: jax.Array, kernel: jax.Array) -> jax.Array:
         return self.cell._product(values, kernel)
+
+
+def unwrapped(cell: Any) -> Any:
+    """The cell inside all wrappers."""
+    while isinstance(cell, CellWrapper):
+        cell = cell.cell
+    return cell
+
+
+def check_unshared(cells: Sequence[Any]) -> None:
+    """Raises ValueError if two cells are one and the same, also inside wrappers.
+
+    Their weights would stand twice in the pytree: counted twice, and two things after one step of
+    an optimiser.
+    """
+    seen: dict[int, int] = {}
+    for index, cell in enumerate(cells):
+        inner = unwrapped(cell)
+        if id(inner) in seen:
+            raise ValueError(
+                "each cell must have weights of its own; got the same "
+                f"{type(inner).__name__} twice, at places {seen[id(inner)]} and {index}. Build "
+                "another with the next key of rngs."
+            )
+        seen[id(inner)] = index

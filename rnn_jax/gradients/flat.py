@@ -87,6 +87,16 @@ def flatten_cell(cell: Any, xs: jax.Array, carry: Carry | None) -> FlatCell:
     )
 
 
+def check_decomposable(flat: FlatCell, what: str) -> None:
+    """Raises TypeError unless matrices of the carry's type can be decomposed."""
+    dtype = flat.initial.dtype
+    if jnp.finfo(dtype).bits < 32:
+        raise TypeError(
+            f"{what} needs a carry of float32 or float64, which LAPACK can decompose; got {dtype}. "
+            "Build the cell with carry_dtype=jnp.float32, or pass a carry of that type."
+        )
+
+
 def run(flat: FlatCell, xs: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The trajectory: states (T+1, S) from the initial one on, and outputs (T, O)."""
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax.checks import check_choice
-from rnn_jax.gradients.flat import FlatCell, flatten_cell
+from rnn_jax.gradients.flat import FlatCell, check_decomposable, flatten_cell
 from rnn_jax.gradients.linearize import linearize_flat
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.numerics.scaled import LN2, log_frobenius, log_spectral
@@ -70,6 +70,8 @@ def _log_norms(
     norm: str,
 ) -> jax.Array:
     flat = flatten_cell(cell, xs, carry)
+    if norm == "spectral":
+        check_decomposable(flat, 'norm="spectral"')
     rows = flat.state_size if wrt == "state" else flat.output_size
     columns = flat.state_size if wrt == "state" else xs.shape[1]
     if columns == 0:

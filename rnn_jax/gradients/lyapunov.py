@@ -11,7 +11,7 @@ from flax import struct
 from jax import lax
 
 from rnn_jax.checks import check_count
-from rnn_jax.gradients.flat import flatten_cell
+from rnn_jax.gradients.flat import check_decomposable, flatten_cell
 from rnn_jax.gradients.frame import Frame, advance_window
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.numerics.time_series import standard_error_of_sum
@@ -169,6 +169,7 @@ def _lyapunov(
     cell: Any, xs: jax.Array, carry: Carry | None, *, k: int | None, warmup: int, interval: int
 ) -> LyapunovSpectrum:
     flat = flatten_cell(cell, xs, carry)
+    check_decomposable(flat, "lyapunov_exponents")
     size, dtype = flat.state_size, flat.initial.dtype
     if k is not None and k > size:
         raise ValueError(f"k must be at most the size of the carry, S = {size}; got {k}.")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnn_jax.checks import check_count
-from rnn_jax.gradients.flat import flatten_cell
+from rnn_jax.gradients.flat import check_decomposable, flatten_cell
 from rnn_jax.gradients.linearize import linearize_flat
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.numerics.graded import Graded, empty_product, flip, multiply
@@ -90,6 +90,7 @@ def jacobian_log_singular_values(
 def _factors(cell: Any, xs: jax.Array, carry: Carry | None) -> jax.Array:
     """A_1 … A_T, (T, S, S); a program of its own, so that the next one serves every cell."""
     flat = flatten_cell(cell, xs, carry)
+    check_decomposable(flat, "jacobian_log_singular_values")
     steps, size = xs.shape[0], flat.state_size
     check_fits(
         "jacobian_log_singular_values",

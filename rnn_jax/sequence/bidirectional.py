@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnn_jax.cells.base import RNNCell, promote
-from rnn_jax.cells.wrapper import CellWrapper
+from rnn_jax.cells.wrapper import CellWrapper, check_unshared
 from rnn_jax.checks import check_key
 from rnn_jax.sequence.calling import ArrayLike, Carry
 from rnn_jax.sequence.unroll import unroll
@@ -45,11 +45,7 @@ class Bidirectional(nnx.Module):
                     f"{name} must be a cell of this package, plain or wrapped; got {arrived}. For "
                     "another cell, call unroll twice, once with reverse=True."
                 )
-        if forward is backward:
-            raise ValueError(
-                "forward and backward must be two cells, each with weights of its own; got the "
-                "same one twice. Build another with the next key of rngs."
-            )
+        check_unshared((forward, backward))
         if forward.in_features != backward.in_features:
             raise ValueError(
                 "forward and backward must take the same features; got in_features="

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from rnn_jax.cells.base import RNNCell
-from rnn_jax.cells.wrapper import CellWrapper
+from rnn_jax.cells.wrapper import CellWrapper, check_unshared
 from rnn_jax.sequence.bidirectional import Bidirectional
 
 
@@ -17,7 +17,7 @@ def check_layers(cells: Any, *, causal: bool) -> list[Any]:
       causal: refuse `Bidirectional`, which is no cell.
 
     Raises:
-      ValueError: no cell, or layers that do not fit.
+      ValueError: no cell, one that stands there twice, or layers that do not fit.
       TypeError: a layer that is none of these.
     """
     layers = list(cells) if isinstance(cells, Iterable) else [cells]
@@ -37,6 +37,7 @@ def check_layers(cells: Any, *, causal: bool) -> list[Any]:
                 "cells must be cells of this package (instances of RNNCell); got "
                 f"{arrived}. For another cell, call unroll and read its outputs."
             )
+    check_unshared([cell for layer in layers for cell in _cells_of(layer)])
     for depth, (below, above) in enumerate(itertools.pairwise(layers)):
         if above.in_features != below.hidden_features:
             raise ValueError(
@@ -46,3 +47,8 @@ def check_layers(cells: Any, *, causal: bool) -> list[Any]:
                 f"in_features={below.hidden_features}."
             )
     return layers
+
+
+def _cells_of(layer: Any) -> list[Any]:
+    both = isinstance(layer, Bidirectional)
+    return [layer.forward, layer.backward] if both else [layer]

@@ -397,3 +397,41 @@ WEIGHTS = "RecurrentDropout needs a cell whose weights all multiply"
 )
 def test_what_is_refused(call, error, words):
     refuses(call, error, *words)
+
+
+def test_a_cell_that_stands_in_two_places_is_refused():
+    shared = cell("gru_reset_after", in_features=H)
+    for build in (
+        lambda: rj.Bidirectional(rj.Zoneout(shared, 0.1), rj.Zoneout(shared, 0.2)),
+        lambda: rj.StackedCell([shared, shared]),
+        lambda: rj.SequenceModel([shared, rj.Zoneout(shared, 0.1)], 1, rngs=nnx.Rngs(0)),
+    ):
+        with pytest.raises(ValueError, match="weights of its own; got the same GRUCell twice"):
+            build()
+
+
+def test_a_carry_is_learned_once():
+    once = rj.LearnedCarry(cell("lstm"), rngs=nnx.Rngs(0))
+    with pytest.raises(TypeError, match="whose carry is not learned yet"):
+        rj.LearnedCarry(rj.Zoneout(once, 0.1), rngs=nnx.Rngs(0))
+
+
+def test_a_raw_key_of_another_length_is_refused():
+    with pytest.raises(
+        TypeError, match=r"key must be a JAX random key; got ndarray of shape \(3,\)"
+    ):
+        rj.unroll(cell("lstm"), np.zeros((4, IN)), key=np.zeros(3, np.uint32))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        rj.jacobian_log_singular_values,
+        rj.lyapunov_exponents,
+        lambda cell, xs: rj.jacobian_log_norms(cell, xs, norm="spectral"),
+    ],
+)
+def test_what_lapack_cannot_decompose_is_refused_by_its_type(call):
+    narrow = rj.GRUCell(IN, H, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    with pytest.raises(TypeError, match="needs a carry of float32 or float64"):
+        call(narrow, jnp.zeros((4, IN), jnp.bfloat16))

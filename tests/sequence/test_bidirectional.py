@@ -227,8 +227,8 @@ def loss(ys):
     same=(
         lambda: rj.Bidirectional(SIMPLE, SIMPLE),
         ValueError,
-        "must be two cells",
-        "same one twice",
+        "must have weights of its own",
+        "got the same SimpleRNNCell twice",
         "Build another",
     ),
     foreign=(
