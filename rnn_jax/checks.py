@@ -57,6 +57,11 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
     return value
 
 
+def kind_of(value: Any) -> str:
+    """What a value is, for messages: its type, or "the class …" if it is a class itself."""
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
 def check_rngs(rngs: Any) -> nnx.Rngs:
     """Returns `rngs` if it is a Flax source of keys, else raises."""
     if not isinstance(rngs, nnx.Rngs):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnn_jax.cells.base import Carry, RNNCell
-from rnn_jax.cells.wrapper import CellWrapper
+from rnn_jax.cells.wrapper import CellWrapper, within
 from rnn_jax.checks import check_rngs
 from rnn_jax.initializers import Initializer, InitializerLike, get_initializer, initialize
 
@@ -42,14 +42,11 @@ class LearnedCarry(CellWrapper):
         rngs: nnx.Rngs,
     ):
         super().__init__(cell)
-        inner = cell
-        while isinstance(inner, CellWrapper):
-            if isinstance(inner, LearnedCarry):
-                raise TypeError(
-                    "LearnedCarry needs a cell whose carry is not learned yet; got one that has a "
-                    "LearnedCarry inside, whose parameter nothing would read. Wrap it once."
-                )
-            inner = inner.cell
+        if any(isinstance(inner, LearnedCarry) for inner in within(cell)):
+            raise TypeError(
+                "LearnedCarry needs a cell whose carry is not learned yet; got one that has a "
+                "LearnedCarry inside, whose parameter nothing would read. Wrap it once."
+            )
         check_rngs(rngs)
         init = get_initializer("carry_init", carry_init)
         shape, dtype = (self.hidden_features,), self.param_dtype

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax.cells.base import Carry, RNNCell
-from rnn_jax.cells.fused import FusedForm, fused_form
+from rnn_jax.cells.fused import FusedForm, fused_form, input_rows, state_rows
 from rnn_jax.cells.noise import Noise, draw_noise, dropped, has_noise
 from rnn_jax.cells.wrapper import CellWrapper
 from rnn_jax.checks import check_rate
@@ -82,10 +82,10 @@ class RecurrentDropout(CellWrapper):
         if drop is not None:
             x = dropped(x, drop, self.input_rate)
         driven = []
-        for kernel, (_, sees_x) in zip(form.kernels, form.mathematics.sees, strict=True):
+        for kernel, w_x in zip(form.kernels, input_rows(form, self.in_features), strict=True):
             u = jnp.broadcast_to(kernel[-1], (*x.shape[:-1], kernel.shape[1]))
-            if sees_x:
-                product = self._product(x, kernel[-1 - self.in_features : -1])
+            if w_x is not None:
+                product = self._product(x, w_x)
                 u = u.astype(product.dtype) + product
             driven.append(u)
         return tuple(driven)
@@ -101,10 +101,9 @@ class RecurrentDropout(CellWrapper):
         h = form.mathematics.hidden(carry)
         if drop is not None:
             h = dropped(h, drop, self.rate)
-        sees = form.mathematics.sees
         pre = tuple(
-            u + self._product(h, kernel[: self.hidden_features]) if sees_h else u
-            for u, kernel, (sees_h, _) in zip(z, form.kernels, sees, strict=True)
+            u if w_h is None else u + self._product(h, w_h)
+            for u, w_h in zip(z, state_rows(form, self.in_features), strict=True)
         )
         after, _ = form.mathematics.advance(carry, pre)
         return after, form.mathematics.hidden(after)

@@ -1,6 +1,6 @@
 """Cells made from cells: the base of those that wrap one and change some of what it does."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ from flax import nnx
 from rnn_jax.cells.base import Carry, RNNCell
 from rnn_jax.cells.fused import FusedForm, describes_itself, fused_form
 from rnn_jax.cells.noise import Noise, draw_noise, project_with, step_with
+from rnn_jax.checks import kind_of
 from rnn_jax.initializers import Initializer
 
 ByName = Callable[[Carry, jax.Array], dict[str, jax.Array]]
@@ -30,11 +31,9 @@ class CellWrapper(nnx.RNNCellBase):
 
     def __init__(self, cell: "RNNCell | CellWrapper"):
         if not isinstance(cell, (RNNCell, CellWrapper)):
-            arrived = f"the class {cell.__name__}" if isinstance(cell, type) else type(cell)
-            arrived = arrived if isinstance(arrived, str) else arrived.__name__
             raise TypeError(
                 "cell must be a cell of this package (an instance of RNNCell, or one that is "
-                f"wrapped already); got {arrived}. Build one, for example "
+                f"wrapped already); got {kind_of(cell)}. Build one, for example "
                 f"{type(self).__name__}(LSTMCell(2, 64, rngs=nnx.Rngs(0)), …)."
             )
         self.cell = cell
@@ -139,11 +138,12 @@ class CellWrapper(nnx.RNNCellBase):
         return self.cell._product(values, kernel)
 
 
-def unwrapped(cell: Any) -> Any:
-    """The cell inside all wrappers."""
+def within(cell: Any) -> Iterator[Any]:
+    """The cell, what it wraps, and so on to the cell inside all wrappers."""
+    yield cell
     while isinstance(cell, CellWrapper):
         cell = cell.cell
-    return cell
+        yield cell
 
 
 def check_unshared(cells: Sequence[Any]) -> None:
@@ -154,7 +154,7 @@ def check_unshared(cells: Sequence[Any]) -> None:
     """
     seen: dict[int, int] = {}
     for index, cell in enumerate(cells):
-        inner = unwrapped(cell)
+        *_, inner = within(cell)
         if id(inner) in seen:
             raise ValueError(
                 "each cell must have weights of its own; got the same "

@@ -232,11 +232,11 @@ def _until(t: jax.Array, p: jax.Array, axis: int) -> jax.Array:
     return jnp.where(jnp.broadcast_to(reached, p.shape), p, jnp.zeros_like(p))
 
 
-def _grow(x: jax.Array, by: int, axis: int, fill: float = 0.0) -> jax.Array:
-    """x with `by` more entries at the end of an axis."""
+def _grow(x: jax.Array, by: int, axis: int) -> jax.Array:
+    """x with `by` more zeros at the end of an axis."""
     widths = [(0, 0)] * x.ndim
     widths[axis] = (0, by)
-    return jnp.pad(x, widths, constant_values=fill) if by else x
+    return jnp.pad(x, widths)
 
 
 def _choose(condition: jax.Array, one: jax.Array, other: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ from flax import nnx
 
 from rnn_jax.cells.base import RNNCell, promote
 from rnn_jax.cells.wrapper import CellWrapper, check_unshared
-from rnn_jax.checks import check_key
+from rnn_jax.checks import check_key, kind_of
 from rnn_jax.sequence.calling import ArrayLike, Carry
 from rnn_jax.sequence.unroll import unroll
 
@@ -39,11 +39,9 @@ class Bidirectional(nnx.Module):
     def __init__(self, forward: RNNCell | CellWrapper, backward: RNNCell | CellWrapper):
         for name, cell in (("forward", forward), ("backward", backward)):
             if not isinstance(cell, (RNNCell, CellWrapper)):
-                is_class = isinstance(cell, type)
-                arrived = f"the class {cell.__name__}" if is_class else type(cell).__name__
                 raise TypeError(
-                    f"{name} must be a cell of this package, plain or wrapped; got {arrived}. For "
-                    "another cell, call unroll twice, once with reverse=True."
+                    f"{name} must be a cell of this package, plain or wrapped; got "
+                    f"{kind_of(cell)}. For another cell, call unroll twice, once with reverse=True."
                 )
         check_unshared((forward, backward))
         if forward.in_features != backward.in_features:

@@ -6,6 +6,7 @@ from typing import Any
 
 from rnn_jax.cells.base import RNNCell
 from rnn_jax.cells.wrapper import CellWrapper, check_unshared
+from rnn_jax.checks import kind_of
 from rnn_jax.sequence.bidirectional import Bidirectional
 
 
@@ -31,11 +32,9 @@ def check_layers(cells: Any, *, causal: bool) -> list[Any]:
                 "SequenceModel, or call them one after the other."
             )
         if not isinstance(layer, (RNNCell, CellWrapper, Bidirectional)):
-            is_class = isinstance(layer, type)
-            arrived = f"the class {layer.__name__}" if is_class else type(layer).__name__
             raise TypeError(
                 "cells must be cells of this package (instances of RNNCell); got "
-                f"{arrived}. For another cell, call unroll and read its outputs."
+                f"{kind_of(layer)}. For another cell, call unroll and read its outputs."
             )
     check_unshared([cell for layer in layers for cell in _cells_of(layer)])
     for depth, (below, above) in enumerate(itertools.pairwise(layers)):
