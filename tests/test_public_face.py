@@ -14,6 +14,8 @@ CONTRACT = [
     "SimpleRNNCell",
     "activation_slope_range",
     "backprop_signal",
+    "ensemble",
+    "fit",
     "gradient_flow",
     "input_jacobian",
     "jacobian_log_bound",
@@ -42,11 +44,12 @@ def test_all_lists_exactly_what_is_there():
         "initializers",
         "plotting",
         "sequence",
+        "training",
     }
     assert public - modules == set(rj.__all__)
 
 
-@pytest.mark.parametrize("heavy", ["matplotlib", "rich", "tyro", "torch", "equinox"])
+@pytest.mark.parametrize("heavy", ["matplotlib", "rich", "tyro", "torch", "equinox", "orbax", "sklearn"])
 def test_importing_the_package_brings_in_nothing_heavy(heavy):
     # In a process of its own; what Flax imports by itself is Flax's affair.
     code = (

@@ -127,6 +127,12 @@ class SequenceModel(nnx.Module):
         Raises:
           ValueError, TypeError: as `unroll`.
         """
+        if self.ensemble_size is not None:
+            raise ValueError(
+                f"this is an ensemble of {self.ensemble_size} models, with a leading axis on every "
+                "array; a call runs a single one. Call jax.vmap(lambda model, xs: model(xs), "
+                "(0, None))(models, xs), or take one with rnn_jax.member(models, 0)."
+            )
         depth, h = len(self.cells), xs
         options: dict[str, Any] = {
             "lengths": lengths,
@@ -153,6 +159,11 @@ class SequenceModel(nnx.Module):
         if self.readout == "last":
             hs = self._at_the_end(hs, lengths)
         return affine(*promote(hs, self.kernel[...], self.bias[...]))
+
+    @property
+    def ensemble_size(self) -> int | None:
+        """E, if all arrays have a leading axis, as `rnn_jax.ensemble` gives them; else None."""
+        return self.bias[...].shape[0] if self.bias[...].ndim > 1 else None
 
     def _normalised(self, level: int, h: ArrayLike) -> ArrayLike:
         """The input of a layer, normalised if it is to be."""

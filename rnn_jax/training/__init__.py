@@ -1,0 +1,31 @@
+"""Training loops that survive: ensembles in one program, records, checkpoints, probes, devices."""
+
+from rnn_jax.training.ensemble import ensemble, member
+from rnn_jax.training.fit import FitResult, fit
+from rnn_jax.training.history import History, ProbeRecord
+from rnn_jax.training.monitoring import (
+    GradientNorms,
+    record_gradient_norms,
+    recorded_gradient_norms,
+)
+from rnn_jax.training.probes import GateProbe, GradientFlowProbe, LyapunovProbe, Probe
+from rnn_jax.training.restoring import restore
+from rnn_jax.training.stopping import Terminated
+
+__all__ = [
+    "FitResult",
+    "GateProbe",
+    "GradientFlowProbe",
+    "GradientNorms",
+    "History",
+    "LyapunovProbe",
+    "Probe",
+    "ProbeRecord",
+    "Terminated",
+    "ensemble",
+    "fit",
+    "member",
+    "record_gradient_norms",
+    "recorded_gradient_norms",
+    "restore",
+]

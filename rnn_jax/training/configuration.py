@@ -1,0 +1,209 @@
+"""What a run is, in plain words: enough to repeat it, and to tell it from another one."""
+
+import dataclasses
+import hashlib
+import platform
+import re
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rnn_jax.training.checkpoints import named_leaves
+from rnn_jax.training.plan import Plan
+from rnn_jax.training.records import plain
+
+_PACKAGES = ("rnn_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+# Packages of which another version may compute the same optimiser by another program.
+_COMPILING = ("jax", "optax")
+
+Description = dict[str, Any]
+
+
+def describe(plan: Plan, model: Any, hyperparameters: Any, seed: int, user: Any) -> Description:
+    """Everything that decides what a run computes, but for how long it runs and where.
+
+    Args:
+      plan: how to train.
+      model: as it starts.
+      hyperparameters: of the optimiser, or None.
+      seed: of data and noise.
+      user: what the caller wishes to be kept beside it, such as the options of a script.
+    """
+    return plain(
+        {
+            "config": _named(user),
+            "task": _named(plan.task),
+            "seed": seed,
+            "batch_size": plan.batch_size,
+            "evaluation_size": plan.evaluation_size,
+            "evaluate_every": plan.evaluate_every,
+            "stop_when_solved": plan.stop_when_solved,
+            "on_nonfinite": plan.on_nonfinite,
+            "probes": [_named(probe) for probe in plan.probes],
+            "hyperparameters": jax.tree.map(np.asarray, hyperparameters),
+            "optimizer": _fingerprint(plan, model, hyperparameters),
+            "model": {
+                "structure": _without_addresses(str(jax.tree.structure(model))),
+                "weights": {name: _weights(leaf) for name, leaf in named_leaves(model)},
+            },
+        }
+    )
+
+
+def differences(there: Description, here: Description) -> list[str]:
+    """In which points two descriptions differ, in words; those of the start to rounding."""
+    found = []
+    for name in sorted(set(there) | set(here)):
+        if name == "versions":
+            continue
+        before, now = there.get(name), here.get(name)
+        if name == "model":
+            found += _model_differences(before or {}, now or {})
+        elif name == "optimizer":
+            comparable = all(
+                there.get("versions", {}).get(p) == here.get("versions", {}).get(p)
+                for p in _COMPILING
+            )
+            if comparable and before != now:
+                found.append("optimizer: another one, or other numbers in it")
+        elif before != now:
+            found += _inner_differences(name, before, now)
+    return found
+
+
+def surroundings() -> Description:
+    """Versions, devices, the command and the state of the source: what else repeating takes."""
+    devices = jax.devices()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "command": [sys.executable, *sys.argv],
+        "folder": str(Path.cwd()),
+        "backend": jax.default_backend(),
+        "devices": [f"{device.device_kind} {device.id}" for device in devices],
+        "processes": jax.process_count(),
+        "x64": bool(jax.config.jax_enable_x64),  # type: ignore[attr-defined]
+        "matmul_precision": str(jax.config.jax_default_matmul_precision),  # type: ignore[attr-defined]
+        "git": _git(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that the numbers come from."""
+    return {name: _version(name) for name in _PACKAGES}
+
+
+def uncommitted() -> str:
+    """What differs from the commit that `surroundings` names; empty outside a repository."""
+    return _ask_git("diff", "HEAD") or ""
+
+
+def _git() -> dict[str, Any] | None:
+    commit = _ask_git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return {"commit": commit.strip(), "clean": not _ask_git("status", "--porcelain")}
+
+
+def _ask_git(*words: str) -> str | None:
+    """What git says of the folder that this package lies in; None where there is no repository."""
+    try:
+        asked = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *words],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=20,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return asked.stdout
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _named(value: Any) -> Any:
+    """A dataclass as its name and fields; functions by name; the rest as it is."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: _named(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"kind": type(value).__name__, **fields}
+    if isinstance(value, dict):
+        return {str(key): _named(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_named(inner) for inner in value]
+    if value is None or isinstance(value, (bool, int, float, str, np.ndarray, np.generic)):
+        return value
+    if isinstance(value, jax.Array):
+        return np.asarray(value)
+    return _without_addresses(getattr(value, "__qualname__", repr(value)))
+
+
+def _fingerprint(plan: Plan, model: Any, hyperparameters: Any) -> str:
+    """A digest of the optimiser's own program: its rates and schedules are numbers in it."""
+    first = None if hyperparameters is None else jax.tree.map(lambda a: a[0], hyperparameters)
+
+    def step(gradient: Any, model: Any) -> Any:
+        optimizer = plan.optimizer_for(first)
+        value = jax.numpy.zeros(())
+        return optimizer.update(gradient, optimizer.init(model), model, value=value)
+
+    program = jax.make_jaxpr(step)(model, model)
+    found = hashlib.sha256(_without_addresses(str(program)).encode())
+    for constant in program.consts:
+        found.update(np.asarray(constant).tobytes())
+    return found.hexdigest()[:16]
+
+
+def _weights(leaf: Any) -> dict[str, Any]:
+    values = np.asarray(leaf, np.float64)
+    return {
+        "shape": list(values.shape),
+        "dtype": str(leaf.dtype),
+        "mean": float(values.mean()) if values.size else 0.0,
+        "rms": float(np.sqrt(np.square(values).mean())) if values.size else 0.0,
+    }
+
+
+def _model_differences(there: Description, here: Description) -> list[str]:
+    if there.get("structure") != here.get("structure"):
+        return ["model: another structure"]
+    before, now = there["weights"], here["weights"]
+    if set(before) != set(now):
+        return [f"model: other arrays, {', '.join(sorted(set(before) ^ set(now)))}"]
+    for name, first in before.items():
+        second = now[name]
+        if (first["shape"], first["dtype"]) != (second["shape"], second["dtype"]):
+            return [
+                f"model: {name} was {first['dtype']}{first['shape']}, "
+                f"now {second['dtype']}{second['shape']}"
+            ]
+        # To rounding, because another device initialises to other last digits.
+        scale = 1e-4 * max(first["rms"], 1e-30)
+        if any(abs(first[key] - second[key]) > scale for key in ("mean", "rms")):
+            return [f"model: {name} starts from other numbers, so from another seed"]
+    return []
+
+
+def _inner_differences(name: str, there: Any, here: Any) -> list[str]:
+    if isinstance(there, dict) and isinstance(here, dict):
+        return [
+            line
+            for key in sorted(set(there) | set(here))
+            if there.get(key) != here.get(key)
+            for line in _inner_differences(f"{name}.{key}", there.get(key), here.get(key))
+        ]
+    return [f"{name}: {there!r} there, {here!r} here"]
+
+
+def _without_addresses(text: str) -> str:
+    return re.sub(r"0x[0-9a-f]+", "0x", text)

@@ -1,0 +1,134 @@
+"""Where members and batches lie: one device, several, or several processes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from rnn_jax.checks import kind_of
+
+# What an axis of a mesh may split, by name.
+_MEMBERS, _BATCH = "ensemble", ("batch", "data")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How many members there are, and over which devices they and their batches are spread.
+
+    Attributes:
+      members: E of an ensemble; None is one model without a leading axis.
+      mesh: devices, with an axis "ensemble", an axis "batch" (or "data"), or both; None is one.
+    """
+
+    members: int | None = None
+    mesh: Mesh | None = None
+
+    def spread(self, batch: Any) -> Any:
+        """Splits the leading axis of a batch over the devices, where there are several."""
+        axis = _batch_axis(self.mesh)
+        if self.mesh is None or axis is None:
+            return batch
+        sharding = NamedSharding(self.mesh, PartitionSpec(axis))
+        return lax.with_sharding_constraint(batch, sharding)
+
+    def over_members(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function` of one member, for all members that there are.
+
+        On a single CPU, one after another in one program: side by side there is nothing to win
+        there, and batched products of small matrices are slower than single ones.
+        """
+        if self.members is None:
+            return function
+        if self.mesh is None and jax.default_backend() == "cpu":
+            return lambda *arguments: lax.map(lambda one: function(*one), arguments)
+        return jax.vmap(function, spmd_axis_name=_members_axis(self.mesh))
+
+    def place(self, tree: Any) -> Any:
+        """Puts numbers, equal in all processes, where they belong: members apart, if so wished."""
+        if self.mesh is None:
+            return jax.tree.map(jax.numpy.asarray, tree)
+        sharding = NamedSharding(self.mesh, self._spec())
+        return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding), tree)
+
+    def constrain(self, tree: Any) -> Any:
+        """Keeps what a compiled program returns where `place` has put it."""
+        if self.mesh is None:
+            return tree
+        return lax.with_sharding_constraint(tree, NamedSharding(self.mesh, self._spec()))
+
+    def replicate(self, tree: Any) -> Any:
+        """Lays what a compiled program returns on every device, so that any process can read it."""
+        if self.mesh is None:
+            return tree
+        return lax.with_sharding_constraint(tree, NamedSharding(self.mesh, PartitionSpec()))
+
+    def _spec(self) -> PartitionSpec:
+        return PartitionSpec(_members_axis(self.mesh))
+
+
+def make_layout(
+    members: int | None, mesh: Mesh | None, batch_size: int, evaluation_size: int
+) -> Layout:
+    """Checks that the mesh fits what is to be split.
+
+    Raises:
+      TypeError: no mesh.
+      ValueError: axes of unknown names, or sizes that cannot be split evenly.
+    """
+    if mesh is None:
+        return Layout(members)
+    if not isinstance(mesh, Mesh):
+        raise TypeError(
+            f"mesh must be a jax.sharding.Mesh; got {kind_of(mesh)}. Pass for example "
+            'jax.make_mesh((jax.device_count(),), ("batch",)).'
+        )
+    batch_axis, members_axis = _batch_axis(mesh), _members_axis(mesh)
+    unknown = set(mesh.axis_names) - {batch_axis, members_axis}
+    if unknown:
+        raise ValueError(
+            'the axes of mesh must be named "ensemble" or "batch" (or "data"); got '
+            f'{mesh.axis_names}. Pass for example jax.make_mesh((8,), ("batch",)).'
+        )
+    if members_axis and members is None:
+        raise ValueError(
+            'a mesh with the axis "ensemble" needs a model with a leading axis; got a single '
+            'model. Make one with rnn_jax.ensemble, or name the axis "batch".'
+        )
+    split = [("the ensemble", members, members_axis)] if members_axis else []
+    if batch_axis:
+        split += [("batch_size", batch_size, batch_axis)]
+        split += [("evaluation_size", evaluation_size, batch_axis)]
+    for what, size, axis in split:
+        if size is not None and size % mesh.shape[axis]:
+            raise ValueError(
+                f"{what} must be a multiple of the {mesh.shape[axis]} devices along the mesh's "
+                f"axis {axis!r}; got {size}. Pass {size + -size % mesh.shape[axis]}, or fewer "
+                "devices."
+            )
+    # Explicit axes, the default of jax.make_mesh, would want every operation to name its layout.
+    return Layout(members, Mesh(mesh.devices, mesh.axis_names))
+
+
+def fetch(tree: Any) -> Any:
+    """Numbers on the host, whole in every process."""
+    if all(leaf.is_fully_addressable or leaf.is_fully_replicated for leaf in jax.tree.leaves(tree)):
+        return jax.tree.map(_read, tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def _read(leaf: jax.Array) -> np.ndarray:
+    return np.asarray(leaf)
+
+
+def _batch_axis(mesh: Mesh | None) -> str | None:
+    names = () if mesh is None else mesh.axis_names
+    return next((name for name in names if name in _BATCH), None)
+
+
+def _members_axis(mesh: Mesh | None) -> str | None:
+    return _MEMBERS if mesh is not None and _MEMBERS in mesh.axis_names else None

@@ -1,0 +1,99 @@
+"""Several models as one: a leading axis on every array."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from rnn_jax.checks import check_count, check_size
+
+M = TypeVar("M")
+
+# What a seed is made into where the parameter of `make_model` has this name.
+_SOURCES: dict[str, Callable[[int], Any]] = {"rngs": nnx.Rngs, "key": jax.random.key}
+
+
+def ensemble(make_model: Callable[[Any], M], seeds: int | Iterable[int]) -> M:
+    """Models of one structure, from several seeds, as one model with a leading axis.
+
+    `jax.vmap(lambda model, xs: model(xs))` runs all of them, and `fit` trains them in one program.
+
+    Args:
+      make_model: a function of one seed, make_model(seed) -> model. If its parameter is named
+        `rngs` it is given nnx.Rngs(seed), and if it is named `key`, jax.random.key(seed).
+      seeds: whole numbers, one for each of E members; a single number is that many, from 0 on.
+
+    Returns:
+      A model like that of one seed, each array with a leading E. `member` takes one out.
+
+    Raises:
+      ValueError: no seeds, negative ones, or models that differ in more than their numbers.
+      TypeError: a `make_model` that cannot be called, or seeds that are no whole numbers.
+
+    Example:
+      models = rj.ensemble(
+          lambda rngs: rj.SequenceModel(rj.GRUCell(2, 32, rngs=rngs), 1, rngs=rngs), seeds=8
+      )
+    """
+    if not callable(make_model):
+        raise TypeError(
+            f"make_model must be a function of a seed; got {type(make_model).__name__}. Pass for "
+            "example lambda rngs: SequenceModel(LSTMCell(2, 32, rngs=rngs), 1, rngs=rngs)."
+        )
+    source = _SOURCES.get(_first_parameter(make_model), int)
+    models = [make_model(source(seed)) for seed in _check_seeds(seeds)]
+    structures = [_structure(model) for model in models]
+    for index, structure in enumerate(structures):
+        if structure != structures[0]:
+            raise ValueError(
+                "all members must have one structure and equal shapes, so that their arrays can "
+                f"be stacked; member {index} differs from member 0. Let make_model use the seed "
+                "for nothing but initial weights."
+            )
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
+
+
+def member(models: M, index: int) -> M:
+    """One model of an ensemble.
+
+    Args:
+      models: what `ensemble` or `fit` gave, every array with a leading E.
+      index: which, in [0, E).
+
+    Raises:
+      ValueError: out of range.
+      TypeError: no whole number.
+    """
+    leaves = jax.tree.leaves(models)
+    size = min(jnp.shape(leaf)[0] if jnp.ndim(leaf) else 0 for leaf in leaves)
+    position = check_count("index", index, high=size - 1)
+    return jax.tree.map(lambda leaf: leaf[position], models)
+
+
+def ensemble_size(model: Any) -> int | None:
+    """E of an ensemble of models that know their own rank, such as `SequenceModel`; else None."""
+    return getattr(model, "ensemble_size", None)
+
+
+def _check_seeds(seeds: int | Iterable[int]) -> list[int]:
+    if not isinstance(seeds, Iterable):
+        return list(range(check_size("seeds", seeds)))
+    found = [check_count("each of seeds", seed) for seed in seeds]
+    if not found:
+        raise ValueError("an ensemble needs at least one seed; got none. Pass for example seeds=8.")
+    return found
+
+
+def _first_parameter(function: Callable[..., Any]) -> str:
+    try:
+        return next(iter(inspect.signature(function).parameters), "")
+    except ValueError:  # Built-in callables may have no signature to look at.
+        return ""
+
+
+def _structure(model: Any) -> Any:
+    leaves, treedef = jax.tree.flatten(model)
+    return treedef, [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]

@@ -1,0 +1,75 @@
+"""Members whose loss or update was not finite: said, kept for inspection, or raised."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rnn_jax.training.display import Display
+from rnn_jax.training.state import NEVER, Standing, TrainState
+
+
+@dataclass
+class Failure:
+    """A member that failed.
+
+    Attributes:
+      member: its index; 0 for a single model.
+      step: the first step, counted from 0, whose loss, gradient or update was not finite.
+      kept: where its last finite state lies, if anywhere.
+    """
+
+    member: int
+    step: int
+    kept: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"member-{self.member}-step-{self.step}"
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What is kept beside its state."""
+        return {
+            "member": self.member,
+            "step": self.step,
+            "meaning": "the state before this step, counted from 0; with the run's config.json the "
+            "step can be made again",
+        }
+
+    def state_of(self, state: TrainState, members: int | None) -> TrainState:
+        """This member's part of a state."""
+        if members is None:
+            return state
+        return jax.tree.map(lambda leaf: leaf[self.member], state)
+
+    def report(self, on_nonfinite: str, display: Display) -> None:
+        """Says it, by a warning and on the display.
+
+        Raises:
+          FloatingPointError: if that is what was asked for.
+        """
+        where = "" if self.kept is None else f" Its last finite state lies in {self.kept}."
+        text = (
+            f"member {self.member}: loss, gradient or update of training step {self.step} is not "
+            f"finite.{where}"
+        )
+        if on_nonfinite == "raise":
+            raise FloatingPointError(
+                f'{text} Lower the learning rate or clip the gradient, or pass on_nonfinite="stop" '
+                'or "skip".'
+            )
+        done = "It stays as it was." if on_nonfinite == "stop" else "Such steps are skipped."
+        display.say(f"{text} {done}")
+        warnings.warn(f"{text} {done}", RuntimeWarning, stacklevel=2)
+
+
+def new_failures(before: Standing, after: Standing) -> list[Failure]:
+    """The members that failed between two moments."""
+    steps = np.atleast_1d(after.failed_at)
+    fresh = (steps != NEVER) & (np.atleast_1d(before.failed_at) == NEVER)
+    return [Failure(int(member), int(steps[member])) for member in np.flatnonzero(fresh)]

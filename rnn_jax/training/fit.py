@@ -1,0 +1,218 @@
+"""Training: one call that runs, records, survives and resumes."""
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from rnn_jax.checks import check_count, check_number, check_size, kind_of
+from rnn_jax.training import configuration, processes
+from rnn_jax.training.checkpoints import named_leaves
+from rnn_jax.training.devices import make_layout
+from rnn_jax.training.display import Display, LiveDisplay
+from rnn_jax.training.ensemble import ensemble_size
+from rnn_jax.training.history import History, make_history
+from rnn_jax.training.journal import Journal, RunDirectory
+from rnn_jax.training.plan import make_plan
+from rnn_jax.training.probes import Probe
+from rnn_jax.training.program import Program
+from rnn_jax.training.run import opened
+from rnn_jax.training.stopping import Stopping
+from rnn_jax.training.tensorboard import TensorBoard
+
+
+class FitResult(NamedTuple):
+    """What training gave.
+
+    Attributes:
+      model: as it is after the last step, with a leading axis for an ensemble.
+      history: losses, metrics and what probes saw.
+      best_model: of the evaluation with the smallest loss, for each member its own.
+      steps: training steps done; fewer than asked for if all members stopped before.
+      optimizer_state: as it is after the last step.
+    """
+
+    model: Any
+    history: History
+    best_model: Any
+    steps: int
+    optimizer_state: Any
+
+
+def fit(
+    model: Any,
+    task: Any,
+    optimizer: Any,
+    *,
+    steps: int,
+    batch_size: int,
+    seed: int,
+    directory: str | Path | None = None,
+    resume: bool = True,
+    probes: Probe | Sequence[Probe] = (),
+    mesh: Mesh | None = None,
+    hyperparameters: Any = None,
+    members: int | None = None,
+    evaluate_every: int = 100,
+    evaluation_size: int | None = None,
+    stop_when_solved: bool = True,
+    on_nonfinite: str = "stop",
+    checkpoint_seconds: float = 10.0,
+    progress: bool = False,
+    tensorboard: bool = False,
+    config: Any = None,
+) -> FitResult:
+    """Trains a model, or all members of an ensemble in one program, on a task.
+
+    One call of a compiled loop makes `evaluate_every` steps: batches come from a key on the device,
+    and step n of a member has the data of its number, however the run was cut. So a run with a
+    directory that is killed and started again by the same call ends bit for bit where it would have
+    ended, its files included.
+
+    Args:
+      model: any callable pytree model(inputs (B, T, I)) -> outputs, such as a `SequenceModel`, or
+        an ensemble of them made by `ensemble`. One whose call takes `key` is given one in training.
+      task: what is learnt, such as rnn_jax.tasks.Adding(100).
+      optimizer: an optax transformation; clipping belongs into it (`optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adam(3e-3))`).
+      steps: training steps in all; a run that was longer already is left as it is.
+      batch_size: B, sequences of each step and member.
+      seed: of data and noise. Member i of an ensemble draws from stream i, a single model from
+        stream 0.
+      directory: a folder for all of the run, see `RunDirectory`; None leaves nothing on disk.
+      resume: go on with the run in the directory, if there is one; False refuses it.
+      probes: measured before step 0, every so many steps, and at the end; see `GradientFlowProbe`.
+      mesh: devices to spread over: an axis "batch" splits each batch, an axis "ensemble" the
+        members. With several processes (`jax.distributed`), all make the same call.
+      hyperparameters: a pytree of arrays or lists with a leading E; then `optimizer` is a function
+        of one member's share: optimizer=optax.adam, hyperparameters=[1e-3, 3e-3].
+      members: E of an ensemble whose model does not itself say so, by `ensemble_size`.
+      evaluate_every: steps between evaluations, each a row of the history.
+      evaluation_size: fresh sequences in each evaluation; None is 256, rounded up to a multiple of
+        batch_size.
+      stop_when_solved: a member that has met the task's `solved` is left as it is; when all have,
+        the run ends.
+      on_nonfinite: what a member does at a step whose loss, gradient or update is not finite:
+        "stop" for good, "skip" the step, or "raise" and end the run. Its model stays as it was
+        before that step, and in a directory is kept for inspection; other members go on.
+      checkpoint_seconds: least time between two checkpoints; 0 is one for each evaluation.
+      progress: show how it is doing.
+      tensorboard: also write the metrics for TensorBoard, into the directory.
+      config: whatever the caller wants kept in config.json; a run of another config is refused.
+
+    Returns:
+      A `FitResult`.
+
+    Raises:
+      ValueError: sizes out of range, unknown names, a mesh that does not fit, a directory that
+        holds another run or a damaged one.
+      TypeError: arguments that are not what they should be.
+      FileExistsError: the directory holds a run and `resume` is False.
+      OSError: the directory cannot be written, or another process is training there.
+      FloatingPointError: on_nonfinite="raise", with member and step.
+      Terminated: with a directory, on SIGTERM or Ctrl-C, after all is saved; a SystemExit.
+    """
+    plan = make_plan(
+        task,
+        optimizer,
+        batch_size=batch_size,
+        evaluation_size=evaluation_size,
+        evaluate_every=evaluate_every,
+        stop_when_solved=stop_when_solved,
+        on_nonfinite=on_nonfinite,
+        probes=probes,
+        hyperparameters=hyperparameters,
+    )
+    steps, seed = check_count("steps", steps), check_count("seed", seed)
+    seconds = check_number("checkpoint_seconds", checkpoint_seconds)
+    model = _check_model(model)
+    members = ensemble_size(model) if members is None else check_size("members", members)
+    layout = make_layout(members, mesh, plan.batch_size, plan.evaluation_size)
+    hyperparameters = _check_hyperparameters(hyperparameters, members, model)
+    folder = _check_directory(directory, tensorboard)
+    program = Program(plan, layout, seed, hyperparameters)
+
+    def journal() -> Journal:
+        if folder is None:
+            return Journal()
+        description = configuration.describe(plan, model, hyperparameters, seed, config)
+        key_data = np.asarray(jax.random.key_data(program.key))
+        return RunDirectory(folder, description, key_data, resume=resume, seconds=seconds)
+
+    title = f"{type(task).__name__}{'' if members is None else f' × {members}'}"
+    shown = progress and processes.is_first()
+    with contextlib.ExitStack() as stack:
+        stopping = Stopping() if folder is None else stack.enter_context(Stopping())
+        display = stack.enter_context(LiveDisplay(title, steps, plan) if shown else Display())
+        run = stack.enter_context(opened(program, journal, program.start(model)))
+        if tensorboard and folder is not None and processes.is_first():
+            run.board = TensorBoard(folder / "tensorboard", run.done)
+            stack.callback(run.board.close)
+        run.go(steps, stopping, display)
+    return FitResult(
+        model=run.state.model,
+        history=make_history(run.journal.rows, run.journal.found, members),
+        best_model=run.state.best_model,
+        steps=run.done,
+        optimizer_state=run.state.optimizer_state,
+    )
+
+
+def _check_model(model: Any) -> Any:
+    if isinstance(model, type) or not callable(model):
+        raise TypeError(
+            f"model must be callable, model(inputs) -> outputs; got {kind_of(model)}. Pass for "
+            "example a SequenceModel."
+        )
+    for name, leaf in named_leaves(model):
+        if not hasattr(leaf, "dtype") or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            kind = getattr(leaf, "dtype", kind_of(leaf))
+            raise TypeError(
+                "every leaf of a model must be an array of floats, because all are trained; got "
+                f"{kind} at {name or 'the top'}. Close over what is not, as in "
+                "jax.tree_util.Partial(function, parameters)."
+            )
+    if not jax.tree.leaves(model):
+        raise TypeError(
+            f"a model must have arrays to train; {kind_of(model)} has none. Pass parameters as "
+            "pytree leaves, as in jax.tree_util.Partial(function, parameters)."
+        )
+    return model
+
+
+def _check_hyperparameters(values: Any, members: int | None, model: Any) -> Any:
+    """Arrays with a leading E, in the type of the model."""
+    if values is None:
+        return None
+    if members is None:
+        raise ValueError(
+            "hyperparameters need a model with a leading axis, one member for each; got a single "
+            "model. Make one with rnn_jax.ensemble(make_model, seeds=[0] * E)."
+        )
+    dtype = jnp.result_type(*jax.tree.leaves(model))
+    named = values if isinstance(values, dict) else {"hyperparameters": values}
+    arrays = {name: jnp.asarray(value, dtype) for name, value in named.items()}
+    for name, array in arrays.items():
+        if array.ndim == 0 or array.shape[0] != members:
+            raise ValueError(
+                f"{name} must have one value for each of the {members} members; got shape "
+                f"{array.shape}. Pass {members} numbers."
+            )
+    return arrays if isinstance(values, dict) else arrays["hyperparameters"]
+
+
+def _check_directory(directory: str | Path | None, tensorboard: bool) -> Path | None:
+    if directory is None:
+        if tensorboard:
+            raise ValueError(
+                "tensorboard=True needs a directory to write into; got none. Pass directory=…"
+            )
+        return None
+    if not isinstance(directory, (str, Path)):
+        raise TypeError(f"directory must be a path; got {kind_of(directory)}. Pass a str or Path.")
+    return Path(directory).expanduser()

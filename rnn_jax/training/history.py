@@ -1,0 +1,175 @@
+"""What a run recorded: losses and metrics by training step, and what its probes saw."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from rnn_jax.training.loop import Findings
+from rnn_jax.training.plan import Plan
+from rnn_jax.training.records import Row, plain
+from rnn_jax.training.state import NEVER, Report
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeRecord:
+    """What one probe found; "…" stands for the axis of an ensemble, if there is one.
+
+    Attributes:
+      step: training steps done at each measurement, (P,).
+      values: by name, (…, P, *shape of the value).
+    """
+
+    step: np.ndarray
+    values: dict[str, np.ndarray]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """One of the values."""
+        return self.values[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """Losses and metrics of a run, one entry for each K evaluations.
+
+    "…" stands for the axis of an ensemble, (E,); a single model has none.
+
+    Attributes:
+      step: training steps done, (K,).
+      loss: mean training loss since the entry before, (…, K); NaN once a member has stopped.
+      gradient_norm: mean global norm of the gradient over the same steps, (…, K).
+      updates: how many of these steps changed the model, (…, K).
+      metrics: on fresh data, by name, (…, K); "loss" and those of the task.
+      solved_at: training steps done when an evaluation first met the task's `solved`, (…); NaN if
+        none did.
+      failed_at: the first step, counted from 0, whose loss or update was not finite, (…); NaN if
+        none.
+      skipped: steps left out because they were not finite, (…).
+      probes: by probe.
+
+    A training series or a metric can also be read by its name, history["mse"]; history["loss"] is
+    that of the training.
+    """
+
+    step: np.ndarray
+    loss: np.ndarray
+    gradient_norm: np.ndarray
+    updates: np.ndarray
+    metrics: dict[str, np.ndarray]
+    solved_at: np.ndarray
+    failed_at: np.ndarray
+    skipped: np.ndarray
+    probes: dict[str, ProbeRecord]
+
+    @property
+    def solved(self) -> np.ndarray:
+        """Which members have solved the task, (…)."""
+        return np.isfinite(self.solved_at)
+
+    def keys(self) -> tuple[str, ...]:
+        """Names that can be read with history[name]."""
+        return tuple(dict.fromkeys(("step", "loss", "gradient_norm", "updates", *self.metrics)))
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """A training series, or a metric on fresh data."""
+        if name not in self.keys():
+            raise KeyError(f"history has {', '.join(self.keys())}; got {name!r}")
+        if name in ("step", "loss", "gradient_norm", "updates"):
+            series: np.ndarray = getattr(self, name)
+            return series
+        return self.metrics[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """The names, as of a mapping."""
+        return iter(self.keys())
+
+
+def row_of(step: int, report: Report) -> Row:
+    """One line of metrics.jsonl: a report, numbers alone or in lists of E."""
+    standing = report.standing
+    return plain(
+        {
+            "step": step,
+            "loss": report.loss,
+            "gradient_norm": report.gradient_norm,
+            "updates": report.updates,
+            "evaluation": report.metrics,
+            "solved_at": standing.solved_at,
+            "failed_at": standing.failed_at,
+            "skipped": standing.skipped,
+        }
+    )
+
+
+def probe_rows(
+    plan: Plan, findings: Findings, first: int, length: int, members: int | None
+) -> list[Row]:
+    """The lines of probes.jsonl for a call of the loop: what was measured when it was its turn."""
+    stride = plan.stride(length)
+    return [
+        _probe_row(
+            probe.name, first + index * stride, _moment(findings[probe.name], index, members)
+        )
+        for index in range(length // stride)
+        for probe in plan.probes
+        if (first + index * stride) % probe.every == 0
+    ]
+
+
+def last_probe_rows(step: int, findings: Findings) -> list[Row]:
+    """The lines for measurements of the models as they are at the end."""
+    return [_probe_row(name, step, found) for name, found in findings.items()]
+
+
+def make_history(rows: list[Row], found: list[Row], members: int | None) -> History:
+    """Rows, as written or read back, as arrays."""
+    batch = () if members is None else (members,)
+
+    def series(pick: Any, dtype: type = float) -> np.ndarray:
+        table = np.array([pick(row) for row in rows], dtype)
+        return np.moveaxis(table.reshape(len(rows), *batch), 0, -1)
+
+    def last(name: str, empty: float) -> np.ndarray:
+        value = np.array(rows[-1][name] if rows else empty, float)
+        value = np.broadcast_to(value, batch)
+        return np.where(value == NEVER, np.nan, value)
+
+    metrics = tuple(rows[0]["evaluation"]) if rows else ()
+    return History(
+        step=np.array([row["step"] for row in rows], int),
+        loss=series(lambda row: row["loss"]),
+        gradient_norm=series(lambda row: row["gradient_norm"]),
+        updates=series(lambda row: row["updates"], int),
+        metrics={name: series(lambda row, n=name: row["evaluation"][n]) for name in metrics},
+        solved_at=last("solved_at", NEVER),
+        failed_at=last("failed_at", NEVER),
+        skipped=last("skipped", 0).astype(int),
+        probes=_probe_records(found, members),
+    )
+
+
+def _probe_row(name: str, step: int, values: dict[str, Any]) -> Row:
+    return plain({"step": step, "probe": name, "values": values})
+
+
+def _moment(found: dict[str, Any], index: int, members: int | None) -> dict[str, Any]:
+    """One of the moments of a call, whose axis comes after that of the members."""
+    return {
+        name: value[index] if members is None else value[:, index] for name, value in found.items()
+    }
+
+
+def _probe_records(found: list[Row], members: int | None) -> dict[str, ProbeRecord]:
+    axis = 0 if members is None else 1
+    records = {}
+    for name in dict.fromkeys(row["probe"] for row in found):
+        own = [row for row in found if row["probe"] == name]
+        records[name] = ProbeRecord(
+            step=np.array([row["step"] for row in own], int),
+            values={
+                key: np.stack([np.array(row["values"][key], float) for row in own], axis=axis)
+                for key in own[0]["values"]
+            },
+        )
+    return records

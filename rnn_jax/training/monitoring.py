@@ -1,0 +1,93 @@
+"""Gradient norms by parameter group, for a training loop of one's own."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rnn_jax.checks import kind_of
+from rnn_jax.training.checkpoints import named_leaves
+
+
+class GradientNorms(NamedTuple):
+    """State of `record_gradient_norms`.
+
+    Attributes:
+      norms: global norm of the last gradient by group, each ().
+      steps: gradients seen.
+    """
+
+    norms: dict[str, jax.Array]
+    steps: jax.Array
+
+
+def record_gradient_norms(
+    group: Callable[[str], str] | None = None,
+) -> optax.GradientTransformation:
+    """An optax transformation that passes gradients through unchanged and keeps their norms.
+
+    norm of a group = √(Σ over its arrays ‖g‖²)
+
+    Put it first in a chain for the norms of the gradients, or later for what they have become:
+    optax.chain(record_gradient_norms(), optax.adam(1e-3)).
+
+    Args:
+      group: from the path of an array, such as "cells.0.recurrent_kernel", to the name of its
+        group; None is a group for each array.
+
+    Returns:
+      An `optax.GradientTransformation`; `recorded_gradient_norms` reads its state.
+
+    Raises:
+      TypeError: `group` is no function.
+    """
+    if group is not None and not callable(group):
+        raise TypeError(
+            "group must be a function from the path of an array to the name of its group; got "
+            f'{kind_of(group)}. Pass for example lambda path: path.split(".")[0].'
+        )
+    name_of = (lambda path: path) if group is None else group
+
+    def init(params: Any) -> GradientNorms:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return GradientNorms(_norms(zeros, name_of), jnp.int32(0))
+
+    def update(gradient: Any, state: GradientNorms, params: Any = None) -> Any:
+        return gradient, GradientNorms(_norms(gradient, name_of), state.steps + 1)
+
+    return optax.GradientTransformation(init, update)
+
+
+def recorded_gradient_norms(optimizer_state: Any) -> dict[str, jax.Array]:
+    """The norms of the last gradient, by group, from the state of a whole chain.
+
+    Args:
+      optimizer_state: of an optimiser with one `record_gradient_norms` in it.
+
+    Raises:
+      ValueError: there is none, or there are several.
+    """
+    found = [
+        node
+        for node in jax.tree.leaves(optimizer_state, is_leaf=_is_record)
+        if isinstance(node, GradientNorms)
+    ]
+    if len(found) != 1:
+        raise ValueError(
+            "the optimiser must have one record_gradient_norms in it; got "
+            f"{len(found)}. Build it as optax.chain(record_gradient_norms(), optax.adam(1e-3))."
+        )
+    return found[0].norms
+
+
+def _is_record(node: Any) -> bool:
+    return isinstance(node, GradientNorms)
+
+
+def _norms(tree: Any, name_of: Callable[[str], str]) -> dict[str, jax.Array]:
+    groups: dict[str, list[jax.Array]] = {}
+    for path, leaf in named_leaves(tree):
+        groups.setdefault(name_of(path), []).append(leaf)
+    return {name: optax.tree.norm(leaves) for name, leaves in groups.items()}

@@ -1,0 +1,199 @@
+"""What is measured of a network while it learns, inside the compiled loop."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+
+from rnn_jax.checks import check_choice, check_count, check_size, kind_of
+from rnn_jax.gradients.attribution import along_trajectory
+from rnn_jax.gradients.flow import GradientFlow
+from rnn_jax.gradients.log_norms import jacobian_log_norms
+from rnn_jax.gradients.lyapunov import lyapunov_exponents
+from rnn_jax.sequence.bidirectional import Bidirectional
+from rnn_jax.sequence.model import SequenceModel
+from rnn_jax.sequence.stack import StackedCell
+
+Finding = dict[str, jax.Array]
+
+
+@runtime_checkable
+class Probe(Protocol):
+    """A measurement that `fit` makes before step 0, every so many training steps, and at the end.
+
+    Attributes:
+      name: of its results in `History.probes`.
+      every: training steps between two measurements.
+      batch_size: B, how many of the task's sequences it looks at, the same ones each time.
+    """
+
+    @property
+    def name(self) -> str:
+        """Of its results."""
+        ...
+
+    @property
+    def every(self) -> int:
+        """Training steps between two measurements."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """How many sequences it looks at."""
+        ...
+
+    def measure(self, model: Any, xs: jax.Array) -> Finding:
+        """Arrays by name, of one model and sequences (B, T, I): pure and jittable."""
+        ...
+
+
+def recurrent_cell(model: Any) -> Any:
+    """The cell of a `SequenceModel`: its only layer, or its layers as one `StackedCell`.
+
+    Raises:
+      ValueError: a model whose layers are not simply stacked: both directions, residual paths or
+        layer norm.
+      TypeError: no `SequenceModel`.
+    """
+    if not isinstance(model, SequenceModel):
+        raise TypeError(
+            f"only of a SequenceModel is it known which cell to look at; got {kind_of(model)}. "
+            "Pass cell=, a function from the model to its cell."
+        )
+    layers = list(model.cells)
+    if model.residual or model.norms or any(isinstance(layer, Bidirectional) for layer in layers):
+        raise ValueError(
+            "a probe can look at layers that are simply stacked; got a SequenceModel with residual "
+            "paths, layer norm or Bidirectional. Pass cell=, for example lambda model: "
+            "model.cells[0] for the first layer alone."
+        )
+    return layers[0] if len(layers) == 1 else StackedCell(layers)
+
+
+@dataclass(frozen=True)
+class _CellProbe:
+    """Fields that probes of a cell share.
+
+    Attributes:
+      every: training steps between two measurements.
+      batch_size: sequences of the task that are looked at, the same ones each time.
+      cell: a function from the model to the cell to look at; None is `recurrent_cell`.
+    """
+
+    every: int
+    batch_size: int = 4
+    cell: Callable[[Any], Any] | None = None
+
+    def __post_init__(self) -> None:
+        check_size("every", self.every)
+        check_size("batch_size", self.batch_size)
+        if self.cell is not None and not callable(self.cell):
+            raise TypeError(
+                f"cell must be a function from the model to its cell; got {kind_of(self.cell)}. "
+                "Pass for example lambda model: model.cells[0]."
+            )
+
+    def _cell_of(self, model: Any) -> Any:
+        return recurrent_cell(model) if self.cell is None else self.cell(model)
+
+
+@dataclass(frozen=True)
+class GradientFlowProbe(_CellProbe):
+    """How far gradients reach while a network learns: log-norms by lag and the horizon.
+
+    by_lag[k] = mean over t and sequences of ln‖∂y_t/∂x_{t−k}‖_F
+
+    Attributes:
+      every: training steps between two measurements.
+      batch_size: sequences of the task that are looked at, the same ones each time.
+      cell: a function from the model to the cell to look at; None is `recurrent_cell`.
+      wrt: "input", outputs by inputs, or "state", carries by carries.
+      threshold: of the horizon, the largest lag that still has that share of the norm at lag 0.
+      name: of the results: by_lag (T,) in nats, horizon () in steps.
+    """
+
+    wrt: str = "input"
+    threshold: float = 0.01
+    name: str = "gradient_flow"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("wrt", self.wrt, ("input", "state"))
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold must lie in (0, 1]; got {self.threshold}. Pass 0.01.")
+
+    def measure(self, model: Any, xs: jax.Array) -> Finding:
+        """Log-norms by lag, (T,), and the horizon, ()."""
+        cell = self._cell_of(model)
+        tables = jax.vmap(lambda x: jacobian_log_norms(cell, x, wrt=self.wrt))(xs)
+        flow = GradientFlow(log_norms=tables, wrt=self.wrt)
+        return {"by_lag": flow.by_lag(), "horizon": flow.horizon(self.threshold)}
+
+
+@dataclass(frozen=True)
+class LyapunovProbe(_CellProbe):
+    """The leading Lyapunov exponents along the task's sequences while a network learns.
+
+    Attributes:
+      every: training steps between two measurements.
+      batch_size: sequences of the task that are looked at, the same ones each time.
+      cell: a function from the model to the cell to look at; None is `recurrent_cell`.
+      k: how many exponents, the leading ones.
+      warmup: steps left out at the beginning of each sequence.
+      name: of the results: exponents (k,), the mean over the sequences, nats a step.
+    """
+
+    k: int = 4
+    warmup: int = 0
+    name: str = "lyapunov"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_size("k", self.k)
+        check_count("warmup", self.warmup)
+
+    def measure(self, model: Any, xs: jax.Array) -> Finding:
+        """Exponents, (k,)."""
+        cell = self._cell_of(model)
+
+        def leading(x: jax.Array) -> jax.Array:
+            return lyapunov_exponents(cell, x, k=self.k, warmup=self.warmup).exponents
+
+        return {"exponents": jnp.mean(jax.vmap(leading)(xs), axis=0)}
+
+
+@dataclass(frozen=True)
+class GateProbe(_CellProbe):
+    """How open the gates are while a network learns.
+
+    Attributes:
+      every: training steps between two measurements.
+      batch_size: sequences of the task that are looked at, the same ones each time.
+      cell: a function from the model to the cell to look at; None is `recurrent_cell`.
+      name: of the results, by gate: its mean and its shares shut (below 0.1) and open (above 0.9),
+        as forget_mean, forget_shut, forget_open, all ().
+    """
+
+    name: str = "gates"
+
+    def measure(self, model: Any, xs: jax.Array) -> Finding:
+        """Mean, shut and open of each gate, ().
+
+        Raises:
+          ValueError: the cell has no gates.
+        """
+        cell = self._cell_of(model)
+        gates = jax.vmap(lambda x: along_trajectory(cell, "gates", x, None))(xs)
+        if not gates:
+            raise ValueError(
+                f"GateProbe needs a cell with gates; {kind_of(cell)} has none. Use "
+                "GradientFlowProbe or LyapunovProbe, or an LSTMCell or GRUCell."
+            )
+        found: Finding = {}
+        for name, gate in gates.items():
+            found[f"{name}_mean"] = jnp.mean(gate)
+            found[f"{name}_shut"] = jnp.mean((gate < 0.1).astype(gate.dtype))
+            found[f"{name}_open"] = jnp.mean((gate > 0.9).astype(gate.dtype))
+        return found

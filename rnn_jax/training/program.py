@@ -1,0 +1,92 @@
+"""A run as compiled programs: one call for many steps of all members."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnn_jax.training import loop
+from rnn_jax.training.devices import Layout, fetch
+from rnn_jax.training.plan import Plan
+from rnn_jax.training.state import Report, TrainState
+
+
+class Program:
+    """Starts, advances and measures the members of a run.
+
+    Args:
+      plan: how to train.
+      layout: how many members, and where they lie.
+      seed: of data and noise. Member i draws from stream i, so that the first member of an
+        ensemble sees what a single model sees.
+      hyperparameters: of the optimiser, with a leading axis for the members, or None.
+    """
+
+    def __init__(self, plan: Plan, layout: Layout, seed: int, hyperparameters: Any):
+        self.plan, self.layout = plan, layout
+        data_key, self._probe_key = jax.random.split(jax.random.key(seed))
+        if layout.members is None:
+            self.key = jax.random.fold_in(data_key, 0)
+        else:
+            members = jnp.arange(layout.members, dtype=jnp.uint32)
+            self.key = jax.vmap(functools.partial(jax.random.fold_in, data_key))(members)
+        self._hyperparameters = hyperparameters
+
+    def start(self, model: Any) -> TrainState:
+        """All members before their first step."""
+        return self.layout.place(_start(self.plan, self.layout, model, self._hyperparameters))
+
+    def advance(self, state: TrainState, first: int, length: int) -> tuple[TrainState, Report]:
+        """`length` steps from `first` on; the report's numbers are on the host."""
+        state, report = _advance(
+            self.plan,
+            self.layout,
+            length,
+            state,
+            self.key,
+            self._probe_key,
+            self._hyperparameters,
+            np.int32(first),
+        )
+        return state, fetch(report)
+
+    def measure(self, state: TrainState) -> loop.Findings:
+        """What all probes find in the models as they are; numbers on the host."""
+        if not self.plan.probes:
+            return {}
+        return fetch(_measure(self.plan, self.layout, state.model, self._probe_key))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _start(plan: Plan, layout: Layout, model: Any, hyperparameters: Any) -> TrainState:
+    return layout.over_members(functools.partial(loop.initialize, plan))(model, hyperparameters)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _advance(
+    plan: Plan,
+    layout: Layout,
+    length: int,
+    state: TrainState,
+    key: jax.Array,
+    probe_key: jax.Array,
+    hyperparameters: Any,
+    first: jax.Array,
+) -> tuple[TrainState, Report]:
+    def one(state: TrainState, key: jax.Array, hyperparameters: Any) -> tuple[TrainState, Report]:
+        return loop.advance(
+            plan, layout.spread, length, state, key, probe_key, hyperparameters, first
+        )
+
+    state, report = layout.over_members(one)(state, key, hyperparameters)
+    return layout.constrain(state), layout.replicate(report)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _measure(plan: Plan, layout: Layout, model: Any, probe_key: jax.Array) -> loop.Findings:
+    def one(model: Any) -> loop.Findings:
+        return {probe.name: loop.look(plan, probe, probe_key, model) for probe in plan.probes}
+
+    return layout.replicate(layout.over_members(one)(model))

@@ -1,0 +1,145 @@
+"""One run from where it stands to its end."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from rnn_jax.training import processes
+from rnn_jax.training.checkpoints import from_arrays, to_arrays
+from rnn_jax.training.devices import fetch
+from rnn_jax.training.display import Display
+from rnn_jax.training.failures import Failure, new_failures
+from rnn_jax.training.history import last_probe_rows, probe_rows, row_of
+from rnn_jax.training.journal import Journal
+from rnn_jax.training.loop import stopped
+from rnn_jax.training.program import Program
+from rnn_jax.training.records import Row
+from rnn_jax.training.state import Report, Standing, TrainState
+from rnn_jax.training.stopping import Stopping, Terminated
+from rnn_jax.training.tensorboard import TensorBoard
+
+
+class Run:
+    """A run as it stands.
+
+    Attributes:
+      state: of all members.
+      done: training steps.
+      journal: what is recorded.
+      board: for TensorBoard, or None.
+    """
+
+    def __init__(self, program: Program, journal: Journal, state: TrainState, done: int):
+        self.state, self.done, self.journal = state, done, journal
+        self.board: TensorBoard | None = None
+        self._program, self._plan = program, program.plan
+
+    def go(self, steps: int, stopping: Stopping, display: Display) -> None:
+        """Trains until `steps` are done, all members have stopped, or the run is asked to leave.
+
+        Raises:
+          FloatingPointError: a member failed, and the plan says "raise".
+          Terminated: it was asked to leave, and has saved.
+        """
+        display.begin(self.done)
+        standing: Standing = fetch(self.state.standing)
+        if steps == 0:
+            self._record([], last_probe_rows(0, self._program.measure(self.state)))
+        while self.done < steps and not np.all(stopped(self._plan, standing)):
+            before, (report, first) = standing, self._advance(steps)
+            standing = report.standing
+            finished = self.done >= steps or bool(np.all(stopped(self._plan, standing)))
+            self._record_call(report, first, finished)
+            failures = new_failures(before, standing)
+            asked = processes.any_of(stopping.requested is not None)
+            due = processes.any_of(self.journal.save_is_due())
+            if finished or asked or due or failures:
+                self._save(failures)
+            display.update(self.done, report)
+            for failure in failures:
+                failure.report(self._plan.on_nonfinite, display)
+            if asked and not finished:
+                raise Terminated(stopping.requested or 0, self.done)
+
+    def _advance(self, steps: int) -> tuple[Report, int]:
+        """(what the next call of the loop reports, steps done before it)."""
+        first, length = self.done, self._plan.next_length(self.done, steps)
+        self.state, report = self._program.advance(self.state, first, length)
+        self.done = first + length
+        return report, first
+
+    def _record_call(self, report: Report, first: int, finished: bool) -> None:
+        members = self._program.layout.members
+        found = probe_rows(self._plan, report.probes, first, self.done - first, members)
+        if finished:
+            found += last_probe_rows(self.done, self._program.measure(self.state))
+        self._record([row_of(self.done, report)], found)
+
+    def _record(self, rows: list[Row], found: list[Row]) -> None:
+        """A run that goes on beyond its former end has measured there already."""
+        known = {(row["probe"], row["step"]) for row in self.journal.found}
+        found = [row for row in found if (row["probe"], row["step"]) not in known]
+        self.journal.record(rows, found)
+        if self.board is not None:
+            self.board.write(rows)
+
+    def _save(self, failures: list[Failure]) -> None:
+        state = fetch(self.state)
+        self.journal.save(self.done, state)
+        for failure in failures:
+            own = failure.state_of(state, self._program.layout.members)
+            failure.kept = self.journal.keep_failed(failure.name, own, failure.notes)
+
+
+@contextlib.contextmanager
+def opened(
+    program: Program, open_journal: Callable[[], Journal], start: TrainState
+) -> Iterator[Run]:
+    """A run that begins, or goes on from its last checkpoint; on leaving, its journal is closed.
+
+    With several processes the first one reads the disk, and the others are told.
+    """
+    journal = _journal_of_first(open_journal)
+    how, run = "failed", None
+    try:
+        state, done = _restored(program, journal, start)
+        run = Run(program, journal, state, done)
+        yield run
+        how = "finished"
+    except Terminated:
+        how = "asked to leave"
+        raise
+    finally:
+        journal.close(how, 0 if run is None else run.done)
+
+
+def _journal_of_first(open_journal: Callable[[], Journal]) -> Journal:
+    journal = Journal()
+
+    def begin() -> None:
+        nonlocal journal
+        journal = open_journal()
+
+    processes.only_first(begin)
+    return journal
+
+
+def _restored(program: Program, journal: Journal, start: TrainState) -> tuple[TrainState, int]:
+    """(state, steps done) in every process, and the rows recorded before."""
+    host, done = fetch(start), 0
+
+    def read() -> dict[str, Any]:
+        nonlocal host
+        host, done = journal.restore(host)
+        return {"done": done, "rows": journal.rows, "found": journal.found}
+
+    told = processes.only_first(read)
+    done, journal.rows, journal.found = told["done"], told["rows"], told["found"]
+    if done == 0:
+        return start, 0
+    if jax.process_count() > 1:
+        host = from_arrays(processes.arrays_from_first(to_arrays(host)), host)
+    return program.layout.place(host), done

@@ -1,0 +1,194 @@
+"""What every task keeps."""
+
+import dataclasses
+import functools
+import inspect
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tyro
+
+from rnn_jax.tasks.base import CrossEntropy
+from tasks.drawing import sample
+from tasks.zoo import TASKS, name
+
+SIZE = 3
+KEYS = [jax.random.key(seed) for seed in (0, 1)]
+
+every_task = pytest.mark.parametrize("task", TASKS, ids=name)
+
+
+@functools.cache
+def batches(task):
+    """One batch from each key."""
+    return [sample(task, key, SIZE) for key in KEYS]
+
+
+def perfect(task, batch):
+    """What a network that has solved the task says."""
+    if isinstance(task, CrossEntropy):
+        return 100.0 * jax.nn.one_hot(batch.targets, task.out_features)
+    return batch.targets
+
+
+def assert_close(left, right):
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12), left, right)
+
+
+@every_task
+def test_shapes_are_those_the_task_names(task):
+    inputs, targets, weights = batches(task)[0]
+    assert inputs.shape == (SIZE, task.steps, task.in_features)
+    answers = {"last": (SIZE,), "all": (SIZE, task.steps)}[task.readout]
+    assert weights.shape == answers
+    classes = isinstance(task, CrossEntropy)
+    assert targets.shape == (answers if classes else (*answers, task.out_features))
+
+
+@pytest.mark.parametrize("x64", [True, False])
+@every_task
+def test_numbers_are_of_the_default_type(task, x64):
+    with jax.enable_x64(x64):
+        draw = functools.partial(task.sample, batch_size=SIZE)
+        inputs, targets, weights = jax.eval_shape(draw, jax.random.key(0))
+    number, whole = (jnp.float64, jnp.int64) if x64 else (jnp.float32, jnp.int32)
+    assert inputs.dtype == weights.dtype == number
+    assert targets.dtype == (whole if isinstance(task, CrossEntropy) else number)
+
+
+@every_task
+def test_equal_keys_give_equal_batches_and_others_others(task):
+    first, other = batches(task)
+    jax.tree.map(np.testing.assert_array_equal, sample(task, KEYS[0], SIZE), first)
+    assert not np.array_equal(first.inputs, other.inputs)
+
+
+@every_task
+def test_batches_are_the_same_without_jit(task):
+    assert_close(task.sample(KEYS[0], SIZE), batches(task)[0])
+
+
+@every_task
+def test_a_map_over_keys_gives_what_each_key_gives(task):
+    both = jax.jit(jax.vmap(lambda key: task.sample(key, SIZE)))(jnp.stack(KEYS))
+    for row, alone in enumerate(batches(task)):
+        assert_close(jax.tree.map(lambda leaf, r=row: leaf[r], both), alone)
+
+
+@every_task
+def test_all_is_finite_classes_exist_and_some_answer_counts(task):
+    for batch in batches(task):
+        assert all(np.isfinite(leaf).all() for leaf in batch)
+        weights = np.asarray(batch.weights)
+        assert (weights >= 0).all()
+        assert (weights.reshape(SIZE, -1).sum(axis=1) > 0).all()
+        if isinstance(task, CrossEntropy):
+            assert np.isin(batch.targets, np.arange(task.out_features)).all()
+
+
+@every_task
+def test_equal_tasks_are_one_static_argument(task):
+    same = dataclasses.replace(task)
+    assert same == task
+    assert hash(same) == hash(task)
+    traced = []
+    count = jax.jit(lambda t, x: (traced.append(t), x)[1], static_argnums=0)
+    count(task, 1.0)
+    count(same, 1.0)
+    assert len(traced) == 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        task.readout = "first"
+
+
+@every_task
+def test_the_first_field_is_the_size_and_only_it_must_be_given(task):
+    size, *rest = dataclasses.fields(task)
+    assert size.name in ("length", "delay")
+    assert size.default is dataclasses.MISSING
+    assert all(field.default is not dataclasses.MISSING for field in rest)
+    assert task.steps >= getattr(task, size.name)
+
+
+@every_task
+def test_the_fields_can_be_given_on_a_command_line(task):
+    told = []
+    for field in dataclasses.fields(task):
+        value = getattr(task, field.name)
+        flag = "--" + field.name.replace("_", "-")
+        if isinstance(value, bool):
+            told.append(flag if value else f"--no-{flag[2:]}")
+        elif isinstance(value, tuple):
+            told += [flag, *map(str, value)]
+        else:
+            told += [flag, str(value)]
+    assert tyro.cli(type(task), args=told) == task
+
+
+@every_task
+def test_the_loss_is_finite_and_has_a_gradient_where_answers_count(task):
+    batch = batches(task)[0]
+    outputs = np.random.default_rng(0).normal(size=perfect(task, batch).shape)
+    loss, slope = jax.jit(jax.value_and_grad(task.loss))(jnp.asarray(outputs), batch)
+    assert loss.shape == ()
+    assert np.isfinite(loss)
+    assert loss > 0
+    assert np.isfinite(slope).all()
+    counts = np.any(slope != 0, axis=-1)
+    np.testing.assert_array_equal(counts, np.asarray(batch.weights) > 0)
+
+
+@every_task
+def test_the_right_answers_cost_nothing_and_solve_it(task):
+    batch = batches(task)[0]
+    outputs = perfect(task, batch)
+    metrics = task.metrics(outputs, batch)
+    assert all(np.shape(value) == () for value in metrics.values())
+    assert abs(task.loss(outputs, batch)) < 1e-12
+    assert task.solved(metrics)
+
+
+@every_task
+def test_the_same_answer_everywhere_does_not_solve_it(task):
+    batch = sample(task, KEYS[0], 50)
+    outputs = jnp.zeros_like(perfect(task, batch))
+    assert not task.solved(task.metrics(outputs, batch))
+
+
+@every_task
+def test_the_chance_loss_lies_between_the_right_answers_and_ignorance(task):
+    assert isinstance(task.chance_loss, float)
+    assert 0 < task.chance_loss < math.inf
+    if isinstance(task, CrossEntropy):
+        assert task.chance_loss <= math.log(task.out_features) + 1e-12
+
+
+@every_task
+def test_outputs_of_another_shape_are_refused(task):
+    batch = batches(task)[0]
+    right = perfect(task, batch)
+    wrong = [jnp.concatenate([right, right], axis=-1), right[..., 0], right[:1], right[None]]
+    wrong.append(right[:, -1] if task.readout == "all" else jnp.stack([right, right], axis=1))
+    for outputs in wrong:
+        for judge in (task.loss, task.metrics):
+            with pytest.raises(ValueError, match=r"outputs must have the shape.*readout="):
+                judge(outputs, batch)
+
+
+@every_task
+def test_a_wrong_key_or_batch_size_is_named(task):
+    with pytest.raises(TypeError, match=r"key must be a JAX random key.*jax\.random\.key"):
+        task.sample(0, SIZE)
+    with pytest.raises(ValueError, match="batch_size must be at least 1; got 0"):
+        task.sample(KEYS[0], 0)
+
+
+@pytest.mark.parametrize("kind", sorted({type(task) for task in TASKS}, key=lambda t: t.__name__))
+def test_the_docstring_says_sources_and_every_field(kind):
+    text = inspect.getdoc(kind)
+    assert "References:" in text
+    for field in dataclasses.fields(kind):
+        assert f"\n  {field.name}: " in text, field.name
+    assert "Returns:" in inspect.getdoc(kind.sample)
