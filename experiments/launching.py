@@ -1,10 +1,13 @@
 """What each experiment does around its question: command line, output folder, display, numbers."""
 
+import contextlib
 import dataclasses
+import io
 import math
 import os
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,16 +32,53 @@ def prepare(config_type: type[C], resolve: Callable[[C], C], console: Console) -
     Returns:
       The resolved configuration.
     """
-    try:
-        config: Any = resolve(tyro.cli(config_type))
+    with refusing(console):
+        config: Any = resolve(parse(config_type, sys.argv[1:]))
         config.out.mkdir(parents=True, exist_ok=True)
-    except (ValueError, OSError) as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False)
+    settle()
+    return config
+
+
+def parse(config_type: type[C], arguments: Sequence[str]) -> C:
+    """The command line as a dataclass; `--help` prints and leaves.
+
+    Raises:
+      ValueError: what tyro says against it, in one line.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(config_type, args=list(arguments))
+    except SystemExit as leaving:
+        if not leaving.code:
+            raise
+        raise ValueError(_in_one_line(said.getvalue())) from None
+
+
+def _in_one_line(box: str) -> str:
+    """What stands in a box drawn in a terminal, up to the hint at the help text."""
+    inside = [re.sub(r"[─-╿]+", " ", line) for line in box.splitlines()[1:]]  # Without its title.
+    text = re.split(r"Argument helptext:|For full helptext", " ".join(inside))[0]
+    return " ".join(text.split()).rstrip(".") + ". See --help."
+
+
+@contextlib.contextmanager
+def refusing(console: Console) -> Iterator[None]:
+    """Says in one line what cannot be done, and leaves with status 2 instead of a traceback."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
+        line = " ".join(str(error).split())
+        console.print("error: ", style="bold red", end="")
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
+
+
+def settle() -> None:
+    """What every experiment wants of matplotlib, LAPACK and the compiler."""
     mpl.use("Agg")
     use_one_thread_for_lapack()
     use_compilation_cache()
-    return config
 
 
 def fill_in(

@@ -6,6 +6,11 @@ from rnn_jax.plotting.gates import plot_gates
 from rnn_jax.plotting.lags import plot_by_lag
 from rnn_jax.plotting.maps import plot_log_norms
 from rnn_jax.plotting.spectra import plot_exponents, plot_singular_values
+from rnn_jax.plotting.training import (
+    plot_flow_while_learning,
+    plot_learning,
+    training_figure,
+)
 from rnn_jax.plotting.weights import plot_weight_shares
 
 __all__ = [
@@ -13,8 +18,11 @@ __all__ = [
     "plot_attribution",
     "plot_by_lag",
     "plot_exponents",
+    "plot_flow_while_learning",
     "plot_gates",
+    "plot_learning",
     "plot_log_norms",
     "plot_singular_values",
     "plot_weight_shares",
+    "training_figure",
 ]

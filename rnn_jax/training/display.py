@@ -1,6 +1,7 @@
 """How a run is doing, live in a terminal or line by line in a log."""
 
 import time
+import warnings
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,12 @@ class Display:
     def begin(self, done: int) -> None:
         """Training starts, or goes on, after `done` steps."""
 
-    def update(self, done: int, report: Report) -> None:
+    def update(self, done: int, report: Report, *, finished: bool) -> None:
         """`done` steps are made."""
 
     def say(self, text: str) -> None:
         """Something that the user should know, in a line."""
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 class LiveDisplay(Display):
@@ -79,16 +81,16 @@ class LiveDisplay(Display):
             self.say(f"going on from step {done}")
         self._bar.update(self._task, completed=done)
 
-    def update(self, done: int, report: Report) -> None:
+    def update(self, done: int, report: Report, *, finished: bool) -> None:
         """`done` steps are made."""
         from rich.console import Group
         from rich.text import Text
 
-        pace, numbers = self._pace(done), describe(self._plan, report)
+        pace, numbers = self._pace(done, finished), describe(self._plan, report)
         self._bar.update(self._task, completed=done, pace=pace)
         if self._console.is_terminal:
             self._live.update(Group(self._bar, Text(numbers, style="dim")))
-        elif done * _LINES >= self._steps * self._lines or done == self._steps:
+        elif done * _LINES >= self._steps * self._lines or finished:
             self._lines = 1 + done * _LINES // max(1, self._steps)
             self.say(f"{done}/{self._steps}  {numbers}  {pace}")
 
@@ -96,14 +98,15 @@ class LiveDisplay(Display):
         """Something that the user should know, in a line."""
         self._console.print(text, highlight=False, markup=False)
 
-    def _pace(self, done: int) -> str:
+    def _pace(self, done: int, finished: bool) -> str:
         """Steps a second and time left, by the steps after the first call, which compiles."""
         now = time.monotonic()
         if self._clock is None:
             self._clock = (now, done)
             return "compiled"
         rate = (done - self._clock[1]) / max(now - self._clock[0], 1e-9)
-        return f"{rate:.3g} steps/s  {_duration((self._steps - done) / rate)} left"
+        left = "done" if finished else f"{_duration((self._steps - done) / rate)} left"
+        return f"{rate:.3g} steps/s  {left}"
 
 
 def describe(plan: Plan, report: Report) -> str:
@@ -122,7 +125,7 @@ def describe(plan: Plan, report: Report) -> str:
         parts.append("solved")
     if failed:
         parts.append(f"not finite {failed}")
-    if members > 1 and still < members:
+    if 0 < still < members:
         parts.append(f"{still} still training")
     return "  ".join(parts)
 

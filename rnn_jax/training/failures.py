@@ -1,6 +1,5 @@
 """Members whose loss or update was not finite: said, kept for inspection, or raised."""
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ class Failure:
         return jax.tree.map(lambda leaf: leaf[self.member], state)
 
     def report(self, on_nonfinite: str, display: Display) -> None:
-        """Says it, by a warning and on the display.
+        """Says it on the display.
 
         Raises:
           FloatingPointError: if that is what was asked for.
@@ -65,7 +64,6 @@ class Failure:
             )
         done = "It stays as it was." if on_nonfinite == "stop" else "Such steps are skipped."
         display.say(f"{text} {done}")
-        warnings.warn(f"{text} {done}", RuntimeWarning, stacklevel=2)
 
 
 def new_failures(before: Standing, after: Standing) -> list[Failure]:

@@ -127,7 +127,7 @@ def make_history(rows: list[Row], found: list[Row], members: int | None) -> Hist
     batch = () if members is None else (members,)
 
     def series(pick: Any, dtype: type = float) -> np.ndarray:
-        table = np.array([pick(row) for row in rows], dtype)
+        table: np.ndarray = np.array([pick(row) for row in rows], dtype)
         return np.moveaxis(table.reshape(len(rows), *batch), 0, -1)
 
     def last(name: str, empty: float) -> np.ndarray:

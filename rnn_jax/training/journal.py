@@ -78,8 +78,7 @@ class RunDirectory(Journal):
     ):
         super().__init__()
         self.path = path.absolute()
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.path)
+        self._lock = _lock(_made(self.path))
         self._key_data, self._seconds = key_data, seconds
         self._enter(description, resume)
         self._metrics = Records(self.path / "metrics.jsonl")
@@ -172,9 +171,8 @@ class RunDirectory(Journal):
         unlike = configuration.differences(there, here)
         if unlike:
             raise ValueError(
-                f"{self.path} holds another run, which this one must not overwrite:\n  "
-                + "\n  ".join(unlike)
-                + "\nStart it as it was, or pass another directory."
+                f"{self.path} holds another run, which this one must not overwrite: "
+                f"{'; '.join(unlike)}. Start it as it was, or pass another directory."
             )
 
     def _latest(self, start: TrainState) -> tuple[TrainState, int]:
@@ -219,6 +217,16 @@ def _write_config(folder: Path, description: Row) -> None:
     draft = folder / "config.json.part"
     draft.write_text(json.dumps(plain(config), indent=2) + "\n")
     draft.replace(folder / "config.json")
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(
+            f"{folder} cannot be made a directory: {error.strerror}. Pass another directory."
+        ) from error
+    return folder
 
 
 def _lock(folder: Path) -> int:

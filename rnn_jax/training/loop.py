@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -171,15 +171,15 @@ def _evaluate(
 
 def run_model(model: Any, inputs: jax.Array, key: jax.Array | None) -> jax.Array:
     """The model's outputs; the key goes to models that take one, for dropout and noise."""
-    if key is None or not _takes_key(type(model)):
+    if key is None or not _takes_key(type(model).__call__):
         return model(inputs)
     return model(inputs, key=key)
 
 
 @functools.cache
-def _takes_key(kind: Hashable) -> bool:
+def _takes_key(call: Callable[..., Any]) -> bool:
     try:
-        return "key" in inspect.signature(getattr(kind, "__call__")).parameters
+        return "key" in inspect.signature(call).parameters
     except (TypeError, ValueError):
         return False
 

@@ -58,7 +58,7 @@ class Run:
             due = processes.any_of(self.journal.save_is_due())
             if finished or asked or due or failures:
                 self._save(failures)
-            display.update(self.done, report)
+            display.update(self.done, report, finished=finished)
             for failure in failures:
                 failure.report(self._plan.on_nonfinite, display)
             if asked and not finished:

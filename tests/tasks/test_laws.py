@@ -12,19 +12,31 @@ import pytest
 import tyro
 
 from rnn_jax.tasks.base import CrossEntropy
-from tasks.drawing import sample
 from tasks.zoo import TASKS, name
 
-SIZE = 3
+# Enough that no answer is the right one for all of them.
+SIZE = 16
 KEYS = [jax.random.key(seed) for seed in (0, 1)]
 
 every_task = pytest.mark.parametrize("task", TASKS, ids=name)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def judge(task, outputs, batch):
+    metrics = task.metrics(outputs, batch)
+    return task.loss(outputs, batch), metrics, task.solved(metrics)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def mapped(task, keys):
+    return jax.vmap(lambda key: task.sample(key, SIZE))(keys)
+
+
 @functools.cache
 def batches(task):
-    """One batch from each key."""
-    return [sample(task, key, SIZE) for key in KEYS]
+    """One batch from each key, drawn compiled and all at once."""
+    both = jax.tree.map(np.asarray, mapped(task, jnp.stack(KEYS)))
+    return [jax.tree.map(lambda leaf, r=row: leaf[r], both) for row in range(len(KEYS))]
 
 
 def perfect(task, batch):
@@ -34,18 +46,17 @@ def perfect(task, batch):
     return batch.targets
 
 
-def assert_close(left, right):
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12), left, right)
-
-
 @every_task
 def test_shapes_are_those_the_task_names(task):
-    inputs, targets, weights = batches(task)[0]
-    assert inputs.shape == (SIZE, task.steps, task.in_features)
-    answers = {"last": (SIZE,), "all": (SIZE, task.steps)}[task.readout]
-    assert weights.shape == answers
-    classes = isinstance(task, CrossEntropy)
-    assert targets.shape == (answers if classes else (*answers, task.out_features))
+    drawn = batches(task)[:1]
+    if hasattr(task, "sample_held_out"):
+        drawn.append(task.sample_held_out(KEYS[0], SIZE))
+    for inputs, targets, weights in drawn:
+        assert inputs.shape == (SIZE, task.steps, task.in_features)
+        answers = {"last": (SIZE,), "all": (SIZE, task.steps)}[task.readout]
+        assert weights.shape == answers
+        classes = isinstance(task, CrossEntropy)
+        assert targets.shape == (answers if classes else (*answers, task.out_features))
 
 
 @pytest.mark.parametrize("x64", [True, False])
@@ -61,28 +72,30 @@ def test_numbers_are_of_the_default_type(task, x64):
 
 @every_task
 def test_equal_keys_give_equal_batches_and_others_others(task):
+    twice = jax.tree.map(np.asarray, mapped(task, jnp.stack([KEYS[0], KEYS[0]])))
     first, other = batches(task)
-    jax.tree.map(np.testing.assert_array_equal, sample(task, KEYS[0], SIZE), first)
+    for row in range(2):
+        jax.tree.map(
+            lambda left, right, r=row: np.testing.assert_array_equal(left[r], right), twice, first
+        )
     assert not np.array_equal(first.inputs, other.inputs)
 
 
 @every_task
-def test_batches_are_the_same_without_jit(task):
-    assert_close(task.sample(KEYS[0], SIZE), batches(task)[0])
-
-
-@every_task
-def test_a_map_over_keys_gives_what_each_key_gives(task):
-    both = jax.jit(jax.vmap(lambda key: task.sample(key, SIZE)))(jnp.stack(KEYS))
-    for row, alone in enumerate(batches(task)):
-        assert_close(jax.tree.map(lambda leaf, r=row: leaf[r], both), alone)
+def test_compiled_and_mapped_over_keys_a_batch_is_what_each_key_alone_gives(task):
+    for key, batch in zip(KEYS, batches(task), strict=True):
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9),
+            task.sample(key, SIZE),
+            batch,
+        )
 
 
 @every_task
 def test_all_is_finite_classes_exist_and_some_answer_counts(task):
     for batch in batches(task):
         assert all(np.isfinite(leaf).all() for leaf in batch)
-        weights = np.asarray(batch.weights)
+        weights = batch.weights
         assert (weights >= 0).all()
         assert (weights.reshape(SIZE, -1).sum(axis=1) > 0).all()
         if isinstance(task, CrossEntropy):
@@ -104,12 +117,15 @@ def test_equal_tasks_are_one_static_argument(task):
 
 
 @every_task
-def test_the_first_field_is_the_size_and_only_it_must_be_given(task):
-    size, *rest = dataclasses.fields(task)
-    assert size.name in ("length", "delay")
-    assert size.default is dataclasses.MISSING
+def test_what_must_be_given_comes_first_and_a_size_must_be(task):
+    first, *rest = dataclasses.fields(task)
     assert all(field.default is not dataclasses.MISSING for field in rest)
-    assert task.steps >= getattr(task, size.name)
+    # Images have the size they have.
+    sized = {field.name for field in (first, *rest)} & {"length", "delay"}
+    if sized:
+        assert first.name in sized
+        assert first.default is dataclasses.MISSING
+        assert task.steps >= getattr(task, first.name)
 
 
 @every_task
@@ -136,25 +152,23 @@ def test_the_loss_is_finite_and_has_a_gradient_where_answers_count(task):
     assert np.isfinite(loss)
     assert loss > 0
     assert np.isfinite(slope).all()
-    counts = np.any(slope != 0, axis=-1)
-    np.testing.assert_array_equal(counts, np.asarray(batch.weights) > 0)
+    np.testing.assert_array_equal(np.any(np.asarray(slope) != 0, axis=-1), batch.weights > 0)
 
 
 @every_task
 def test_the_right_answers_cost_nothing_and_solve_it(task):
     batch = batches(task)[0]
-    outputs = perfect(task, batch)
-    metrics = task.metrics(outputs, batch)
-    assert all(np.shape(value) == () for value in metrics.values())
-    assert abs(task.loss(outputs, batch)) < 1e-12
-    assert task.solved(metrics)
+    loss, metrics, solved = judge(task, perfect(task, batch), batch)
+    assert all(value.shape == () for value in metrics.values())
+    assert abs(loss) < 1e-12
+    assert solved.shape == ()
+    assert solved
 
 
 @every_task
 def test_the_same_answer_everywhere_does_not_solve_it(task):
-    batch = sample(task, KEYS[0], 50)
-    outputs = jnp.zeros_like(perfect(task, batch))
-    assert not task.solved(task.metrics(outputs, batch))
+    batch = batches(task)[0]
+    assert not judge(task, jnp.zeros_like(perfect(task, batch)), batch)[2]
 
 
 @every_task
@@ -172,9 +186,9 @@ def test_outputs_of_another_shape_are_refused(task):
     wrong = [jnp.concatenate([right, right], axis=-1), right[..., 0], right[:1], right[None]]
     wrong.append(right[:, -1] if task.readout == "all" else jnp.stack([right, right], axis=1))
     for outputs in wrong:
-        for judge in (task.loss, task.metrics):
+        for call in (task.loss, task.metrics):
             with pytest.raises(ValueError, match=r"outputs must have the shape.*readout="):
-                judge(outputs, batch)
+                call(outputs, batch)
 
 
 @every_task

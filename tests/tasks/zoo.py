@@ -8,26 +8,41 @@ from rnn_jax.tasks.copy_memory import CopyMemory
 from rnn_jax.tasks.delayed_recall import DelayedRecall
 from rnn_jax.tasks.delayed_xor import DelayedXor
 from rnn_jax.tasks.dyck import Dyck
+from rnn_jax.tasks.lorenz import LorenzForecast
+from rnn_jax.tasks.mackey_glass import MackeyGlassForecast
+from rnn_jax.tasks.multiplication import Multiplication
 from rnn_jax.tasks.parity import Parity
 from rnn_jax.tasks.selective_copy import SelectiveCopy
+from rnn_jax.tasks.sine import SineForecast
+from rnn_jax.tasks.teacher import TeacherRecall
 from rnn_jax.tasks.temporal_order import TemporalOrder
 
+# Equal lengths share compiled programs.
 TASKS = [
-    Adding(6),
-    DelayedRecall(2),
+    Adding(12),
+    Adding(12, variant="hochreiter"),
+    Adding(12, variant="martens"),
+    Multiplication(12),
+    Multiplication(12, variant="arjovsky"),
+    SineForecast(12),
+    LorenzForecast(12),
+    MackeyGlassForecast(12, tau=6),
+    TeacherRecall(12),
+    TeacherRecall(12, phase=0.0),
+    DelayedRecall(4),
     TemporalOrder(12),
-    TemporalOrder(10, symbols=3, markers=False),
-    CopyMemory(3, symbols=2, alphabet=3),
-    CopyMemory(1, symbols=2, alphabet=3, counted="recall"),
-    SelectiveCopy(9, symbols=3, alphabet=4),
-    SelectiveCopy(9, symbols=3, alphabet=4, cue="once", counted="all"),
-    Parity(5),
-    Parity(5, readout="all"),
-    AssociativeRecall(12, pairs=2, keys=4, values=4),
-    AssociativeRecall(9, pairs=4, queries=1, keys=5, values=5, filler="blank"),
-    Dyck(8),
+    TemporalOrder(12, symbols=3, markers=False),
+    CopyMemory(6, symbols=3, alphabet=4),
+    CopyMemory(1, symbols=3, alphabet=4, counted="recall"),
+    SelectiveCopy(12, symbols=3, alphabet=4),
+    SelectiveCopy(12, symbols=3, alphabet=4, cue="once", counted="all"),
+    Parity(12),
+    Parity(12, readout="all"),
+    AssociativeRecall(12, pairs=3, keys=4, values=4),
+    AssociativeRecall(12, pairs=3, queries=1, keys=4, values=4, filler="blank"),
+    Dyck(12),
     DelayedXor(2),
-    DelayedXor(1, length=5, bits=3),
+    DelayedXor(1, length=12, bits=3),
 ]
 
 

@@ -1,0 +1,158 @@
+"""One network on one task, from several seeds: when solved, and how far gradients reached."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optax
+from scipy import stats
+
+import rnn_jax as rj
+from learning.choices import CellOptions, make_model
+
+
+@dataclass(frozen=True)
+class Training:
+    """How every network is trained.
+
+    Attributes:
+      hidden: H.
+      batch_size: sequences of each step.
+      steps: at most.
+      seeds: networks trained at once.
+      learning_rate: of Adam; gradients are clipped at a global norm of 1.
+      evaluate_every: steps between evaluations.
+    """
+
+    hidden: int
+    batch_size: int
+    steps: int
+    seeds: int
+    learning_rate: float
+    evaluate_every: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one network on one task; arrays have one entry for each seed.
+
+    Attributes:
+      network, task: names.
+      size: the task's length or delay, in steps.
+      steps: T of its sequences.
+      solved_at: training steps; inf if it was not solved.
+      final: the task's deciding metric at the end.
+      chance: what it is at the start, by the task's own account, as a loss.
+      loss: on fresh data at the end.
+      horizon: largest lag with 1 % of the gradient at lag 0, (2, seeds): at first and at last.
+      reach: ln norm at lag T/2, less that at lag 0, nats, (2, seeds).
+      exponent: λ₁, nats a step, (2, seeds).
+    """
+
+    network: str
+    task: str
+    size: int
+    steps: int
+    solved_at: np.ndarray
+    final: np.ndarray
+    chance: float
+    loss: np.ndarray
+    horizon: np.ndarray
+    reach: np.ndarray
+    exponent: np.ndarray
+
+    @property
+    def solved(self) -> np.ndarray:
+        """Which seeds solved it."""
+        return np.isfinite(self.solved_at)
+
+
+def compare(
+    name: str,
+    cell: CellOptions,
+    task_name: str,
+    size: int,
+    task: Any,
+    training: Training,
+    seed: int,
+    folder: Path,
+) -> Outcome:
+    """Trains all seeds in one program, resumable in `folder`, and reads what was measured."""
+    steps = training.steps
+    result = rj.fit(
+        rj.ensemble(make_model(cell, task, training.hidden, 1), training.seeds),
+        task,
+        optax.chain(optax.clip_by_global_norm(1.0), optax.adam(training.learning_rate)),
+        steps=steps,
+        batch_size=training.batch_size,
+        seed=seed,
+        directory=folder,
+        # Before the first step and after the last one.
+        probes=(rj.GradientFlowProbe(every=steps), rj.LyapunovProbe(every=steps, k=1)),
+        evaluate_every=training.evaluate_every,
+    )
+    history = result.history
+    flow, spectrum = history.probes["gradient_flow"], history.probes["lyapunov"]
+    by_lag = flow["by_lag"]
+    deciding = next(reversed([metric for metric in history.metrics if metric != "loss"]))
+    return Outcome(
+        network=name,
+        task=task_name,
+        size=size,
+        steps=task.steps,
+        solved_at=np.where(np.isnan(history.solved_at), np.inf, history.solved_at),
+        final=history.metrics[deciding][:, -1],
+        chance=task.chance_loss,
+        loss=history.metrics["loss"][:, -1],
+        horizon=flow["horizon"].T,
+        reach=(by_lag[..., task.steps // 2] - by_lag[..., 0]).T,
+        exponent=spectrum["exponents"][..., 0].T,
+    )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """How well gradients before training tell who will learn.
+
+    Attributes:
+      rank_correlation: Spearman's, of reach before training and steps to solve (not solved counts
+        as last); negative if those that reach further are faster.
+      p_value: of no correlation.
+      separation: the chance that of two runs, one solved and one not, the one that was solved had
+        the further reach (½ is guessing); NaN if all or none were solved.
+      runs: how many.
+      solved: how many of them.
+    """
+
+    rank_correlation: float
+    p_value: float
+    separation: float
+    runs: int
+    solved: int
+
+
+def predict(outcomes: list[Outcome], measure: Callable[[Outcome], np.ndarray]) -> Prediction:
+    """Over all runs of the outcomes, seed by seed."""
+    before = np.concatenate([measure(outcome) for outcome in outcomes])
+    solved_at = np.concatenate([outcome.solved_at for outcome in outcomes])
+    solved = np.isfinite(solved_at)
+    worst = 1.0 + 2.0 * np.max(solved_at[solved], initial=1.0)
+    ranks = stats.spearmanr(before, np.where(solved, solved_at, worst))
+    return Prediction(
+        rank_correlation=float(ranks.statistic),
+        p_value=float(ranks.pvalue),
+        separation=_separation(before[solved], before[~solved]),
+        runs=before.size,
+        solved=int(solved.sum()),
+    )
+
+
+def _separation(solved: np.ndarray, others: np.ndarray) -> float:
+    """The area under the ROC curve: P(solved > other) + ½ P(equal)."""
+    if not solved.size or not others.size:
+        return float("nan")
+    larger = (solved[:, None] > others[None, :]).mean()
+    equal = (solved[:, None] == others[None, :]).mean()
+    return float(larger + 0.5 * equal)

@@ -1,0 +1,89 @@
+"""The multiplication problem."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from rnn_jax.checks import check_key, check_size
+from rnn_jax.tasks.base import Batch, SquaredError
+from rnn_jax.tasks.marked import Variant, check_marked, draw_marked, hidden_share, marked_steps
+
+
+@dataclass(frozen=True)
+class Multiplication(SquaredError):
+    """The multiplication problem: remember two marked numbers and give their product.
+
+    Each step shows a number u_t, uniform in [0, 1), and a marker. A sequence has L steps, L drawn
+    from [`length`, 1.1 `length`]; a shorter one starts later, after zeros in both features, so that
+    all end at the last step. The marker is 1 at two steps, one of the first ten and one of the
+    first `length`/2 − 1 of the others; it is −1 at the first and the last step, and 0 elsewhere. If
+    a mark is drawn for the first step it is not shown and its number counts as 1. The target is
+    u_i u_j.
+
+    That is the variant "hochreiter". In the others no mark is hidden: "martens" draws one of the
+    first L/10 steps and one from there up to L/2, "arjovsky" has `length` steps and one mark in
+    each half. Predicting the mean of the product without looking costs its variance:
+    1/9 − 1/16 = 7/144 if both marks are to be seen, and with q = 1/10 + (9/10) / (`length`/2 − 1)
+    the share of sequences in which one is not, (1 + 2q)/9 − (1 + q)²/16.
+
+    Attributes:
+      length: T, in steps, at least 2 for "arjovsky"; in "hochreiter" the fewest, at least 11, and
+        in "martens" the fewest, at least 10.
+      solved_below: the mean squared error under which it counts as solved; 0.0016 is the first
+        paper's own tolerance, an error of 0.04.
+      variant: whose protocol of marks, "arjovsky", "hochreiter" or "martens".
+
+    References:
+      S. Hochreiter and J. Schmidhuber, "Long short-term memory", 1997 (the task, and the default);
+      J. Martens and I. Sutskever, "Learning recurrent neural networks with Hessian-free
+      optimization", 2011; R. Pascanu, T. Mikolov and Y. Bengio, "On the difficulty of training
+      recurrent neural networks", 2013 (their form of it in published code).
+    """
+
+    length: int
+    solved_below: float = 0.0016
+    variant: Variant = "hochreiter"
+
+    readout: ClassVar[str] = "last"
+
+    def __post_init__(self) -> None:
+        check_marked(self.length, self.variant)
+        super().__post_init__()
+
+    @property
+    def steps(self) -> int:
+        """T, in steps, of the longest sequence."""
+        return marked_steps(self.length, self.variant)
+
+    @property
+    def in_features(self) -> int:
+        """I: the number and its marker."""
+        return 2
+
+    @property
+    def out_features(self) -> int:
+        """O: the product."""
+        return 1
+
+    @property
+    def chance_loss(self) -> float:
+        """Mean squared error of the predictor that remembers nothing: the product's variance."""
+        q = hidden_share(self.length, self.variant)
+        return (1 + 2 * q) / 9 - (1 + q) ** 2 / 16
+
+    def sample(self, key: jax.Array, batch_size: int) -> Batch:
+        """Draws a batch.
+
+        Args:
+          key: a JAX random key.
+          batch_size: B.
+
+        Returns:
+          inputs (B, T, 2), the number first and its marker second; targets (B, 1); weights (B,).
+        """
+        size = check_size("batch_size", batch_size)
+        drawn = draw_marked(check_key(key), size, self.length, self.variant)
+        targets = jnp.prod(jnp.where(drawn.hidden, 1.0, drawn.numbers), axis=1, keepdims=True)
+        return Batch(drawn.inputs, targets, jnp.ones_like(targets[:, 0]))
