@@ -18,13 +18,14 @@ import jax
 import tyro
 from rich.console import Console
 
-from benchmarks import compiling, jacobians, long_sequences, training_step
+from benchmarks import compiling, jacobians, long_sequences, training_runs, training_step
 from benchmarks.timing import Row
 
 BENCHMARKS = [
     *training_step.BENCHMARKS,
     *jacobians.BENCHMARKS,
     *long_sequences.BENCHMARKS,
+    *training_runs.BENCHMARKS,
     *compiling.BENCHMARKS,
 ]
 

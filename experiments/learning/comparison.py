@@ -43,8 +43,7 @@ class Outcome:
       size: the task's length or delay, in steps.
       steps: T of its sequences.
       solved_at: training steps; inf if it was not solved.
-      final: the task's deciding metric at the end.
-      chance: what it is at the start, by the task's own account, as a loss.
+      chance: the loss of a predictor that remembers nothing.
       loss: on fresh data at the end.
       horizon: largest lag with 1 % of the gradient at lag 0, (2, seeds): at first and at last.
       reach: ln norm at lag T/2, less that at lag 0, nats, (2, seeds).
@@ -56,7 +55,6 @@ class Outcome:
     size: int
     steps: int
     solved_at: np.ndarray
-    final: np.ndarray
     chance: float
     loss: np.ndarray
     horizon: np.ndarray
@@ -96,14 +94,12 @@ def compare(
     history = result.history
     flow, spectrum = history.probes["gradient_flow"], history.probes["lyapunov"]
     by_lag = flow["by_lag"]
-    deciding = next(reversed([metric for metric in history.metrics if metric != "loss"]))
     return Outcome(
         network=name,
         task=task_name,
         size=size,
         steps=task.steps,
         solved_at=np.where(np.isnan(history.solved_at), np.inf, history.solved_at),
-        final=history.metrics[deciding][:, -1],
         chance=task.chance_loss,
         loss=history.metrics["loss"][:, -1],
         horizon=flow["horizon"].T,

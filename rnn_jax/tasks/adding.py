@@ -17,7 +17,8 @@ class Adding(SquaredError):
 
     Each step shows a number u_t, uniform in [0, 1), and a marker. The marker is 1 at two steps, one
     drawn from each half of the sequence, and 0 elsewhere; the target is u_i + u_j. Predicting the
-    mean, 1, without looking costs the variance of the sum, 2 · 1/12 = 1/6.
+    mean, 1, without looking costs the variance of the sum, 2 · 1/12 = 1/6. (Looking would save half
+    of it if the last step is marked, once in T/2 sequences.)
 
     That is the variant "arjovsky". In the two older ones a sequence has L steps, L drawn from
     [`length`, 1.1 `length`]; a shorter one starts later, after zeros in both features, so that all

@@ -73,27 +73,29 @@ def draw_marked(
         first = jax.random.randint(key_first, (size,), 0, half)
         second = jax.random.randint(key_second, (size,), half, length)
         return _mark(values, jnp.stack([first, second], axis=-1))
-    key_value, key_length, key_first, key_second = jax.random.split(key, 4)
+    key_value, key_length, key_place = jax.random.split(key, 3)
     steps = marked_steps(length, variant)
     values = jax.random.uniform(key_value, (size, steps), minval=low)
     lengths = jax.random.randint(key_length, (size,), length, steps + 1)
     if variant == "martens":
-        first = jax.random.randint(key_first, (size,), 0, lengths // 10)
-        second = jax.random.randint(key_second, (size,), lengths // 10, lengths // 2)
+        tenth = lengths // 10
+        edges = jnp.stack([jnp.zeros_like(tenth), tenth, lengths // 2], axis=-1)
+        places = jax.random.randint(key_place, (size, 2), edges[:, :2], edges[:, 1:])
     else:
-        first = jax.random.randint(key_first, (size,), 0, 10)
-        second = jax.random.randint(key_second, (size,), 0, length // 2 - 1)
-        second = second + (second >= first).astype(second.dtype)
+        counts = jnp.array([[10, length // 2 - 1]])
+        places = jax.random.randint(key_place, (size, 2), 0, counts)
+        # The second is one of those left: from the first mark on they lie one further.
+        passed = (places[:, 1] >= places[:, 0]).astype(places.dtype)
+        places = places.at[:, 1].add(passed)
     start = steps - lengths[:, None]
     index = jnp.arange(steps)[None, :]
     values = jnp.where(index >= start, values, 0.0)
-    drawn = _mark(values, start + jnp.stack([first, second], axis=-1))
+    drawn = _mark(values, start + places)
     if variant == "martens":
         return drawn
     ends = (index == start) | (index == steps - 1)
     markers = jnp.where(ends, -1.0, drawn.inputs[..., 1])
-    hidden = jnp.stack([first, second], axis=-1) == 0
-    return Marked(jnp.stack([values, markers], axis=-1), drawn.numbers, hidden)
+    return Marked(jnp.stack([values, markers], axis=-1), drawn.numbers, places == 0)
 
 
 def _mark(values: jax.Array, places: jax.Array) -> Marked:

@@ -1,14 +1,14 @@
 """The multiplication problem."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.checks import check_key, check_size
+from rnn_jax.checks import check_choice, check_key, check_size
 from rnn_jax.tasks.base import Batch, SquaredError
-from rnn_jax.tasks.marked import Variant, check_marked, draw_marked, hidden_share, marked_steps
+from rnn_jax.tasks.marked import check_marked, draw_marked, hidden_share, marked_steps
 
 
 @dataclass(frozen=True)
@@ -22,18 +22,18 @@ class Multiplication(SquaredError):
     a mark is drawn for the first step it is not shown and its number counts as 1. The target is
     u_i u_j.
 
-    That is the variant "hochreiter". In the others no mark is hidden: "martens" draws one of the
-    first L/10 steps and one from there up to L/2, "arjovsky" has `length` steps and one mark in
-    each half. Predicting the mean of the product without looking costs its variance:
-    1/9 − 1/16 = 7/144 if both marks are to be seen, and with q = 1/10 + (9/10) / (`length`/2 − 1)
-    the share of sequences in which one is not, (1 + 2q)/9 − (1 + q)²/16.
+    That is the variant "hochreiter". In "martens" one mark is among the first L/10 steps and one
+    from there up to L/2; no marker is −1 and no mark is hidden.
+
+    Who remembers nothing says the mean of the product, and pays its variance: 1/9 − 1/16 = 7/144 if
+    both marks are to be seen; with q = 1/10 + (9/10) / (`length`/2 − 1) the share of sequences in
+    which one is not, (1 + 2q)/9 − (1 + q)²/16.
 
     Attributes:
-      length: T, in steps, at least 2 for "arjovsky"; in "hochreiter" the fewest, at least 11, and
-        in "martens" the fewest, at least 10.
+      length: the fewest steps, at least 11 in "hochreiter" and 10 in "martens".
       solved_below: the mean squared error under which it counts as solved; 0.0016 is the first
         paper's own tolerance, an error of 0.04.
-      variant: whose protocol of marks, "arjovsky", "hochreiter" or "martens".
+      variant: whose protocol of marks, "hochreiter" or "martens".
 
     References:
       S. Hochreiter and J. Schmidhuber, "Long short-term memory", 1997 (the task, and the default);
@@ -44,11 +44,12 @@ class Multiplication(SquaredError):
 
     length: int
     solved_below: float = 0.0016
-    variant: Variant = "hochreiter"
+    variant: Literal["hochreiter", "martens"] = "hochreiter"
 
     readout: ClassVar[str] = "last"
 
     def __post_init__(self) -> None:
+        check_choice("variant", self.variant, ("hochreiter", "martens"))
         check_marked(self.length, self.variant)
         super().__post_init__()
 

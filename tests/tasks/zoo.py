@@ -23,7 +23,7 @@ TASKS = [
     Adding(12, variant="hochreiter"),
     Adding(12, variant="martens"),
     Multiplication(12),
-    Multiplication(12, variant="arjovsky"),
+    Multiplication(12, variant="martens"),
     SineForecast(12),
     LorenzForecast(12),
     MackeyGlassForecast(12, tau=6),

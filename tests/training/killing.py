@@ -1,0 +1,175 @@
+"""Processes killed without warning, at moments of the clock or before the n-th use of the disk."""
+
+import dataclasses
+import itertools
+import os
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import runs
+
+# What the interpreter says before it touches a file.
+_TOUCHES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link")
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """When to kill: after so many rows of metrics, and then a share of the time a row takes.
+
+    With no rows, a share of the time from the process's start to its first row.
+    """
+
+    rows: int
+    share: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a killed process left.
+
+    Attributes:
+      rows: of metrics, whole ones.
+      unfinished: checkpoints that were being written, or deleted.
+    """
+
+    rows: int
+    unfinished: list[str]
+
+
+@dataclasses.dataclass
+class Pace:
+    """How long a process takes to its first row, and from one row to the next, in seconds."""
+
+    first: float
+    row: float
+
+
+def draw_moments(seed: int, evaluations: int, count: int, early: int) -> list[Moment]:
+    """Random moments in the order of a run, each in a part of it; `early` ones before any row.
+
+    The part after the last row but one is left out, so that what is to be killed is still alive.
+    """
+    rng = np.random.default_rng(seed)
+    edges = np.linspace(1, evaluations - 1, count + 1)
+    places = [int(rng.uniform(low, high)) for low, high in zip(edges, edges[1:], strict=False)]
+    moments = [Moment(rows, rng.uniform()) for rows in places]
+    for place in sorted(rng.choice(count, early, replace=False), reverse=True):
+        moments.insert(place, Moment(0, rng.uniform()))
+    return moments
+
+
+def watch(process: BaseProcess, directory: Path) -> Pace:
+    """Waits for a process, and tells its pace."""
+    started, times, size = time.monotonic(), [], 0
+    while process.is_alive():
+        process.join(0.001)
+        if (now := _size(directory / "metrics.jsonl")) > size:
+            size = now
+            times.append(time.monotonic())
+    between = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    return Pace(first=times[0] - started, row=statistics.median(between))
+
+
+def kill_at(
+    moment: Moment, process: BaseProcess, directory: Path, lengths: list[int], pace: Pace
+) -> bool:
+    """Kills a process at a moment, and says whether it was alive then.
+
+    Args:
+      moment: when.
+      process: just started.
+      directory: that it works in.
+      lengths: bytes of metrics.jsonl after each row.
+      pace: of such processes; brought up to date, as the first of them had more to compile.
+    """
+    started = time.monotonic()
+    before = len(runs.sessions(directory, "start"))
+    if moment.rows == 0:
+        process.join(moment.share * pace.first)
+    else:
+        # What an earlier process wrote beyond the checkpoint is cut before the session is noted.
+        _wait(process, lambda: len(runs.sessions(directory, "start")) > before)
+        size = _size(directory / "metrics.jsonl")
+        _wait(process, lambda: _size(directory / "metrics.jsonl") > size)
+        pace.first = min(pace.first, time.monotonic() - started)
+        _wait(process, lambda: _size(directory / "metrics.jsonl") >= lengths[moment.rows - 1])
+        process.join(moment.share * pace.row)
+    process.kill()
+    process.join()
+    return process.exitcode == -signal.SIGKILL
+
+
+def left_by(directory: Path) -> Found:
+    """What lies in a directory whose process was killed."""
+    metrics, checkpoints = directory / "metrics.jsonl", directory / "checkpoints"
+    names = [path.name for path in checkpoints.iterdir()] if checkpoints.is_dir() else []
+    whole = [name for name in names if (checkpoints / name / "_CHECKPOINT_METADATA").exists()]
+    return Found(
+        rows=metrics.read_bytes().count(b"\n") if metrics.exists() else 0,
+        unfinished=[name for name in names if not name.isdigit() or name not in whole],
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Trap:
+    """Before which use of its directory a process dies.
+
+    Attributes:
+      number: counted from 0; None is any.
+      begins: how the use begins, as "os.rename checkpoints".
+      after: what has to lie in the directory before, such as what a thread is writing.
+    """
+
+    number: int | None = None
+    begins: str = ""
+    after: str = ""
+
+
+def start_trapped(case: str, directory: Path, trap: Trap, log: Path) -> BaseProcess:
+    """A process that makes a run until the trap closes.
+
+    What it does with the directory up to there is written into `log`, "event path" a line.
+    """
+    return runs.start(_fit_and_die, case, runs.weights_of(case), directory, trap, log)
+
+
+def _fit_and_die(case: str, weights: Any, directory: Path, trap: Trap, log: Path) -> None:
+    numbers = itertools.count()
+    within = f"{directory}{os.sep}"
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def touch(event: str, details: tuple[Any, ...]) -> None:
+        if event not in _TOUCHES or not isinstance(details[0], (str, os.PathLike)):
+            return
+        path = os.fspath(details[0])
+        # In deleting a tree, names are relative to descriptors of its folders.
+        deletes = event in ("os.remove", "os.rmdir") and not os.path.isabs(path)
+        if not path.startswith(within) and not deletes:
+            return
+        number, text = next(numbers), f"{event} {path.removeprefix(within)}"
+        os.write(file, f"{text}\n".encode())
+        if trap.number in (None, number) and text.startswith(trap.begins):
+            while not (directory / trap.after).exists():
+                time.sleep(0.001)
+            os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(60)
+
+    sys.addaudithook(touch)
+    runs.fit_from(case, weights, directory)
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
+def _wait(process: BaseProcess, until: Callable[[], bool]) -> None:
+    while process.is_alive() and not until():
+        process.join(0.001)

@@ -1,0 +1,110 @@
+"""Runs that are killed without warning, and end as if they had not been."""
+
+import functools
+import signal
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+import killing
+import rnn_jax as rj
+import runs
+from killing import Trap
+
+# Together more than twenty random moments, even if one of each run's comes too late.
+KILLED = ["lstm, schedule", "simple, dropout", "gru, ensemble"]
+MOMENTS = 8
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """By case, (directory, result, pace) of a run that nothing happens to."""
+
+    @functools.cache
+    def make(case):
+        directory = tmp_path_factory.mktemp("whole")
+        keep = directory.with_name(f"{directory.name}.kept")
+        process = runs.start_fit(case, directory, keep=keep)
+        pace = killing.watch(process, directory)
+        assert process.exitcode == 0
+        return directory, runs.kept(keep), pace
+
+    return make
+
+
+def assert_ends_as(case, undisturbed, result, directory, keep):
+    """Started once more, a run ends as the undisturbed one did, and is whole."""
+    process = runs.start_fit(case, directory, keep=keep)
+    process.join()
+    assert process.exitcode == 0
+    assert runs.records(directory) == runs.records(undisturbed)
+    assert runs.kept(keep) == result
+    model = runs.CASES[case][0]()
+    for which in ("last", "best"):
+        found = rj.restore(directory, model, which=which)
+        assert runs.bits(found) == runs.bits(rj.restore(undisturbed, model, which=which))
+    assert runs.sessions(directory, "end")[-1]["how"] == "finished"
+
+
+@pytest.mark.parametrize("case", KILLED)
+def test_a_run_that_is_killed_at_random_moments_ends_bit_for_bit_as_it_would_have(
+    case, whole, tmp_path
+):
+    undisturbed, result, pace = whole(case)
+    lines = runs.records(undisturbed)["metrics.jsonl"].splitlines(keepends=True)
+    lengths = np.cumsum([len(line) for line in lines])
+    directory, keep = tmp_path / "run", tmp_path / "kept"
+    killed = []
+    for moment in killing.draw_moments(list(case.encode()), len(lines), MOMENTS - 1, early=1):
+        process = runs.start_fit(case, directory, keep=keep)
+        if killing.kill_at(moment, process, directory, lengths, pace):
+            killed.append(killing.left_by(directory))
+    assert_ends_as(case, undisturbed, result, directory, keep)
+
+    # And the kills were such that there was something to survive.
+    assert len(killed) >= MOMENTS - 1
+    steps = [row["step"] for row in runs.rows(undisturbed / "metrics.jsonl")]
+    begun_at = [row["from_step"] for row in runs.sessions(directory, "start")]
+    assert len({step for step in begun_at if 0 < step < steps[-1]}) >= 3
+    assert sum(bool(found.unfinished) for found in killed) >= 2
+    assert sum(found.rows > 0 for found in killed) >= MOMENTS - 3
+
+
+def test_a_run_that_is_killed_before_any_use_of_its_directory_ends_bit_for_bit(whole, tmp_path):
+    case = "simple, dropout"
+    undisturbed, result, _ = whole(case)
+    directory, keep, log = tmp_path / "run", tmp_path / "kept", tmp_path / "log"
+    rng = np.random.default_rng(0)
+    traps = [
+        *(Trap(number) for number in sorted(rng.choice(12, 3, replace=False))),
+        Trap(begins="os.rename checkpoints"),
+        Trap(begins="os.rmdir"),
+        *(Trap(int(number)) for number in rng.uniform(20, 200, 4)),
+    ]
+    for trap in traps:
+        process = killing.start_trapped(case, directory, trap, log)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        print(trap, log.read_text().splitlines()[-1], killing.left_by(directory))
+    assert_ends_as(case, undisturbed, result, directory, keep)
+
+
+def kept_of_failure(directory):
+    """The state that a member had before it failed."""
+    folder = directory / "nonfinite" / f"member-0-step-{runs.BREAKS_AT}"
+    with ocp.StandardCheckpointer() as checkpointer:
+        return runs.bits(checkpointer.restore(folder / "state"))
+
+
+def test_what_a_member_was_before_it_failed_is_kept_even_if_its_run_is_killed(whole, tmp_path):
+    case = "simple, breaking"
+    undisturbed, result, _ = whole(case)
+    directory, keep, log = tmp_path / "run", tmp_path / "kept", tmp_path / "log"
+    checkpoint = f"checkpoints/{runs.rows(undisturbed / 'metrics.jsonl')[-1]['step']}"
+    trap = Trap(begins="os.mkdir nonfinite", after=checkpoint)
+    process = killing.start_trapped(case, directory, trap, log)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert_ends_as(case, undisturbed, result, directory, keep)
+    assert kept_of_failure(directory) == kept_of_failure(undisturbed)
