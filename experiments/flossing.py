@@ -147,9 +147,9 @@ def verdict(arms: list[Arm]) -> list[str]:
 
 def _final_in_equal_time(arm: Arm) -> float:
     """The median error if the time for flossing is taken off the training; inf if none is left."""
-    steps = arm.loss.shape[1]
-    left = steps - math.ceil(arm.floss_cost)
-    window = arm.loss[:, max(0, left - max(1, steps // 10)) : max(0, left)]
+    steps = int(arm.at[-1])
+    left = steps - arm.floss_cost
+    window = arm.loss[:, (arm.at <= left) & (arm.at > left - max(arm.at[0], steps / 10))]
     return float(np.median(window.mean(axis=1))) if window.size else math.inf
 
 
@@ -177,19 +177,14 @@ def save(
                 "exponents_at_start": plain(arm.start),
                 "exponents_before_training": plain(arm.ready),
                 "exponents_after_training": plain(arm.end),
-                "loss_by_50_steps": plain(_binned(arm.loss, 50)),
+                "loss_at": plain(arm.at),
+                "loss": plain(arm.loss),
             }
             for arm in arms
         },
     }
     text = json.dumps(numbers, indent=1, ensure_ascii=False)
     (config.out / "metrics.json").write_text(text, encoding="utf-8")
-
-
-def _binned(table: np.ndarray, width: int) -> np.ndarray:
-    """Means over consecutive steps, (seeds, bins); all steps in one bin if there are few."""
-    bins = max(1, table.shape[1] // width)
-    return np.stack([part.mean(axis=1) for part in np.array_split(table, bins, axis=1)], axis=1)
 
 
 def show(console: Console, arms_config: ArmsConfig, arms: list[Arm], said: list[str]) -> None:

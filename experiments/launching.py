@@ -126,7 +126,7 @@ def plain(value: Any) -> Any:
         return [plain(inner) for inner in value]
     if isinstance(value, (float, np.floating)):
         return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def use_one_thread_for_lapack() -> None:

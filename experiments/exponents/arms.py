@@ -9,7 +9,8 @@ import numpy as np
 from flax import nnx
 
 import rnn_jax as rj
-from exponents.training import descend, task_loss
+from exponents.descent import descend
+from exponents.training import learn
 
 # Steps between two QR decompositions while flossing: leading exponents stay within rounding.
 INTERVAL = 5
@@ -59,7 +60,8 @@ class Arm:
       start, ready, end: exponents of the initial weights, after flossing (if any) and after
         training, (seeds, H).
       penalty: the flossing penalty by step, (seeds, steps); empty without flossing.
-      loss: the task's mean squared error by training step, (seeds, steps).
+      at: training steps done at each entry of the learning curve, (K,).
+      loss: the task's mean squared error on the batches since the entry before, (seeds, K).
       floss_seconds, step_seconds: one step of flossing and of training, all seeds together.
     """
 
@@ -69,6 +71,7 @@ class Arm:
     ready: np.ndarray
     end: np.ndarray
     penalty: np.ndarray
+    at: np.ndarray
     loss: np.ndarray
     floss_seconds: float
     step_seconds: float
@@ -110,12 +113,9 @@ def compare(
       on_arm: called with what begins; what it returns is called with the steps that were done.
     """
     task = config.task
-    key_weights, key_data, key_floss, key_stream = jax.random.split(jax.random.key(seed), 4)
-    weights, data, flossing = (
-        jax.random.split(key, config.seeds) for key in (key_weights, key_data, key_floss)
-    )
+    key_weights, key_floss, key_stream = jax.random.split(jax.random.key(seed), 3)
+    weights, flossing = (jax.random.split(key, config.seeds) for key in (key_weights, key_floss))
     stream = jax.random.uniform(key_stream, (WARMUP + MEASURED, task.in_features))
-    learn = descend(task_loss(task, config.batch_size), config.learning_rate)
 
     @jax.jit
     @jax.vmap
@@ -132,10 +132,27 @@ def compare(
             cells, penalty, seconds = flossed.networks, flossed.values, flossed.seconds
             ready = np.asarray(spectra(cells))
         models = jax.vmap(_with_readout)(cells, weights)
-        trained = learn(models, data, config.train_steps, on_arm(f"training: {title}"))
+        trained = learn(
+            models,
+            task,
+            steps=config.train_steps,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            seed=seed,
+            on_chunk=on_arm(f"training: {title}"),
+        )
         end = np.asarray(spectra(trained.networks.cells[0]))
         return Arm(
-            title, directions, start, ready, end, penalty, trained.values, seconds, trained.seconds
+            title=title,
+            directions=directions,
+            start=start,
+            ready=ready,
+            end=end,
+            penalty=penalty,
+            at=trained.at,
+            loss=trained.loss,
+            floss_seconds=seconds,
+            step_seconds=trained.seconds,
         )
 
     gaussian = jax.vmap(lambda key: _cell(config, _gaussian(config.gain), key))(weights)

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 import rnn_jax as rj
-from exponents.training import descend, task_loss
+from exponents.training import learn
 
 Make = Callable[[int, int, jax.Array], rj.RNNCell]
 
@@ -86,14 +86,21 @@ def measure_cell(
     normal = spectra(models, jax.random.normal(key_normal, (length, task.in_features)))
     stream = jax.random.uniform(key_stream, (length, task.in_features))
     before = spectra(models, stream)
-    learn = descend(task_loss(task, config.batch_size), config.learning_rate)
-    trained = learn(models, keys, config.train_steps, on_chunk)
-    last = max(1, config.train_steps // 10)
+    trained = learn(
+        models,
+        task,
+        steps=config.train_steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        seed=seed,
+        on_chunk=on_chunk,
+    )
+    last = max(1, trained.loss.shape[1] // 10)
     return CellResult(
         normal=np.asarray(normal.exponents),
         error=float(np.max(np.asarray(normal.standard_errors)[:, 0])),
         dimension=np.asarray(jax.vmap(lambda s: s.kaplan_yorke_dimension)(normal)),
         before=np.asarray(before.exponents),
         after=np.asarray(spectra(trained.networks, stream).exponents),
-        loss=trained.values[:, -last:].mean(axis=1),
+        loss=trained.loss[:, -last:].mean(axis=1),
     )

@@ -11,9 +11,6 @@ from matplotlib.figure import Figure
 from exponents.arms import Arm, ArmsConfig
 from rnn_jax.plotting.style import COLORS, finish
 
-# Curves are averaged over so many steps, or small batches make them a band of noise.
-_SMOOTH = 50
-
 
 def draw(arms: Sequence[Arm], config: ArmsConfig) -> Figure:
     """Exponents before training, loss by training step, exponents after training."""
@@ -82,10 +79,6 @@ def _spectrum(ax: Axes, table: np.ndarray, color: str) -> None:
 
 def _curve(ax: Axes, arm: Arm, color: str) -> None:
     """Each seed thin, the median thick."""
-    width = max(1, min(_SMOOTH, arm.loss.shape[1] // 6))
-    bins = arm.loss.shape[1] // width
-    loss = arm.loss[:, : bins * width].reshape(len(arm.loss), bins, width).mean(axis=2)
-    steps = width * (np.arange(bins) + 0.5)
     label = arm.title + (", not flossed" if arm.title == "orthogonal" else "")
-    ax.plot(steps, loss.T, color=color, linewidth=0.5, alpha=0.3)
-    ax.plot(steps, np.median(loss, axis=0), color=color, linewidth=2.0, label=label)
+    ax.plot(arm.at, arm.loss.T, color=color, linewidth=0.5, alpha=0.3)
+    ax.plot(arm.at, np.median(arm.loss, axis=0), color=color, linewidth=2.0, label=label)

@@ -1,77 +1,69 @@
-"""Gradient descent on any objective, for several networks at once in one program."""
+"""Learning a task, all seeds in one program, with a clock."""
 
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import optax
 
 import rnn_jax as rj
 
-# Steps at most for each call of the compiled loop: the granularity of progress and of the clock.
-CHUNK = 50
+# Steps between two entries of the learning curve, at most: with fewer, small batches make it a
+# band of noise.
+EVERY = 50
 
-Objective = Callable[[Any, jax.Array], jax.Array]
 
-
-class Descent(NamedTuple):
-    """What a descent did.
+class Learning(NamedTuple):
+    """What training did.
 
     Attributes:
       networks: as they came out, with a leading axis for the seeds.
-      values: of the objective, before each step, (seeds, steps).
+      at: training steps done at each entry, (K,).
+      loss: mean training loss since the entry before, (seeds, K).
       seconds: that one step took for all seeds together, compilation left out.
     """
 
     networks: Any
-    values: np.ndarray
+    at: np.ndarray
+    loss: np.ndarray
     seconds: float
 
 
-def task_loss(task: rj.tasks.Task, batch_size: int) -> Objective:
-    """The loss of a model on a fresh batch."""
+def learn(
+    models: Any,
+    task: rj.tasks.Task,
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    on_chunk: Callable[[int], None],
+) -> Learning:
+    """Trains for all of `steps` by Adam, gradients clipped at a global norm of 1.
 
-    def objective(model: Any, key: jax.Array) -> jax.Array:
-        batch = task.sample(key, batch_size)
-        return task.loss(model(batch.inputs), batch)
-
-    return objective
-
-
-def descend(
-    objective: Objective, learning_rate: float
-) -> Callable[[Any, jax.Array, int, Callable[[int], None]], Descent]:
-    """A function (networks, keys, steps, on_chunk) -> Descent, compiled once for equal shapes.
-
-    Adam, gradients clipped at a global norm of 1. Equal keys mean equal data.
+    Equal seeds mean equal data.
     """
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(learning_rate))
+    every = max(1, min(EVERY, steps // 4))
+    clock: list[tuple[int, float]] = []
 
-    def update(state: Any, key: jax.Array) -> tuple[Any, jax.Array]:
-        network, memory = state
-        value, gradient = jax.value_and_grad(objective)(network, key)
-        updates, memory = optimizer.update(gradient, memory, network)
-        return (optax.apply_updates(network, updates), memory), value
+    def tick(row: dict[str, Any]) -> None:
+        before = clock[-1][0] if clock else 0
+        clock.append((row["step"], time.perf_counter()))
+        on_chunk(row["step"] - before)
 
-    @jax.jit
-    @jax.vmap
-    def advance(state: Any, keys: jax.Array) -> tuple[Any, jax.Array]:
-        return jax.lax.scan(update, state, keys)
-
-    def run(networks: Any, keys: jax.Array, steps: int, on_chunk: Callable[[int], None]) -> Descent:
-        state = (networks, jax.vmap(optimizer.init)(networks))
-        step_keys = jax.vmap(lambda key: jax.random.split(key, steps))(keys)
-        values, clock = [], []
-        chunk = max(1, min(CHUNK, steps // 4))
-        for first in range(0, steps, chunk):
-            start = time.perf_counter()
-            state, found = advance(state, step_keys[:, first : first + chunk])
-            values.append(np.asarray(found))
-            clock.append((time.perf_counter() - start) / values[-1].shape[1])
-            on_chunk(values[-1].shape[1])
-        # The first call compiles, and so does a last one of another length: not the median one.
-        return Descent(state[0], np.concatenate(values, axis=1), float(np.median(clock)))
-
-    return run
+    result = rj.fit(
+        models,
+        task,
+        optax.chain(optax.clip_by_global_norm(1.0), optax.adam(learning_rate)),
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+        evaluate_every=every,
+        evaluation_size=batch_size,
+        stop_when_solved=False,
+        on_evaluation=tick,
+    )
+    done, moments = np.array(clock).T
+    paces = np.diff(moments) / np.diff(done)
+    return Learning(result.model, result.history.step, result.history.loss, float(np.median(paces)))

@@ -86,7 +86,7 @@ class LorenzForecast(Forecast):
         state = jax.lax.fori_loop(
             0, turns, lambda _, now: runge_kutta(now, step), (sign * x, sign * y, z)
         )
-        parts = math.ceil(self.dt / _STEP - 1e-9)
+        parts = max(1, math.ceil(self.dt / _STEP - 1e-9))
 
         def advance(state: State, _: None) -> tuple[State, jax.Array]:
             moved = jax.lax.fori_loop(

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from rnn_jax.training.checkpoints import named_leaves
+from rnn_jax.training.loop import relaxed
 from rnn_jax.training.plan import Plan
 from rnn_jax.training.records import plain
 
@@ -153,9 +154,10 @@ def _fingerprint(plan: Plan, model: Any, hyperparameters: Any) -> str:
     first = None if hyperparameters is None else jax.tree.map(lambda a: a[0], hyperparameters)
 
     def step(gradient: Any, model: Any) -> Any:
-        optimizer = plan.optimizer_for(first)
-        value = jax.numpy.zeros(())
-        return optimizer.update(gradient, optimizer.init(model), model, value=value)
+        with relaxed():
+            optimizer = plan.optimizer_for(first)
+            value = jax.numpy.zeros(())
+            return optimizer.update(gradient, optimizer.init(model), model, value=value)
 
     program = jax.make_jaxpr(step)(model, model)
     found = hashlib.sha256(_without_addresses(str(program)).encode())

@@ -1,7 +1,7 @@
 """Training: one call that runs, records, survives and resumes."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,6 +64,7 @@ def fit(
     on_nonfinite: str = "stop",
     checkpoint_seconds: float = 10.0,
     progress: bool = False,
+    on_evaluation: Callable[[dict[str, Any]], None] | None = None,
     tensorboard: bool = False,
     config: Any = None,
 ) -> FitResult:
@@ -102,6 +103,7 @@ def fit(
         before that step, and in a directory is kept for inspection; other members go on.
       checkpoint_seconds: least time between two checkpoints; 0 is one for each evaluation.
       progress: show how it is doing.
+      on_evaluation: called after each evaluation with its row, as it stands in metrics.jsonl.
       tensorboard: also write the metrics for TensorBoard, into the directory.
       config: whatever the caller wants kept in config.json; a run of another config is refused.
 
@@ -153,7 +155,7 @@ def fit(
         if tensorboard and folder is not None and processes.is_first():
             run.board = TensorBoard(folder / "tensorboard", run.done)
             stack.callback(run.board.close)
-        run.go(steps, stopping, display)
+        run.go(steps, stopping, display, on_evaluation or _nothing)
     return FitResult(
         model=run.state.model,
         history=make_history(run.journal.rows, run.journal.found, members),
@@ -161,6 +163,10 @@ def fit(
         steps=run.done,
         optimizer_state=run.state.optimizer_state,
     )
+
+
+def _nothing(_: dict[str, Any]) -> None:
+    pass
 
 
 def _check_model(model: Any) -> Any:

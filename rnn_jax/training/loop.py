@@ -1,8 +1,9 @@
 """The compiled loop: many training steps, an evaluation and the probes, for one member."""
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -27,9 +28,11 @@ Findings = dict[str, dict[str, jax.Array]]
 def initialize(plan: Plan, model: Any, hyperparameters: Any) -> TrainState:
     """A member before its first step."""
     dtype = jnp.promote_types(jnp.float32, jnp.result_type(*jax.tree.leaves(model)))
+    with relaxed():
+        optimizer_state = plan.optimizer_for(hyperparameters).init(model)
     return TrainState(
         model=model,
-        optimizer_state=plan.optimizer_for(hyperparameters).init(model),
+        optimizer_state=optimizer_state,
         best_model=model,
         best_loss=jnp.full((), jnp.inf, dtype),
         standing=initial_standing(),
@@ -126,10 +129,12 @@ def _update(
         return plan.task.loss(run_model(model, batch.inputs, noise_key), batch)
 
     loss, gradient = jax.value_and_grad(objective)(state.model)
-    updates, optimizer_state = optimizer.update(
-        gradient, state.optimizer_state, state.model, value=loss
-    )
-    model = optax.apply_updates(state.model, updates)
+    with relaxed():
+        updates, optimizer_state = optimizer.update(
+            gradient, state.optimizer_state, state.model, value=loss
+        )
+        model = optax.apply_updates(state.model, updates)
+        norm = optax.tree.norm(gradient)
     finite = _all_finite((loss, gradient, model))
     active = ~stopped(plan, state.standing)
     made = active & finite
@@ -144,7 +149,7 @@ def _update(
         made, (model, optimizer_state), (state.model, state.optimizer_state)
     )
     state = state._replace(model=model, optimizer_state=optimizer_state, standing=standing)
-    return state, (loss, optax.tree.norm(gradient), made)
+    return state, (loss, norm, made)
 
 
 def _evaluate(
@@ -182,6 +187,13 @@ def _takes_key(call: Callable[..., Any]) -> bool:
         return "key" in inspect.signature(call).parameters
     except (TypeError, ValueError):
         return False
+
+
+@contextlib.contextmanager
+def relaxed() -> Iterator[None]:
+    """Optax relies on JAX's ordinary promotion, whatever the user has chosen for their own code."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
 
 
 def _fold(key: jax.Array, stream: int, step: jax.Array) -> jax.Array:

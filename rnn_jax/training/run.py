@@ -37,7 +37,13 @@ class Run:
         self.board: TensorBoard | None = None
         self._program, self._plan = program, program.plan
 
-    def go(self, steps: int, stopping: Stopping, display: Display) -> None:
+    def go(
+        self,
+        steps: int,
+        stopping: Stopping,
+        display: Display,
+        on_evaluation: Callable[[Row], None],
+    ) -> None:
         """Trains until `steps` are done, all members have stopped, or the run is asked to leave.
 
         Raises:
@@ -59,6 +65,7 @@ class Run:
             if finished or asked or due or failures:
                 self._save(failures)
             display.update(self.done, report, finished=finished)
+            on_evaluation(self.journal.rows[-1])
             for failure in failures:
                 failure.report(self._plan.on_nonfinite, display)
             if asked and not finished:

@@ -33,7 +33,7 @@ def ordinary_mode():
 
 @pytest.fixture(scope="module")
 def config():
-    sizes = {"hidden": 6, "delay": 12, "floss_steps": 80, "train_steps": 12, "seeds": 2}
+    sizes = {"hidden": 6, "delay": 12, "floss_steps": 80, "train_steps": 7, "seeds": 2}
     return flossing.resolve(flossing.Config(directions=(2,), floss_learning_rate=1e-2, **sizes))
 
 
@@ -60,7 +60,8 @@ def test_arms_start_from_equal_weights_and_see_equal_data(results):
     np.testing.assert_allclose(plain.loss[:, 0], flossed.loss[:, 0], rtol=1e-5)
     np.testing.assert_allclose(plain.loss[:, 0], control.loss[:, 0], rtol=1e-5)
     assert plain.loss[0, 0] != plain.loss[1, 0]
-    assert plain.loss.shape == (2, 12)
+    assert plain.loss.shape == (2, 7)
+    np.testing.assert_array_equal(plain.at, np.arange(1, 8))
 
 
 def test_the_verdict_turns_with_the_numbers(results):

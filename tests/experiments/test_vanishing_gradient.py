@@ -18,7 +18,7 @@ from rich.progress import Progress
 import vanishing_gradient
 from vanishing.claims import CONDITION, FAILS, HOLDS, judge
 from vanishing.report import print_table
-from vanishing.training import _first_solved, train
+from vanishing.training import train
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = [sys.executable, str(ROOT / "experiments" / "vanishing_gradient.py")]
@@ -109,12 +109,6 @@ def test_worked_examples_multiply_to_the_derivative(results):
         product = np.linalg.multi_dot([np.asarray(f) for f in example.factors.values()])
         np.testing.assert_allclose(product, example.automatic, rtol=1e-14)
         assert example.difference < 1e-15
-
-
-def test_solved_means_below_the_threshold_from_then_on():
-    losses = np.array([[0.1, 0.005], [0.005, 0.1], [0.005, 0.005], [0.004, 0.2]])
-    found = _first_solved(losses, np.array([50, 100, 150, 200]), 0.01)
-    np.testing.assert_array_equal(found, [100, np.nan])
 
 
 def test_training_is_reproducible_and_seeds_differ(results):

@@ -133,18 +133,14 @@ class Trap:
     after: str = ""
 
 
-def start_trapped(case: str, directory: Path, trap: Trap, log: Path) -> BaseProcess:
-    """A process that makes a run until the trap closes.
-
-    What it does with the directory up to there is written into `log`, "event path" a line.
-    """
-    return runs.start(_fit_and_die, case, runs.weights_of(case), directory, trap, log)
+def start_trapped(case: str, directory: Path, trap: Trap) -> BaseProcess:
+    """A process that makes a run until the trap closes."""
+    return runs.start(_fit_and_die, case, runs.weights_of(case), directory, trap)
 
 
-def _fit_and_die(case: str, weights: Any, directory: Path, trap: Trap, log: Path) -> None:
+def _fit_and_die(case: str, weights: Any, directory: Path, trap: Trap) -> None:
     numbers = itertools.count()
     within = f"{directory}{os.sep}"
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def touch(event: str, details: tuple[Any, ...]) -> None:
         if event not in _TOUCHES or not isinstance(details[0], (str, os.PathLike)):
@@ -155,7 +151,6 @@ def _fit_and_die(case: str, weights: Any, directory: Path, trap: Trap, log: Path
         if not path.startswith(within) and not deletes:
             return
         number, text = next(numbers), f"{event} {path.removeprefix(within)}"
-        os.write(file, f"{text}\n".encode())
         if trap.number in (None, number) and text.startswith(trap.begins):
             while not (directory / trap.after).exists():
                 time.sleep(0.001)

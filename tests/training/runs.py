@@ -104,7 +104,6 @@ def _breaking(step: jax.Array) -> jax.Array:
     return jnp.where(step == BREAKS_AT, jnp.nan, 0.05)
 
 
-
 def fit(case: str, directory: Any, model: Any = None, **changes: Any) -> rj.FitResult:
     """One of the runs, with a checkpoint after each of its evaluations."""
     make_model, make_arguments = CASES[case]

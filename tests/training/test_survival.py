@@ -71,22 +71,34 @@ def test_a_run_that_is_killed_at_random_moments_ends_bit_for_bit_as_it_would_hav
     assert sum(found.rows > 0 for found in killed) >= MOMENTS - 3
 
 
+def test_a_run_that_is_killed_within_its_beginning_does_not_need_what_it_left(whole, tmp_path):
+    case = "simple, dropout"
+    undisturbed, result, _ = whole(case)
+    directory, keep = tmp_path / "run", tmp_path / "kept"
+    for use in ("open config.json", "os.rename config.json", "open metrics.jsonl"):
+        process = killing.start_trapped(case, directory, Trap(begins=use))
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    assert_ends_as(case, undisturbed, result, directory, keep)
+
+
 def test_a_run_that_is_killed_before_any_use_of_its_directory_ends_bit_for_bit(whole, tmp_path):
     case = "simple, dropout"
     undisturbed, result, _ = whole(case)
-    directory, keep, log = tmp_path / "run", tmp_path / "kept", tmp_path / "log"
+    directory, keep = tmp_path / "run", tmp_path / "kept"
     rng = np.random.default_rng(0)
     traps = [
-        *(Trap(number) for number in sorted(rng.choice(12, 3, replace=False))),
+        # In a new directory, an old checkpoint is the first thing to be deleted.
+        Trap(begins="os.remove _CHECKPOINT_METADATA"),
+        *(Trap(int(number)) for number in rng.uniform(0, 10, 2)),
+        Trap(begins="os.mkdir checkpoints"),
         Trap(begins="os.rename checkpoints"),
-        Trap(begins="os.rmdir"),
         *(Trap(int(number)) for number in rng.uniform(20, 200, 4)),
     ]
     for trap in traps:
-        process = killing.start_trapped(case, directory, trap, log)
+        process = killing.start_trapped(case, directory, trap)
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        print(trap, log.read_text().splitlines()[-1], killing.left_by(directory))
     assert_ends_as(case, undisturbed, result, directory, keep)
 
 
@@ -100,10 +112,10 @@ def kept_of_failure(directory):
 def test_what_a_member_was_before_it_failed_is_kept_even_if_its_run_is_killed(whole, tmp_path):
     case = "simple, breaking"
     undisturbed, result, _ = whole(case)
-    directory, keep, log = tmp_path / "run", tmp_path / "kept", tmp_path / "log"
+    directory, keep = tmp_path / "run", tmp_path / "kept"
     checkpoint = f"checkpoints/{runs.rows(undisturbed / 'metrics.jsonl')[-1]['step']}"
     trap = Trap(begins="os.mkdir nonfinite", after=checkpoint)
-    process = killing.start_trapped(case, directory, trap, log)
+    process = killing.start_trapped(case, directory, trap)
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert_ends_as(case, undisturbed, result, directory, keep)
