@@ -7,6 +7,7 @@ import math
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,7 +36,7 @@ def prepare(config_type: type[C], resolve: Callable[[C], C], console: Console) -
     with refusing(console):
         config: Any = resolve(parse(config_type, sys.argv[1:]))
         config.out.mkdir(parents=True, exist_ok=True)
-    settle()
+    settle(console)
     return config
 
 
@@ -74,8 +75,15 @@ def refusing(console: Console) -> Iterator[None]:
         sys.exit(2)
 
 
-def settle() -> None:
-    """What every experiment wants of matplotlib, LAPACK and the compiler."""
+def settle(console: Console) -> None:
+    """What every experiment wants of warnings, matplotlib, LAPACK and the compiler."""
+
+    def say(message: Warning | str, *_: Any, **__: Any) -> None:
+        console.print(
+            f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True
+        )
+
+    warnings.showwarning = say  # type: ignore[assignment]
     mpl.use("Agg")
     use_one_thread_for_lapack()
     use_compilation_cache()

@@ -11,7 +11,6 @@ goes on where a run was killed, and ends bit for bit where it would have ended.
 import argparse
 import dataclasses
 import sys
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -81,12 +80,9 @@ class Options:
 
 def main() -> None:
     console = Console(stderr=True)
-    warnings.showwarning = lambda message, *_: console.print(
-        f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True
-    )
     with refusing(console):
         options = read_command_line(sys.argv[1:])
-        settle()
+        settle(console)
         if options.x64:
             jax.config.update("jax_enable_x64", True)
         if options.coordinator is not None:

@@ -114,7 +114,7 @@ class Prediction:
 
     Attributes:
       rank_correlation: Spearman's, of reach before training and steps to solve (not solved counts
-        as last); negative if those that reach further are faster.
+        as last); negative if those that reach further are faster, NaN if all are equal.
       p_value: of no correlation.
       separation: the chance that of two runs, one solved and one not, the one that was solved had
         the further reach (½ is guessing); NaN if all or none were solved.
@@ -135,10 +135,12 @@ def predict(outcomes: list[Outcome], measure: Callable[[Outcome], np.ndarray]) -
     solved_at = np.concatenate([outcome.solved_at for outcome in outcomes])
     solved = np.isfinite(solved_at)
     worst = 1.0 + 2.0 * np.max(solved_at[solved], initial=1.0)
-    ranks = stats.spearmanr(before, np.where(solved, solved_at, worst))
+    order = np.where(solved, solved_at, worst)
+    constant = np.unique(before).size == 1 or np.unique(order).size == 1
+    correlation, p_value = (np.nan, np.nan) if constant else stats.spearmanr(before, order)
     return Prediction(
-        rank_correlation=float(ranks.statistic),
-        p_value=float(ranks.pvalue),
+        rank_correlation=float(correlation),
+        p_value=float(p_value),
         separation=_separation(before[solved], before[~solved]),
         runs=before.size,
         solved=int(solved.sum()),

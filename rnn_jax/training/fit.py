@@ -18,6 +18,7 @@ from rnn_jax.training.display import Display, LiveDisplay
 from rnn_jax.training.ensemble import ensemble_size
 from rnn_jax.training.history import History, make_history
 from rnn_jax.training.journal import Journal, RunDirectory
+from rnn_jax.training.loop import relaxed
 from rnn_jax.training.plan import make_plan
 from rnn_jax.training.probes import Probe
 from rnn_jax.training.program import Program
@@ -200,7 +201,8 @@ def _check_hyperparameters(values: Any, members: int | None, model: Any) -> Any:
             "hyperparameters need a model with a leading axis, one member for each; got a single "
             "model. Make one with rnn_jax.ensemble(make_model, seeds=[0] * E)."
         )
-    dtype = jnp.result_type(*jax.tree.leaves(model))
+    with relaxed():
+        dtype = jnp.result_type(*jax.tree.leaves(model))
     named = values if isinstance(values, dict) else {"hyperparameters": values}
     arrays = {name: jnp.asarray(value, dtype) for name, value in named.items()}
     for name, array in arrays.items():

@@ -27,8 +27,8 @@ Findings = dict[str, dict[str, jax.Array]]
 
 def initialize(plan: Plan, model: Any, hyperparameters: Any) -> TrainState:
     """A member before its first step."""
-    dtype = jnp.promote_types(jnp.float32, jnp.result_type(*jax.tree.leaves(model)))
     with relaxed():
+        dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(model))
         optimizer_state = plan.optimizer_for(hyperparameters).init(model)
     return TrainState(
         model=model,

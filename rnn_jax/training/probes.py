@@ -9,10 +9,12 @@ import jax.numpy as jnp
 
 from rnn_jax.checks import check_choice, check_count, check_size, kind_of
 from rnn_jax.gradients.attribution import along_trajectory
+from rnn_jax.gradients.flat import flatten_cell
 from rnn_jax.gradients.flow import GradientFlow
 from rnn_jax.gradients.log_norms import jacobian_log_norms
 from rnn_jax.gradients.lyapunov import lyapunov_exponents
 from rnn_jax.sequence.bidirectional import Bidirectional
+from rnn_jax.sequence.calling import as_pytree
 from rnn_jax.sequence.model import SequenceModel
 from rnn_jax.sequence.stack import StackedCell
 
@@ -140,7 +142,7 @@ class LyapunovProbe(_CellProbe):
       every: training steps between two measurements.
       batch_size: sequences of the task that are looked at, the same ones each time.
       cell: a function from the model to the cell to look at; None is `recurrent_cell`.
-      k: how many exponents, the leading ones.
+      k: how many exponents, the leading ones; all S if S is smaller.
       warmup: steps left out at the beginning of each sequence.
       name: of the results: exponents (k,), the mean over the sequences, nats a step.
     """
@@ -157,9 +159,10 @@ class LyapunovProbe(_CellProbe):
     def measure(self, model: Any, xs: jax.Array) -> Finding:
         """Exponents, (k,)."""
         cell = self._cell_of(model)
+        k = min(self.k, flatten_cell(as_pytree(cell), xs[0], None).state_size)
 
         def leading(x: jax.Array) -> jax.Array:
-            return lyapunov_exponents(cell, x, k=self.k, warmup=self.warmup).exponents
+            return lyapunov_exponents(cell, x, k=k, warmup=self.warmup).exponents
 
         return {"exponents": jnp.mean(jax.vmap(leading)(xs), axis=0)}
 

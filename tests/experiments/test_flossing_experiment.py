@@ -1,6 +1,5 @@
 """Flossing before training: equal starts, verdicts that follow the numbers, and files."""
 
-import contextlib
 import dataclasses
 import io
 import json
@@ -8,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
+from modes import ordinary_mode
 from rich.console import Console
 from rich.progress import Progress
 
@@ -18,17 +17,6 @@ import flossing
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = [sys.executable, str(ROOT / "experiments" / "flossing.py")]
-
-
-@contextlib.contextmanager
-def ordinary_mode():
-    """Experiments run in JAX's ordinary mode; optax does not pass the strict one."""
-    with (
-        jax.enable_x64(False),
-        jax.numpy_dtype_promotion("standard"),
-        jax.numpy_rank_promotion("allow"),
-    ):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Lyapunov exponents of systems, networks and cells: numbers that make sense, and files."""
 
-import contextlib
 import io
 import json
 import math
@@ -11,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from modes import ordinary_mode
 from rich.console import Console
 from rich.progress import Progress
 
@@ -32,17 +32,6 @@ TINY = {
     "train_steps": 8,
     "seeds": 2,
 }
-
-
-@contextlib.contextmanager
-def ordinary_mode():
-    """Experiments run in JAX's ordinary mode; optax does not pass the strict one."""
-    with (
-        jax.enable_x64(False),
-        jax.numpy_dtype_promotion("standard"),
-        jax.numpy_rank_promotion("allow"),
-    ):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The main job: verdicts follow the numbers, and a small run writes what it promises."""
 
-import contextlib
 import dataclasses
 import io
 import json
@@ -9,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
+from modes import ordinary_mode
 from rich.console import Console
 from rich.progress import Progress
 
@@ -22,17 +21,6 @@ from vanishing.training import train
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = [sys.executable, str(ROOT / "experiments" / "vanishing_gradient.py")]
-
-
-@contextlib.contextmanager
-def ordinary_mode():
-    """Experiments run in JAX's ordinary mode; optax does not pass the strict one."""
-    with (
-        jax.enable_x64(False),
-        jax.numpy_dtype_promotion("standard"),
-        jax.numpy_rank_promotion("allow"),
-    ):
-        yield
 
 
 @pytest.fixture(scope="module")

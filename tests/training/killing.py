@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-import runs
+from training import runs
 
 # What the interpreter says before it touches a file.
 _TOUCHES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link")

@@ -22,6 +22,7 @@ import rnn_jax as rj
 # Whatever decides what the suite computes, for the processes that it starts.
 _SETTINGS = (
     "jax_enable_x64",
+    "jax_numpy_dtype_promotion",
     "jax_numpy_rank_promotion",
     "jax_disable_most_optimizations",
     "jax_compilation_cache_dir",
@@ -119,9 +120,7 @@ def fit(case: str, directory: Any, model: Any = None, **changes: Any) -> rj.FitR
         **changes,
     }
     model = make_model() if model is None else model
-    # Optax lets types be promoted, in powers of the count of steps for one.
-    with jax.numpy_dtype_promotion("standard"):
-        return rj.fit(model, directory=directory, **arguments)
+    return rj.fit(model, directory=directory, **arguments)
 
 
 def bits(tree: Any) -> dict[str, tuple[str, tuple[int, ...], bytes]]:

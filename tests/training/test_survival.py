@@ -7,10 +7,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-import killing
 import rnn_jax as rj
-import runs
-from killing import Trap
+from training import killing, runs
+from training.killing import Trap
 
 # Together more than twenty random moments, even if one of each run's comes too late.
 KILLED = ["lstm, schedule", "simple, dropout", "gru, ensemble"]

@@ -1,0 +1,163 @@
+"""`experiments/train.py`: the command line, the files that it leaves, and what it refuses."""
+
+import dataclasses
+import io
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import train
+from learning.choices import CELLS, TASKS
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = [sys.executable, str(ROOT / "experiments" / "train.py")]
+SMALL = shlex.split(
+    "--task.length 4 --hidden 3 --batch-size 4 --seeds 2 --evaluate-every 2 --steps 6"
+)
+PROBED = shlex.split("--cell gru --learning-rates 1e-3 1e-2 --probe-every 3 --evaluation-size 8")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A whole small run: (options, result, folder, what it said)."""
+    out = tmp_path_factory.mktemp("train") / "missing" / "run"
+    options = train.read_command_line([*SMALL, *PROBED, "--out", str(out)])
+    console = Console(file=io.StringIO(), width=80)
+    result = train.train(options, console)
+    train.report(options, result, console)
+    return options, result, out
+
+
+def test_it_leaves_a_run_with_a_picture(finished):
+    _, result, out = finished
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    np.testing.assert_array_equal(result.history.loss, np.array([r["loss"] for r in rows]).T)
+    assert (out / "training.png").stat().st_size > 10_000
+    assert set(result.history.probes) == {"gradient_flow", "lyapunov"}
+
+
+def test_every_seed_is_trained_at_every_rate(finished):
+    _, result, _ = finished
+    loss = result.history.loss
+    assert loss.shape == (4, 3)
+    assert np.unique(loss[:, -1]).size == 4
+    assert result.history.metrics["mse"].shape == (4, 3)
+
+
+def test_the_same_line_again_changes_nothing(finished):
+    options, result, out = finished
+    before = (out / "metrics.jsonl").read_bytes()
+    again = train.train(options, Console(file=io.StringIO()))
+    assert (out / "metrics.jsonl").read_bytes() == before
+    np.testing.assert_array_equal(again.history.loss, result.history.loss)
+
+
+def test_another_line_in_the_same_folder_is_refused(finished):
+    options, _, _ = finished
+    other = dataclasses.replace(options, learning_rates=(1e-3, 2e-2))
+    with pytest.raises(ValueError, match=r"holds another run.*learning_rates"):
+        train.train(other, Console(file=io.StringIO()))
+
+
+def test_config_holds_the_line_that_repeats_it(finished):
+    options, _, out = finished
+    config = json.loads((out / "config.json").read_text())
+    assert config["run"]["config"]["learning_rates"] == list(options.learning_rates)
+    assert config["run"]["config"]["cell"]["kind"] == "GRUOptions"
+    assert config["run"]["task"]["length"] == 4
+    assert config["surroundings"]["command"]
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_every_task_can_be_asked_for_help(name, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        train.read_command_line(["--task", name, "--help"])
+    assert not leaving.value.code
+    first = dataclasses.fields(TASKS[name])[0].name.replace("_", "-")
+    assert f"--task.{first}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", sorted(CELLS))
+def test_every_cell_has_options_of_its_own(name):
+    line = ["--cell", name, "--cell.recurrent-init", "identity", *SMALL, "--out", "x"]
+    assert train.read_command_line(line).cell.recurrent_init == "identity"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--cell nothing", "unknown cell 'nothing'; there are gru, lstm, simple"),
+        ("--task nothing", "unknown task 'nothing'; there are adding"),
+        ("--task adding", "Missing.*--task.length"),
+        ("--task.length 0", "length must be at least 1; got 0"),
+        ("--task.length 5 --stepps 5", "Unrecognized options: --stepps"),
+        ("--task.length five", "--task.length.*'five'"),
+        ("--task.length 5 --on-nonfinite shrug", "invalid choice 'shrug'"),
+        ("--cell", "--cell: expected one argument"),
+    ],
+)
+def test_a_bad_line_is_answered_by_one(line, said, tmp_path):
+    with pytest.raises(ValueError, match=said) as refused:
+        train.read_command_line([*line.split(), "--out", str(tmp_path)])
+    assert "\n" not in str(refused.value)
+    assert not re.search("[─-╿]", str(refused.value))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"hidden": 0}, "hidden_features must be at least 1"),
+        ({"steps": -1}, "steps must be at least 0"),
+        ({"seeds": 0}, "needs at least one seed"),
+        ({"layers": 0}, "at least one cell"),
+        ({"learning_rates": ()}, "at least one rate"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+    ],
+)
+def test_what_cannot_be_trained_leaves_nothing_behind(change, said, tmp_path):
+    options = train.read_command_line([*SMALL, "--out", str(tmp_path / "run")])
+    with pytest.raises(ValueError, match=said):
+        train.train(dataclasses.replace(options, **change), Console(file=io.StringIO()))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_in_the_way_is_one_line_and_no_traceback(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    done = subprocess.run(
+        [*SCRIPT, *SMALL, "--out", str(tmp_path / "file")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "cannot be made a directory" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_sigterm_saves_and_the_same_line_goes_on(tmp_path):
+    line = [*SCRIPT, *SMALL, "--steps", "1000000", "--out", str(tmp_path / "run")]
+    line += ["--after-solved", "go-on"]
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as process:
+        while not (metrics.exists() and metrics.stat().st_size):
+            time.sleep(0.02)
+            assert process.poll() is None, process.stderr.read()
+        os.kill(process.pid, signal.SIGTERM)
+        said = process.communicate()[1]
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in said
+    steps = len(metrics.read_text().splitlines()) * 2
+    assert (tmp_path / "run" / "checkpoints" / str(steps)).is_dir()

@@ -1,0 +1,261 @@
+"""Ensembles: each member is the model of its seed, and trains as it would alone."""
+
+import collections
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import rnn_jax as rj
+from test_errors_cells import refuses, table
+from training import toys
+
+PACE = {"steps": 7, "batch_size": 4, "seed": 5, "evaluate_every": 3, "evaluation_size": 6}
+MOMENTS = [3, 6, 7]
+TASK = toys.Mixing()
+SEEDS = [4, 0, 7]
+
+
+def make_model(rngs):
+    cell = rj.GRUCell(2, 3, rngs=rngs)
+    return rj.SequenceModel([cell, rj.SimpleRNNCell(3, 2, rngs=rngs)], 2, rngs=rngs, dropout=0.5)
+
+
+def by_key(key):
+    return toys.Partial(toys.affine_last, {"kernel": jax.random.normal(key, (2, 2)), "bias": ZERO})
+
+
+ZERO = jnp.zeros(2)
+MAKERS = {
+    "rngs": (make_model, lambda seed: make_model(nnx.Rngs(seed))),
+    "key": (by_key, lambda seed: by_key(jax.random.key(seed))),
+    "seed": (toys.linear, toys.linear),
+}
+
+
+def member_agrees(result, index, told, moments=MOMENTS, **tolerance):
+    """A member's models, losses and metrics are those of a plain loop that knows only it."""
+    own = jax.tree.map(lambda leaf: leaf[index], (result.model, result.best_model))
+    toys.same(own, (told.model, told.best_model), **tolerance)
+    close = {"rtol": tolerance.get("rtol", 1e-10)}
+    history = result.history
+    np.testing.assert_allclose(history.loss[index], toys.means(told.losses, moments), **close)
+    np.testing.assert_allclose(
+        history.gradient_norm[index], toys.means(told.norms, moments), **close
+    )
+    for name, series in history.metrics.items():
+        expected = [told.evaluations[moment][name] for moment in moments]
+        np.testing.assert_allclose(series[index], expected, **close)
+
+
+@pytest.mark.parametrize(("make", "alone"), MAKERS.values(), ids=MAKERS)
+def test_each_member_is_the_model_of_its_seed(make, alone):
+    models = rj.ensemble(make, SEEDS)
+    for index, seed in enumerate(SEEDS):
+        toys.identical(rj.member(models, index), alone(seed))
+
+
+@pytest.mark.parametrize("seeds", [(0, 1, 2), range(3), np.arange(3), iter([0, 1, 2])], ids=repr)
+def test_a_number_of_seeds_is_that_many_from_nought_on(seeds):
+    toys.identical(rj.ensemble(toys.linear, seeds), rj.ensemble(toys.linear, 3))
+
+
+def test_a_vmapped_call_runs_all_members():
+    models = rj.ensemble(make_model, SEEDS)
+    xs = jax.random.normal(jax.random.key(0), (5, 4, 2))
+    outputs = jax.vmap(lambda model: model(xs))(models)
+    for index, seed in enumerate(SEEDS):
+        np.testing.assert_allclose(outputs[index], make_model(nnx.Rngs(seed))(xs), rtol=1e-12)
+
+
+def test_each_member_trains_as_it_would_alone():
+    optimizer = optax.adam(0.05)
+    result = rj.fit(rj.ensemble(make_model, SEEDS), TASK, optimizer, **PACE)
+    assert result.history.loss.shape == (len(SEEDS), len(MOMENTS))
+    for index, seed in enumerate(SEEDS):
+        alone = make_model(nnx.Rngs(seed))
+        told = toys.plain_loop(alone, TASK, optimizer, stream=index, takes_key=True, **PACE)
+        member_agrees(result, index, told)
+
+
+def test_the_first_member_sees_what_a_single_model_sees():
+    many = rj.fit(toys.linears(*SEEDS), TASK, optax.adam(0.05), members=3, **PACE)
+    one = rj.fit(toys.linear(SEEDS[0]), TASK, optax.adam(0.05), **PACE)
+    first = jax.tree.map(lambda leaf: leaf[0], many._asdict() | {"history": None, "steps": None})
+    toys.same(first, one._asdict() | {"history": None, "steps": None})
+    for name in one.history:
+        expected = one.history[name]
+        actual = many.history[name]
+        np.testing.assert_allclose(actual if name == "step" else actual[0], expected, rtol=1e-12)
+
+
+def test_members_do_not_see_how_many_they_are():
+    few, many = (
+        rj.fit(toys.linears(*SEEDS[:size]), TASK, optax.adam(0.05), members=size, **PACE)
+        for size in (2, 3)
+    )
+    chex.assert_trees_all_equal(
+        jax.tree.leaves(few.model), [leaf[:2] for leaf in jax.tree.leaves(many.model)]
+    )
+    np.testing.assert_array_equal(few.history.loss, many.history.loss[:2])
+
+
+def test_members_see_other_data_than_each_other():
+    result = rj.fit(toys.linears(1, 1), TASK, optax.sgd(0.1), members=2, **PACE)
+    first, second = result.history.loss
+    assert not np.any(first == second)
+
+
+RATES = [0.3, 0.01, 0.1]
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.asarray, jnp.asarray], ids=lambda k: k.__name__)
+def test_each_member_has_a_learning_rate_of_its_own(kind):
+    models = toys.linears(1, 1, 1)
+    result = rj.fit(models, TASK, optax.adam, hyperparameters=kind(RATES), members=3, **PACE)
+    for index, rate in enumerate(RATES):
+        told = toys.plain_loop(toys.linear(1), TASK, optax.adam(rate), stream=index, **PACE)
+        member_agrees(result, index, told)
+
+
+def test_a_single_member_may_have_its_rate_too():
+    result = rj.fit(toys.linears(1), TASK, optax.sgd, hyperparameters=[0.1], members=1, **PACE)
+    told = toys.plain_loop(toys.linear(1), TASK, optax.sgd(0.1), **PACE)
+    member_agrees(result, 0, told)
+
+
+Chosen = collections.namedtuple("Chosen", ["rate", "decay"])
+DECAYS = [0.0, 0.9, 0.5]
+# (hyperparameters, optimiser of one member's share)
+TREES = {
+    "dict": (
+        {"rate": RATES, "decay": DECAYS},
+        lambda own: optax.sgd(own["rate"], momentum=own["decay"]),
+    ),
+    "dict in a dict": (
+        {"sgd": {"rate": RATES, "decay": DECAYS}},
+        lambda own: optax.sgd(own["sgd"]["rate"], momentum=own["sgd"]["decay"]),
+    ),
+    "named tuple": (
+        Chosen(jnp.asarray(RATES), jnp.asarray(DECAYS)),
+        lambda own: optax.sgd(own.rate, momentum=own.decay),
+    ),
+    "a table": (
+        np.stack([RATES, DECAYS], axis=1),
+        lambda own: optax.sgd(own[0], momentum=own[1]),
+    ),
+}
+
+
+@pytest.mark.parametrize(("values", "make"), TREES.values(), ids=TREES)
+def test_hyperparameters_are_any_tree_of_arrays(values, make):
+    result = rj.fit(toys.linears(1, 1, 1), TASK, make, hyperparameters=values, members=3, **PACE)
+    for index, (rate, decay) in enumerate(zip(RATES, DECAYS, strict=True)):
+        optimizer = optax.sgd(rate, momentum=decay)
+        told = toys.plain_loop(toys.linear(1), TASK, optimizer, stream=index, **PACE)
+        member_agrees(result, index, told)
+
+
+def test_members_of_several_precisions_have_hyperparameters():
+    mixed = toys.linears(1, 2)
+    mixed = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if leaf.ndim == 2 else leaf, mixed)
+    result = rj.fit(mixed, TASK, optax.sgd, hyperparameters=RATES[:2], members=2, **PACE)
+    before, after = jax.tree.leaves(mixed), jax.tree.leaves(result.model)
+    assert [leaf.dtype for leaf in before] == [leaf.dtype for leaf in after]
+
+
+def test_a_member_that_has_solved_the_task_waits_for_the_others():
+    easy = toys.Mixing(solved_below=0.5)
+    rates = [0.1, 0.0, 0.03]
+    pace = {**PACE, "steps": 60, "evaluate_every": 5}
+    result = rj.fit(
+        toys.linears(1, 1, 1), easy, optax.sgd, hyperparameters=rates, members=3, **pace
+    )
+    history = result.history
+    np.testing.assert_array_equal(history.solved, [True, False, True])
+    assert history.solved_at[0] < history.solved_at[2] < pace["steps"] == result.steps
+    assert np.isnan(history.solved_at[1])
+    for index, at in ((0, history.solved_at[0]), (2, history.solved_at[2])):
+        optimizer = optax.sgd(rates[index])
+        own = {**pace, "steps": int(at)}
+        told = toys.plain_loop(toys.linear(1), easy, optimizer, stream=index, **own)
+        toys.same(rj.member(result.model, index), told.model)
+        after = history.step > at
+        assert np.any(after)
+        np.testing.assert_array_equal(history.updates[index], np.where(after, 0, 5))
+        np.testing.assert_array_equal(np.isnan(history.loss[index]), after)
+        np.testing.assert_array_equal(np.isnan(history.gradient_norm[index]), after)
+    assert np.all(history.updates[1] == 5)
+
+
+def test_the_run_ends_when_all_members_have_solved_the_task():
+    easy = toys.Mixing(solved_below=0.5)
+    pace = {**PACE, "steps": 100, "evaluate_every": 5}
+    result = rj.fit(toys.linears(1, 2), easy, optax.sgd(0.1), members=2, **pace)
+    assert result.steps == max(result.history.solved_at) < 100
+
+
+def test_each_member_has_a_best_model_of_its_own():
+    # The first learns, the second goes up the slope from its first step.
+    result = rj.fit(
+        toys.linears(1, 1), TASK, optax.sgd, hyperparameters=[0.05, -0.05], members=2, **PACE
+    )
+    for index, rate in enumerate([0.05, -0.05]):
+        told = toys.plain_loop(toys.linear(1), TASK, optax.sgd(rate), stream=index, **PACE)
+        toys.same(rj.member(result.best_model, index), told.best_model)
+    best = np.argmin(result.history.metrics["loss"], axis=1)
+    assert best[1] == 0 < best[0]
+
+
+def numbered(size):
+    return toys.linears(*range(size))
+
+
+@table(
+    no_function=(lambda: rj.ensemble(3, 2), TypeError, "make_model must be", "int", "Pass"),
+    no_seeds=(lambda: rj.ensemble(toys.linear, []), ValueError, "at least one seed", "Pass"),
+    nought=(lambda: rj.ensemble(toys.linear, 0), ValueError, "seeds must be", "0", "Pass"),
+    negative=(lambda: rj.ensemble(toys.linear, [1, -1]), ValueError, "at least 0", "-1", "Pass"),
+    fraction=(lambda: rj.ensemble(toys.linear, [0.5]), TypeError, "whole number", "0.5", "Pass"),
+    a_float=(lambda: rj.ensemble(toys.linear, 2.0), TypeError, "whole number", "2.0", "Pass"),
+    boolean=(lambda: rj.ensemble(toys.linear, True), TypeError, "whole number", "True", "Pass"),
+    text=(lambda: rj.ensemble(toys.linear, "12"), TypeError, "whole number", "'1'", "Pass"),
+    nothing=(lambda: rj.ensemble(toys.linear, None), TypeError, "whole number", "None", "Pass"),
+    shapes=(
+        lambda: rj.ensemble(lambda seed: jnp.zeros(1 + seed), 2),
+        ValueError,
+        "one structure and equal shapes",
+        "member 1",
+        "Let make_model",
+    ),
+    structures=(
+        lambda: rj.ensemble(lambda seed: {str(seed): ZERO}, 2),
+        ValueError,
+        "one structure",
+        "member 1",
+    ),
+    types=(
+        lambda: rj.ensemble(lambda seed: jnp.zeros(1, [float, jnp.float32][seed]), 2),
+        ValueError,
+        "one structure",
+        "member 1",
+    ),
+    beyond=(lambda: rj.member(numbered(2), 2), ValueError, "index must be at most 1", "2", "Pass"),
+    before=(lambda: rj.member(numbered(2), -1), ValueError, "index must be", "-1", "Pass"),
+    index=(lambda: rj.member(numbered(2), 0.0), TypeError, "whole number", "0.0", "Pass"),
+    flag=(lambda: rj.member(numbered(2), True), TypeError, "whole number", "True", "Pass"),
+    single=(
+        lambda: rj.member(make_model(nnx.Rngs(0)), 0),
+        ValueError,
+        "ensemble",
+        "Pass",
+    ),
+    not_a_model=(lambda: rj.member({}, 0), ValueError, "Pass"),
+    a_scalar=(lambda: rj.member(ZERO[0], 0), ValueError, "Pass"),
+)
+def test_what_is_refused(call, error, words):
+    refuses(call, error, *words)
