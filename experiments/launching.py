@@ -83,7 +83,7 @@ def settle(console: Console) -> None:
             f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True
         )
 
-    warnings.showwarning = say  # type: ignore[assignment]
+    warnings.showwarning = say
     mpl.use("Agg")
     use_one_thread_for_lapack()
     use_compilation_cache()

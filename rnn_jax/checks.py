@@ -71,10 +71,16 @@ def check_rngs(rngs: Any) -> nnx.Rngs:
     return rngs
 
 
+def is_key(value: Any) -> bool:
+    """Whether `value` is an array of JAX random keys of the new type."""
+    dtype = getattr(value, "dtype", None)
+    return dtype is not None and bool(jnp.issubdtype(dtype, jax.dtypes.prng_key))
+
+
 def check_key(key: Any) -> jax.Array:
     """Returns `key` if it is one JAX random key, of the new type or the old, else raises."""
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
-    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    typed = is_key(key)
     if not typed and (dtype != jnp.uint32 or len(shape or ()) != 1):
         raise TypeError(
             f"key must be a JAX random key; got {type(key).__name__}. Pass jax.random.key(0)."

@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 
 def available_bytes() -> int | None:
     """Bytes free on the default device; None where the platform does not say."""
-    stats = jax.devices()[0].memory_stats()
+    stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
     meminfo = Path("/proc/meminfo")

@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from rnn_jax.checks import is_key
+
 Notes = dict[str, Any]
 
 # The last, and the one before it in case the last is damaged.
@@ -179,17 +181,13 @@ def digest(arrays: dict[str, Any]) -> str:
 
 
 def _storable(leaf: Any) -> np.ndarray:
-    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    return np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
 
 
 def _as_leaf(array: np.ndarray, like: Any) -> Any:
-    if not _is_key(like):
+    if not is_key(like):
         return array
     return jax.random.wrap_key_data(jax.numpy.asarray(array), impl=jax.random.key_impl(like))
-
-
-def _is_key(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _first_line(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rnn_jax.training.checkpoints import named_leaves
+from rnn_jax.training.checkpoints import digest, named_leaves, to_arrays
 from rnn_jax.training.loop import relaxed
 from rnn_jax.training.plan import Plan
 from rnn_jax.training.records import plain
@@ -160,10 +160,8 @@ def _fingerprint(plan: Plan, model: Any, hyperparameters: Any) -> str:
             return optimizer.update(gradient, optimizer.init(model), model, value=value)
 
     program = jax.make_jaxpr(step)(model, model)
-    found = hashlib.sha256(_without_addresses(str(program)).encode())
-    for constant in program.consts:
-        found.update(np.asarray(constant).tobytes())
-    return found.hexdigest()[:16]
+    text = _without_addresses(str(program)) + digest(to_arrays(program.consts))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _weights(leaf: Any) -> dict[str, Any]:

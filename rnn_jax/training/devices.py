@@ -1,16 +1,18 @@
 """Where members and batches lie: one device, several, or several processes."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rnn_jax.checks import kind_of
+from rnn_jax.checks import is_key, kind_of
 
 # What an axis of a mesh may split, by name.
 _MEMBERS, _BATCH = "ensemble", ("batch", "data")
@@ -51,9 +53,16 @@ class Layout:
     def place(self, tree: Any) -> Any:
         """Puts numbers, equal in all processes, where they belong: members apart, if so wished."""
         if self.mesh is None:
-            return jax.tree.map(jax.numpy.asarray, tree)
+            return jax.tree.map(_on_device, tree)
         sharding = NamedSharding(self.mesh, self._spec())
-        return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding), tree)
+        return jax.tree.map(functools.partial(_put, sharding), tree)
+
+    def place_everywhere(self, tree: Any) -> Any:
+        """Puts numbers, equal in all processes, on every device."""
+        if self.mesh is None:
+            return tree
+        sharding = NamedSharding(self.mesh, PartitionSpec())
+        return jax.tree.map(functools.partial(_put, sharding), tree)
 
     def constrain(self, tree: Any) -> Any:
         """Keeps what a compiled program returns where `place` has put it."""
@@ -121,8 +130,20 @@ def fetch(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def _read(leaf: jax.Array) -> np.ndarray:
-    return np.asarray(leaf)
+def _read(leaf: jax.Array) -> Any:
+    return leaf if is_key(leaf) else np.asarray(leaf)
+
+
+def _put(sharding: NamedSharding, leaf: Any) -> jax.Array:
+    if not is_key(leaf):
+        return jax.device_put(leaf, sharding)
+    # Devices of other processes take plain arrays only.
+    bits = jax.device_put(jax.random.key_data(leaf), sharding)
+    return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(leaf))
+
+
+def _on_device(leaf: Any) -> jax.Array:
+    return leaf if is_key(leaf) else jnp.asarray(leaf)
 
 
 def _batch_axis(mesh: Mesh | None) -> str | None:

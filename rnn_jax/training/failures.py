@@ -66,8 +66,10 @@ class Failure:
         display.say(f"{text} {done}")
 
 
-def new_failures(before: Standing, after: Standing) -> list[Failure]:
-    """The members that failed between two moments."""
+def new_failures(before: Standing | None, after: Standing) -> list[Failure]:
+    """The members that failed between two moments, or ever."""
     steps = np.atleast_1d(after.failed_at)
-    fresh = (steps != NEVER) & (np.atleast_1d(before.failed_at) == NEVER)
+    fresh = steps != NEVER
+    if before is not None:
+        fresh &= np.atleast_1d(before.failed_at) == NEVER
     return [Failure(int(member), int(steps[member])) for member in np.flatnonzero(fresh)]

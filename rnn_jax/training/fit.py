@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from rnn_jax.checks import check_count, check_number, check_size, kind_of
 from rnn_jax.training import configuration, processes
 from rnn_jax.training.checkpoints import named_leaves
-from rnn_jax.training.devices import make_layout
+from rnn_jax.training.devices import fetch, make_layout
 from rnn_jax.training.display import Display, LiveDisplay
 from rnn_jax.training.ensemble import ensemble_size
 from rnn_jax.training.history import History, make_history
@@ -139,13 +138,13 @@ def fit(
     hyperparameters = _check_hyperparameters(hyperparameters, members, model)
     folder = _check_directory(directory, tensorboard)
     program = Program(plan, layout, seed, hyperparameters)
+    key_bits = fetch(jax.random.key_data(program.key))
 
     def journal() -> Journal:
         if folder is None:
             return Journal()
         description = configuration.describe(plan, model, hyperparameters, seed, config)
-        key_data = np.asarray(jax.random.key_data(program.key))
-        return RunDirectory(folder, description, key_data, resume=resume, seconds=seconds)
+        return RunDirectory(folder, description, key_bits, resume=resume, seconds=seconds)
 
     title = f"{type(task).__name__}{'' if members is None else f' × {members}'}"
     shown = progress and processes.is_first()

@@ -1,5 +1,6 @@
 """Where a run's rows and states go: into memory, or into a folder that survives the process."""
 
+import contextlib
 import json
 import os
 import time
@@ -78,15 +79,18 @@ class RunDirectory(Journal):
     ):
         super().__init__()
         self.path = path.absolute()
-        self._lock = _lock(_made(self.path))
         self._key_data, self._seconds = key_data, seconds
-        self._enter(description, resume)
-        self._metrics = Records(self.path / "metrics.jsonl")
-        self._probes = Records(self.path / "probes.jsonl")
-        self._sessions = Records(self.path / "sessions.jsonl")
-        self._checkpoints = Checkpoints(self.path / "checkpoints")
         self._saved_at = time.monotonic()
-        self._session: Row = {}
+        self._started = False
+        with contextlib.ExitStack() as undone:
+            undone.callback(os.close, _lock(_made(self.path)))
+            self._enter(description, resume)
+            self._metrics, self._probes, self._sessions = (
+                undone.enter_context(contextlib.closing(Records(self.path / name)))
+                for name in ("metrics.jsonl", "probes.jsonl", "sessions.jsonl")
+            )
+            self._checkpoints = Checkpoints(self.path / "checkpoints")
+            self._open = undone.pop_all()
 
     def restore(self, start: TrainState) -> tuple[TrainState, int]:
         """The latest checkpoint that can be read; one that cannot is set aside, with a warning.
@@ -95,13 +99,15 @@ class RunDirectory(Journal):
           ValueError: there are checkpoints and none can be read.
         """
         state, step = self._latest(start)
-        self._session = {
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        session = {
+            "event": "start",
+            "at": _now(),
             "from_step": step,
             "versions": configuration.versions(),
             **configuration.surroundings(),
         }
-        self._sessions.write([{"event": "start", **self._session}])
+        self._sessions.write([session])
+        self._started = True
         return state, step
 
     def record(self, rows: list[Row], found: list[Row]) -> None:
@@ -132,17 +138,10 @@ class RunDirectory(Journal):
 
     def close(self, how: str, step: int) -> None:
         """Waits for the disk, and notes how the run was left."""
-        try:
+        with self._open:
             self._checkpoints.close()
-            if self._session:
-                ended = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-                self._sessions.write(
-                    [{"event": "end", "ended": ended, "to_step": step, "how": how}]
-                )
-        finally:
-            for file in (self._metrics, self._probes, self._sessions):
-                file.close()
-            os.close(self._lock)
+            if self._started:
+                self._sessions.write([{"event": "end", "at": _now(), "to_step": step, "how": how}])
 
     def _enter(self, description: Row, resume: bool) -> None:
         """Writes config.json, or compares the run with the one that it describes."""
@@ -217,6 +216,10 @@ def _write_config(folder: Path, description: Row) -> None:
     draft = folder / "config.json.part"
     draft.write_text(json.dumps(plain(config), indent=2) + "\n")
     draft.replace(folder / "config.json")
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
 def _made(folder: Path) -> Path:

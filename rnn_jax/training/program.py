@@ -26,17 +26,18 @@ class Program:
 
     def __init__(self, plan: Plan, layout: Layout, seed: int, hyperparameters: Any):
         self.plan, self.layout = plan, layout
-        data_key, self._probe_key = jax.random.split(jax.random.key(seed))
+        data_key, probe_key = jax.random.split(jax.random.key(seed))
         if layout.members is None:
-            self.key = jax.random.fold_in(data_key, 0)
+            key = jax.random.fold_in(data_key, 0)
         else:
             members = jnp.arange(layout.members, dtype=jnp.uint32)
-            self.key = jax.vmap(functools.partial(jax.random.fold_in, data_key))(members)
-        self._hyperparameters = hyperparameters
+            key = jax.vmap(functools.partial(jax.random.fold_in, data_key))(members)
+        self.key, self._hyperparameters = layout.place((key, hyperparameters))
+        self._probe_key = layout.place_everywhere(probe_key)
 
     def start(self, model: Any) -> TrainState:
         """All members before their first step."""
-        return self.layout.place(_start(self.plan, self.layout, model, self._hyperparameters))
+        return _start(self.plan, self.layout, self.layout.place(model), self._hyperparameters)
 
     def advance(self, state: TrainState, first: int, length: int) -> tuple[TrainState, Report]:
         """`length` steps from `first` on; the report's numbers are on the host."""
@@ -61,7 +62,8 @@ class Program:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _start(plan: Plan, layout: Layout, model: Any, hyperparameters: Any) -> TrainState:
-    return layout.over_members(functools.partial(loop.initialize, plan))(model, hyperparameters)
+    initialize = layout.over_members(functools.partial(loop.initialize, plan))
+    return layout.constrain(initialize(model, hyperparameters))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -32,12 +32,23 @@ class Records:
         return self._file.tell()
 
     def write(self, rows: Iterable[Row]) -> None:
-        """Appends rows; they are on the disk when this returns."""
+        """Appends rows; they are on the disk when this returns.
+
+        Raises:
+          OSError: the disk is full, or cannot be written.
+        """
         text = "".join(json.dumps(plain(row), allow_nan=False) + "\n" for row in rows)
-        if text:
+        if not text:
+            return
+        try:
             self._file.write(text.encode())
             self._file.flush()
             os.fsync(self._file.fileno())
+        except OSError as error:
+            raise OSError(
+                f"{self.path} cannot be written: {error.strerror}. Checkpoints are as they were; "
+                "make room or access, and run the same command again."
+            ) from error
 
     def cut(self, position: int) -> list[Row]:
         """Drops all that was written after `position`, and returns the rows that stay.

@@ -52,6 +52,9 @@ class Run:
         """
         display.begin(self.done)
         standing: Standing = fetch(self.state.standing)
+        if self._plan.on_nonfinite == "raise":
+            for failure in new_failures(None, standing):
+                failure.report("raise", display)
         if steps == 0:
             self._record([], last_probe_rows(0, self._program.measure(self.state)))
         while self.done < steps and not np.all(stopped(self._plan, standing)):

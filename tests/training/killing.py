@@ -52,14 +52,14 @@ class Pace:
     row: float
 
 
-def draw_moments(seed: int, evaluations: int, count: int, early: int) -> list[Moment]:
+def draw_moments(seed: list[int], evaluations: int, count: int, early: int) -> list[Moment]:
     """Random moments in the order of a run, each in a part of it; `early` ones before any row.
 
     The part after the last row but one is left out, so that what is to be killed is still alive.
     """
     rng = np.random.default_rng(seed)
     edges = np.linspace(1, evaluations - 1, count + 1)
-    places = [int(rng.uniform(low, high)) for low, high in zip(edges, edges[1:], strict=False)]
+    places = [int(rng.uniform(low, high)) for low, high in itertools.pairwise(edges)]
     moments = [Moment(rows, rng.uniform()) for rows in places]
     for place in sorted(rng.choice(count, early, replace=False), reverse=True):
         moments.insert(place, Moment(0, rng.uniform()))
@@ -74,7 +74,7 @@ def watch(process: BaseProcess, directory: Path) -> Pace:
         if (now := _size(directory / "metrics.jsonl")) > size:
             size = now
             times.append(time.monotonic())
-    between = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    between = [later - earlier for earlier, later in itertools.pairwise(times)]
     return Pace(first=times[0] - started, row=statistics.median(between))
 
 
@@ -96,11 +96,11 @@ def kill_at(
         process.join(moment.share * pace.first)
     else:
         # What an earlier process wrote beyond the checkpoint is cut before the session is noted.
-        _wait(process, lambda: len(runs.sessions(directory, "start")) > before)
+        wait(process, lambda: len(runs.sessions(directory, "start")) > before)
         size = _size(directory / "metrics.jsonl")
-        _wait(process, lambda: _size(directory / "metrics.jsonl") > size)
+        wait(process, lambda: _size(directory / "metrics.jsonl") > size)
         pace.first = min(pace.first, time.monotonic() - started)
-        _wait(process, lambda: _size(directory / "metrics.jsonl") >= lengths[moment.rows - 1])
+        wait(process, lambda: _size(directory / "metrics.jsonl") >= lengths[moment.rows - 1])
         process.join(moment.share * pace.row)
     process.kill()
     process.join()
@@ -155,7 +155,6 @@ def _fit_and_die(case: str, weights: Any, directory: Path, trap: Trap) -> None:
             while not (directory / trap.after).exists():
                 time.sleep(0.001)
             os.kill(os.getpid(), signal.SIGKILL)
-            time.sleep(60)
 
     sys.addaudithook(touch)
     runs.fit_from(case, weights, directory)
@@ -165,6 +164,7 @@ def _size(file: Path) -> int:
     return file.stat().st_size if file.exists() else 0
 
 
-def _wait(process: BaseProcess, until: Callable[[], bool]) -> None:
+def wait(process: BaseProcess, until: Callable[[], bool]) -> None:
+    """Until something is so, or the process is no more."""
     while process.is_alive() and not until():
         process.join(0.001)

@@ -18,6 +18,7 @@ import optax
 from flax import nnx
 
 import rnn_jax as rj
+from training import toys
 
 # Whatever decides what the suite computes, for the processes that it starts.
 _SETTINGS = (
@@ -123,6 +124,41 @@ def fit(case: str, directory: Any, model: Any = None, **changes: Any) -> rj.FitR
     return rj.fit(model, directory=directory, **arguments)
 
 
+# One object, so that a process compiles its program once.
+_RATE = optax.sgd(0.1, momentum=0.9)
+
+
+def toy(directory: Any, *, model: Any = None, **changes: Any) -> rj.FitResult:
+    """A run that takes no time, with checkpoints after 2, 4, 6 and 8 steps."""
+    arguments = {
+        "task": toys.Mixing(),
+        "optimizer": _RATE,
+        "steps": 8,
+        "batch_size": 3,
+        "seed": 5,
+        "evaluate_every": 2,
+        "evaluation_size": 6,
+        "checkpoint_seconds": 0,
+        "probes": Weights(every=2),
+        **changes,
+    }
+    return rj.fit(toys.linear() if model is None else model, directory=directory, **arguments)
+
+
+class Enough(Exception):
+    """What a caller of `fit` may raise in the middle of it."""
+
+
+def leave_after(step: int) -> Callable[[dict[str, Any]], None]:
+    """For `on_evaluation`."""
+
+    def look(row: dict[str, Any]) -> None:
+        if row["step"] == step:
+            raise Enough
+
+    return look
+
+
 def bits(tree: Any) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     """Type, shape and bytes of every leaf, by its path."""
     found = {}
@@ -181,6 +217,11 @@ def start_fit(
     return start(_fit_and_keep, case, weights_of(case), directory, keep, changes)
 
 
+def start_toy(directory: Path, keep: Path | None, **changes: Any) -> multiprocessing.Process:
+    """A process that makes a toy run; `keep` is where it leaves its `result_bits`."""
+    return start(_toy_and_keep, directory, keep, changes)
+
+
 def weights_of(case: str) -> list[np.ndarray]:
     """Those that a run begins with: drawing them would take a process longer than training."""
     return [np.asarray(leaf) for leaf in jax.tree.leaves(_built(CASES[case][0]))]
@@ -196,6 +237,12 @@ def _fit_and_keep(
     case: str, weights: Any, directory: Path, keep: Path | None, changes: dict[str, Any]
 ) -> None:
     found = result_bits(fit_from(case, weights, directory, **changes))
+    if keep is not None:
+        keep.write_bytes(pickle.dumps(found))
+
+
+def _toy_and_keep(directory: Path, keep: Path | None, changes: dict[str, Any]) -> None:
+    found = result_bits(toy(directory, **changes))
     if keep is not None:
         keep.write_bytes(pickle.dumps(found))
 

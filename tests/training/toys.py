@@ -44,8 +44,9 @@ class Mixing:
 
 def affine_last(weights: dict[str, jax.Array], inputs: jax.Array) -> jax.Array:
     """An affine function of each sequence's last step."""
-    last = inputs[:, -1].astype(weights["kernel"].dtype)
-    return last @ weights["kernel"] + weights["bias"][None]
+    kernel = weights["kernel"]
+    bias = weights["bias"].astype(kernel.dtype)
+    return inputs[:, -1].astype(kernel.dtype) @ kernel + bias[None]
 
 
 def linear(seed: int = 0, dtype: Any = float) -> Partial:
@@ -64,7 +65,7 @@ class Told(NamedTuple):
     """What the plain loop saw.
 
     Attributes:
-      losses, norms: of every step whose update was made.
+      losses, norms: of every step, NaN where it was left out.
       evaluations: metrics by training steps done.
       models: by training steps done, the starting one at 0.
       optimizer_states: likewise.
@@ -99,6 +100,7 @@ def plain_loop(
     evaluation_size: int,
     stream: int = 0,
     takes_key: bool = False,
+    skips: bool = False,
 ) -> Told:
     """Training step by step: a batch, its gradient, optax's update, and that again.
 
@@ -107,61 +109,68 @@ def plain_loop(
         `fit`; one model.
       stream: the member that it is.
       takes_key: whether the model is called with a key in training.
+      skips: leave out steps whose loss, gradient or update is not finite.
     """
-    optimizer = optax.with_extra_args_support(optimizer)
-    batches = functools.partial(training_batch, task, seed, stream, size=batch_size)
-
-    @jax.jit
-    def judged(model: Any, step: int) -> Any:
-        batch, noise_key = batches(step)
-        options = {"key": noise_key} if takes_key else {}
-        return jax.value_and_grad(lambda m: task.loss(m(batch.inputs, **options), batch))(model)
-
-    @jax.jit
-    def updated(gradient: Any, state: Any, model: Any, loss: jax.Array) -> Any:
-        with relaxed():
-            updates, state = optimizer.update(gradient, state, model, value=loss)
-            return optax.apply_updates(model, updates), state
-
-    @jax.jit
-    def evaluated(model: Any, done: int) -> Metrics:
-        batch = evaluation_batch(task, seed, stream, done, size=evaluation_size)
-        outputs = model(batch.inputs)
-        return {**task.metrics(outputs, batch), "loss": task.loss(outputs, batch)}
-
+    key = member_key(seed, stream)
     with relaxed():
         state = optimizer.init(model)
     told = Told([], [], {}, {0: model}, {0: state})
     for step in range(steps):
-        loss, gradient = judged(model, step)
-        model, state = updated(gradient, state, model, loss)
+        loss, gradient = _judged(task, batch_size, takes_key, model, key, step)
+        after = _updated(optimizer, gradient, state, model, loss)
         done = step + 1
-        told.losses.append(float(loss))
-        leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(gradient)]
-        told.norms.append(float(np.sqrt(sum(np.sum(leaf**2) for leaf in leaves))))
+        if skips and not all_finite((loss, gradient, after[0])):
+            told.losses.append(np.nan)
+            told.norms.append(np.nan)
+        else:
+            model, state = after
+            leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(gradient)]
+            told.losses.append(float(loss))
+            told.norms.append(float(np.sqrt(sum(np.sum(leaf**2) for leaf in leaves))))
         told.models[done], told.optimizer_states[done] = model, state
         if done % evaluate_every == 0 or done == steps:
-            found = evaluated(model, done)
+            found = _evaluated(task, evaluation_size, model, key, done)
             told.evaluations[done] = {name: float(value) for name, value in found.items()}
     return told
 
 
-def training_batch(task: Any, seed: int, stream: int, step: Any, *, size: int) -> Any:
-    """(batch, noise key) of one step of one member."""
-    key = jax.random.fold_in(_member_key(seed, stream), 0)
-    data_key, noise_key = jax.random.split(jax.random.fold_in(key, step))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _judged(task: Any, size: int, takes_key: bool, model: Any, key: jax.Array, step: int) -> Any:
+    batch, noise_key = training_batch(task, key, step, size)
+    options = {"key": noise_key} if takes_key else {}
+    return jax.value_and_grad(lambda m: task.loss(m(batch.inputs, **options), batch))(model)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _updated(optimizer: Any, gradient: Any, state: Any, model: Any, loss: jax.Array) -> Any:
+    with relaxed():
+        update = optax.with_extra_args_support(optimizer).update
+        updates, state = update(gradient, state, model, value=loss)
+        return optax.apply_updates(model, updates), state
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _evaluated(task: Any, size: int, model: Any, key: jax.Array, done: int) -> Metrics:
+    batch = evaluation_batch(task, key, done, size)
+    outputs = model(batch.inputs)
+    return {**task.metrics(outputs, batch), "loss": task.loss(outputs, batch)}
+
+
+def member_key(seed: int, stream: int = 0) -> jax.Array:
+    """From which one member draws all that it sees."""
+    return jax.random.fold_in(jax.random.split(jax.random.key(seed))[0], stream)
+
+
+def training_batch(task: Any, key: jax.Array, step: Any, size: int) -> tuple[Batch, jax.Array]:
+    """(batch, noise key) of one step of the member with this key."""
+    data_key, noise_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 0), step))
     return task.sample(data_key, size), noise_key
 
 
-def evaluation_batch(task: Any, seed: int, stream: int, done: Any, *, size: int) -> Batch:
-    """What one member is evaluated on after so many steps."""
-    key = jax.random.fold_in(_member_key(seed, stream), 1)
+def evaluation_batch(task: Any, key: jax.Array, done: Any, size: int) -> Batch:
+    """What the member with this key is evaluated on after so many steps."""
     draw = getattr(task, "sample_held_out", task.sample)
-    return draw(jax.random.fold_in(key, done), size)
-
-
-def _member_key(seed: int, stream: int) -> jax.Array:
-    return jax.random.fold_in(jax.random.split(jax.random.key(seed))[0], stream)
+    return draw(jax.random.fold_in(jax.random.fold_in(key, 1), done), size)
 
 
 @contextlib.contextmanager
@@ -172,9 +181,23 @@ def relaxed():
 
 
 def means(values: list[float], at: Any) -> np.ndarray:
-    """Means of a series by step between the moments `at`."""
-    edges = [0, *at]
-    return np.array([np.mean(values[a:b]) for a, b in itertools.pairwise(edges)])
+    """Means of a series by step between the moments `at`, without what is NaN."""
+    return np.array([np.mean(known) if len(known) else np.nan for known in _known(values, at)])
+
+
+def counts(values: list[float], at: Any) -> np.ndarray:
+    """How many numbers of a series by step between the moments `at` are not NaN."""
+    return np.array([len(known) for known in _known(values, at)])
+
+
+def _known(values: list[float], at: Any) -> list[np.ndarray]:
+    stretches = [np.asarray(values[a:b]) for a, b in itertools.pairwise([0, *at])]
+    return [stretch[~np.isnan(stretch)] for stretch in stretches]
+
+
+def all_finite(tree: Any) -> bool:
+    """Whether all numbers of a pytree are."""
+    return all(np.all(np.isfinite(np.asarray(leaf, float))) for leaf in jax.tree.leaves(tree))
 
 
 def same(actual: Any, expected: Any, rtol: float = 1e-10, atol: float = 1e-12) -> None:

@@ -1,0 +1,198 @@
+"""Runs that are asked to leave, runs that share a directory, and what is asked of one meanwhile."""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import threading
+
+import pytest
+
+import rnn_jax as rj
+from training import killing, runs, toys
+
+SIGNALS = [signal.SIGTERM, signal.SIGINT]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """(directory, result) of a run of 8 steps."""
+    directory = tmp_path_factory.mktemp("whole")
+    return directory, runs.toy(directory)
+
+
+def assert_ends_as(whole, directory):
+    """The same call ends as the undisturbed run; says from which step it went on."""
+    assert runs.result_bits(runs.toy(directory)) == runs.result_bits(whole[1])
+    assert runs.records(directory) == runs.records(whole[0])
+    return runs.sessions(directory, "start")[-1]["from_step"]
+
+
+def asks_at(step, *numbers):
+    """For `on_evaluation`: the process signals itself."""
+
+    def look(row):
+        if row["step"] == step:
+            for number in numbers:
+                signal.raise_signal(number)
+
+    return look
+
+
+@pytest.fixture
+def handlers():
+    """Handlers of the caller's own, which note what they are asked."""
+    noted = []
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        signal.signal(number, lambda number, frame: noted.append(number))
+    own = {number: signal.getsignal(number) for number in SIGNALS}
+    yield noted
+    assert {number: signal.getsignal(number) for number in SIGNALS} == own
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+# Leaving.
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_process_that_is_asked_to_leave_saves_and_says_so_by_its_exit_status(
+    number, whole, tmp_path
+):
+    directory, keep = tmp_path / "run", tmp_path / "kept"
+    process = runs.start_toy(directory, keep, steps=10**6)
+    killing.wait(process, lambda: len(runs.rows(directory / "metrics.jsonl")) >= 3)
+    os.kill(process.pid, number)
+    process.join()
+    assert process.exitcode == 128 + number
+    left = runs.sessions(directory, "end")[-1]
+    assert left["how"] == "asked to leave"
+    steps = [row["step"] for row in runs.rows(directory / "metrics.jsonl")]
+    assert left["to_step"] == steps[-1] < 10**6
+
+    more = steps[-1] + 4
+    process = runs.start_toy(directory, keep, steps=more)
+    process.join()
+    assert process.exitcode == 0
+    assert runs.sessions(directory, "start")[-1]["from_step"] == steps[-1]
+    at_once = runs.toy(tmp_path / "whole", steps=more)
+    assert runs.records(directory) == runs.records(tmp_path / "whole")
+    assert runs.kept(keep) == runs.result_bits(at_once)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("seconds", [0, 1000])
+def test_nothing_is_lost_by_leaving(number, seconds, whole, tmp_path, handlers):
+    with pytest.raises(rj.Terminated) as left:
+        runs.toy(tmp_path, on_evaluation=asks_at(2, number), checkpoint_seconds=seconds)
+    assert isinstance(left.value, SystemExit)
+    assert (left.value.code, left.value.step) == (128 + number, 4)
+    assert assert_ends_as(whole, tmp_path) == 4
+    assert handlers == []
+
+
+@dataclasses.dataclass(frozen=True)
+class Asking(runs.Weights):
+    """A probe that asks the process to leave as soon as it is compiled."""
+
+    def measure(self, model, xs):
+        signal.raise_signal(signal.SIGTERM)
+        return super().measure(model, xs)
+
+
+def test_a_run_that_is_asked_while_it_compiles_leaves_after_its_first_evaluation(
+    tmp_path, handlers
+):
+    with pytest.raises(rj.Terminated) as left:
+        runs.toy(tmp_path, probes=Asking(every=2))
+    assert left.value.step == 2
+    # Compiled already, it does not ask again.
+    assert runs.toy(tmp_path, probes=Asking(every=2), steps=4).steps == 4
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_run_that_is_asked_in_its_last_steps_leaves_too(number, whole, tmp_path, handlers):
+    with pytest.raises(rj.Terminated) as left:
+        runs.toy(tmp_path, on_evaluation=asks_at(8, number))
+    assert (left.value.code, left.value.step) == (128 + number, 8)
+    assert assert_ends_as(whole, tmp_path) == 8
+
+
+def test_a_second_ctrl_c_is_obeyed_at_once(whole, tmp_path, handlers):
+    with pytest.raises(KeyboardInterrupt):
+        runs.toy(tmp_path, on_evaluation=asks_at(4, signal.SIGINT, signal.SIGINT))
+    assert assert_ends_as(whole, tmp_path) == 4
+
+
+def test_a_second_sigterm_is_no_more_than_one(whole, tmp_path, handlers):
+    with pytest.raises(rj.Terminated):
+        runs.toy(tmp_path, on_evaluation=asks_at(4, signal.SIGTERM, signal.SIGTERM))
+    assert assert_ends_as(whole, tmp_path) == 6
+
+
+def test_the_callers_handlers_are_its_own_before_and_after(whole, tmp_path, handlers):
+    runs.toy(tmp_path / "finished")
+    with pytest.raises(runs.Enough):
+        runs.toy(tmp_path / "failed", on_evaluation=runs.leave_after(2))
+    with pytest.raises(ValueError, match="another run"):
+        runs.toy(tmp_path / "finished", seed=0)
+    signal.raise_signal(signal.SIGTERM)
+    assert handlers == [signal.SIGTERM]
+
+
+def test_without_a_directory_the_callers_handlers_stay(handlers):
+    runs.toy(None, on_evaluation=asks_at(2, *SIGNALS))
+    assert handlers == SIGNALS
+
+
+def test_a_thread_may_train_and_leaves_signals_alone(whole, tmp_path, handlers):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(runs.toy(tmp_path)))
+    thread.start()
+    thread.join()
+    assert runs.result_bits(found[0]) == runs.result_bits(whole[1])
+
+
+# Sharing.
+
+
+def test_a_directory_in_which_another_process_trains_is_refused_until_that_ends(tmp_path):
+    process = runs.start_toy(tmp_path, None, steps=10**6)
+    killing.wait(process, lambda: len(runs.rows(tmp_path / "metrics.jsonl")) >= 1)
+    with pytest.raises(OSError, match=f"another process is training in {tmp_path}"):
+        runs.toy(tmp_path)
+    assert process.is_alive()
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    steps = runs.sessions(tmp_path, "start")[-1]["from_step"] + 2
+    assert runs.toy(tmp_path, steps=steps).steps >= steps
+
+
+def test_a_second_run_in_the_same_process_is_refused_and_disturbs_nothing(whole, tmp_path):
+    def look(row):
+        with pytest.raises(OSError, match=f"another process is training in {tmp_path}"):
+            runs.toy(tmp_path)
+
+    result = runs.toy(tmp_path, on_evaluation=look)
+    assert runs.result_bits(result) == runs.result_bits(whole[1])
+    assert runs.records(tmp_path) == runs.records(whole[0])
+
+
+def test_a_model_may_be_restored_while_its_run_goes_on(whole, tmp_path):
+    seen = []
+
+    def look(row):
+        with contextlib.suppress(FileNotFoundError):
+            seen.append(runs.bits(rj.restore(tmp_path, toys.linear())))
+
+    result = runs.toy(tmp_path, on_evaluation=look, steps=20)
+    at_once = runs.toy(None, steps=20)
+    assert runs.result_bits(result) == runs.result_bits(at_once)
+    assert runs.bits(rj.restore(tmp_path, toys.linear())) == runs.bits(at_once.model)
+    # What is restored is what some evaluation saw, and later ones see later models.
+    models = [runs.bits(runs.toy(None, steps=steps).model) for steps in range(2, 21, 2)]
+    places = [models.index(model) for model in seen]
+    assert places == sorted(places)
+    assert len(places) >= 8
