@@ -55,16 +55,18 @@ def _scatter(
         noise = np.exp(0.11 * generator.uniform(-1, 1, x.size))
         y = np.where(outcome.solved, outcome.solved_at, band * noise)
         color = colors[outcome.network]
-        ax.scatter(
-            x,
-            y,
-            s=38,
-            marker=markers[outcome.task, outcome.size],
-            facecolors=[color if solved else "none" for solved in outcome.solved],
-            edgecolors=color,
-            linewidths=1.1,
-            alpha=0.85,
-        )
+        for solved, face in ((True, color), (False, "none")):
+            which = outcome.solved == solved
+            ax.scatter(
+                x[which],
+                y[which],
+                s=34,
+                marker=markers[outcome.task, outcome.size],
+                facecolors=face,
+                edgecolors=color,
+                linewidths=1.1,
+                alpha=0.85,
+            )
     ax.axhspan(steps * 1.15, steps * 1.8, color="0.95", zorder=0)
     ax.text(
         0.01, steps * 1.72, "not solved", transform=ax.get_yaxis_transform(), va="top",

@@ -1,0 +1,248 @@
+"""Runs on several devices and in several processes; each process of them runs this module."""
+
+import dataclasses
+import json
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.experimental import multihost_utils
+
+import rnn_jax as rj
+from training import toys
+
+PACE = {"steps": 7, "batch_size": 16, "seed": 5, "evaluate_every": 3, "evaluation_size": 16}
+# What these processes compute by, as the suite itself does.
+_SETTINGS = (
+    "jax_enable_x64",
+    "jax_numpy_dtype_promotion",
+    "jax_numpy_rank_promotion",
+    "jax_disable_most_optimizations",
+    "jax_persistent_cache_min_compile_time_secs",
+)
+# Far more than it takes; who is not done by then waits for something that never comes.
+PATIENCE = 240
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A probe: the weights, and the sequences that it is shown."""
+
+    every: int = 2
+    batch_size: int = 3
+    name: str = "weights"
+
+    def measure(self, model: Any, xs: jax.Array) -> dict[str, jax.Array]:
+        flat = [jnp.ravel(leaf) for leaf in jax.tree.leaves(model)]
+        return {"xs": xs, "weights": jnp.concatenate(flat)}
+
+
+def breaking(at: jax.Array) -> optax.GradientTransformation:
+    """Descends, but for the update number `at`."""
+
+    def update(gradient: Any, count: jax.Array, params: Any = None) -> Any:
+        factor = jnp.where(count == at, jnp.nan, -0.05)
+        return jax.tree.map(lambda g: factor * g, gradient), count + 1
+
+    return optax.GradientTransformation(lambda params: jnp.zeros((), float), update)
+
+
+def network(rngs: nnx.Rngs) -> rj.SequenceModel:
+    cells = [rj.GRUCell(2, 3, rngs=rngs), rj.SimpleRNNCell(3, 2, rngs=rngs)]
+    return rj.SequenceModel(cells, 2, rngs=rngs, dropout=0.3)
+
+
+def eight() -> Any:
+    return toys.linears(*range(8))
+
+
+def _noisy() -> optax.GradientTransformation:
+    return optax.chain(optax.add_noise(0.5, 0.55, jax.random.key(3)), optax.sgd(0.05))
+
+
+# What is trained, with what is not as for the others.
+CASES: dict[str, Callable[[], dict[str, Any]]] = {
+    "linear": lambda: {"model": toys.linear()},
+    "network": lambda: {"model": network(nnx.Rngs(0)), "probes": Weights()},
+    "solved": lambda: {
+        "model": toys.linear(),
+        "task": toys.Mixing(solved_below=1.0),
+        "optimizer": optax.adam(0.1),
+        "steps": 300,
+        "evaluate_every": 20,
+        "evaluation_size": None,
+    },
+    "members": lambda: {"model": eight(), "members": 8, "probes": Weights()},
+    "networks": lambda: {"model": rj.ensemble(network, 8)},
+    "rates": lambda: {
+        "model": eight(),
+        "members": 8,
+        "optimizer": optax.adam,
+        "hyperparameters": [0.01 * (1 + index) for index in range(8)],
+    },
+    "noisy": lambda: {"model": eight(), "members": 8, "optimizer": _noisy()},
+    "breaking": lambda: {
+        "model": eight(),
+        "members": 8,
+        "optimizer": breaking,
+        "hyperparameters": [-1.0, 4.0, *[-1.0] * 6],
+    },
+    # Goes on until it is told to leave.
+    "endless": lambda: {"model": eight(), "members": 8, "steps": 10**9},
+}
+
+
+def train(case: str, mesh: Any = None, **options: Any) -> dict[str, Any]:
+    """All that a run gives, as plain numbers.
+
+    Args:
+      case: one of `CASES`.
+      mesh: (shape, names) or (shape, names, type of its axes), or None.
+      options: others of `fit`.
+    """
+    arguments = {"task": toys.Mixing(), "optimizer": optax.adam(0.05), **PACE, **CASES[case]()}
+    if mesh is not None:
+        shape, names, *kind = mesh
+        kinds = [getattr(jax.sharding.AxisType, kind[0])] * len(shape) if kind else None
+        devices = jax.devices()[: int(np.prod(shape))]
+        options["mesh"] = jax.make_mesh(tuple(shape), tuple(names), kinds, devices=devices)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "member .* not finite", RuntimeWarning)
+        result = rj.fit(**{**arguments, **options})
+    trees = {"model": result.model, "best_model": result.best_model}
+    spread = {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(trees)}
+    shares = [leaf.addressable_shards[0].data.shape for leaf in jax.tree.leaves(result.model)]
+    return {
+        "steps": result.steps,
+        "history": dataclasses.asdict(result.history),
+        "trees": jax.tree.map(_whole, {**trees, "optimizer": _plain(result.optimizer_state)}),
+        "devices": spread,
+        "shares": shares,
+    }
+
+
+def _plain(tree: Any) -> list[Any]:
+    leaves = jax.tree.leaves(tree)
+    return [
+        jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        for leaf in leaves
+    ]
+
+
+def _whole(leaf: jax.Array) -> np.ndarray:
+    if leaf.is_fully_addressable or leaf.is_fully_replicated:
+        return np.asarray(leaf)
+    return multihost_utils.process_allgather(leaf, tiled=True)
+
+
+def attempt(work: dict[str, Any]) -> dict[str, Any]:
+    """What a run gives, or the error that it ends with."""
+    try:
+        return train(**work)
+    except (Exception, rj.Terminated) as error:
+        code = getattr(error, "code", None)
+        return {"error": f"{type(error).__name__}: {error}", "code": code, "trace": _trace()}
+
+
+def _trace() -> str:
+    return traceback.format_exc()
+
+
+def start(
+    folder: Path, works: list[dict[str, Any]], *, devices: int = 1, rank: int = 0, port: int = 0
+) -> subprocess.Popen:
+    """A process that makes some runs; what they give is in `folder`, see `outcomes`.
+
+    Args:
+      folder: of its own.
+      works: arguments of `train`, each as JSON has them.
+      devices: how many it pretends to have.
+      rank: which of two processes it is, if there is a port.
+      port: where they meet; 0 for a process that is alone.
+    """
+    folder.mkdir(parents=True)
+    settings = {name: jax.config.values[name] for name in _SETTINGS}
+    cache = jax.config.values["jax_compilation_cache_dir"]
+    if cache is not None:
+        # What one process reads while another writes it would be warned of.
+        settings["jax_compilation_cache_dir"] = f"{cache}-{devices}-{rank if port else 'alone'}"
+    job = {"works": works, "settings": settings, "rank": rank, "port": port}
+    (folder / "job.json").write_text(json.dumps(job))
+    flag = f"--xla_force_host_platform_device_count={devices}"
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}",
+        "PYTHONPATH": os.pathsep.join(paths),
+        "JAX_PLATFORMS": "cpu",
+    }
+    with (folder / "log").open("w") as log:
+        command = [sys.executable, "-m", "training.spread", str(folder)]
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+
+def start_two(folder: Path, works: list[dict[str, Any]]) -> list[subprocess.Popen]:
+    """Two processes that make some runs together."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    return [start(folder / str(rank), works, rank=rank, port=port) for rank in range(2)]
+
+
+def outcomes(folder: Path, process: subprocess.Popen) -> list[dict[str, Any]]:
+    """What the runs of a process gave, once it has ended; one that hangs is ended."""
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    found = [pickle.loads(file.read_bytes()) for file in sorted(folder.glob("*.pickle"))]
+    works = json.loads((folder / "job.json").read_text())["works"]
+    if len(found) < len(works):
+        log = (folder / "log").read_text()[-3000:]
+        left = {"error": f"not done, exit status {process.returncode}", "trace": log}
+        found += [left] * (len(works) - len(found))
+    return found
+
+
+def outcomes_of_two(
+    folder: Path, processes: list[subprocess.Popen]
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """What each run gave in the first process and in the second."""
+    found = [outcomes(folder / str(rank), process) for rank, process in enumerate(processes)]
+    return list(zip(*found, strict=True))
+
+
+def main(folder: Path) -> None:
+    """Makes the runs that the job in the folder names."""
+    job = json.loads((folder / "job.json").read_text())
+    for name, value in job["settings"].items():
+        jax.config.update(name, value)
+    if job["port"]:
+        jax.distributed.initialize(
+            f"127.0.0.1:{job['port']}",
+            2,
+            job["rank"],
+            heartbeat_timeout_seconds=20,
+            shutdown_timeout_seconds=20,
+        )
+    warnings.simplefilter("error")
+    for number, work in enumerate(job["works"]):
+        found = attempt(work)
+        (folder / f"{number:02d}.pickle").write_bytes(pickle.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
