@@ -25,7 +25,6 @@ from rich.table import Table
 import rnn_jax as rj
 from launching import parse, refusing, settle
 from learning.choices import CELLS, TASKS, choose, make_model
-from rnn_jax.plotting import training_figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +188,7 @@ def report(options: Any, result: rj.FitResult, console: Console) -> None:
         )
     picture = options.out / "training.png"
     chance = getattr(options.task, "chance_loss", None)
-    training_figure(history, chance=chance).savefig(picture, dpi=150)
+    history.plot(chance=chance).savefig(picture, dpi=150)
     Console().print(table)
     console.print(f"All of it is in {options.out}; the picture is {picture}.", soft_wrap=True)
 

@@ -77,7 +77,8 @@ class Layout:
         return lax.with_sharding_constraint(tree, NamedSharding(self.mesh, PartitionSpec()))
 
     def _spec(self) -> PartitionSpec:
-        return PartitionSpec(_members_axis(self.mesh))
+        axis = _members_axis(self.mesh)
+        return PartitionSpec() if axis is None else PartitionSpec(axis)  # One of a scalar is empty.
 
 
 def make_layout(

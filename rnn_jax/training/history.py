@@ -1,8 +1,10 @@
 """What a run recorded: losses and metrics by training step, and what its probes saw."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,6 +12,9 @@ from rnn_jax.training.loop import Findings
 from rnn_jax.training.plan import Plan
 from rnn_jax.training.records import Row, plain
 from rnn_jax.training.state import NEVER, Report
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +71,22 @@ class History:
     def solved(self) -> np.ndarray:
         """Which members have solved the task, (…)."""
         return np.isfinite(self.solved_at)
+
+    def plot(self, *, chance: float | None = None, title: str | None = None) -> Figure:
+        """One figure: losses by training step, and gradient flow over training where measured.
+
+        Args:
+          chance: the loss of a predictor that remembers nothing, such as task.chance_loss.
+          title: above all.
+
+        Returns:
+          A matplotlib `Figure`; needs the `experiments` extra.
+        """
+        # Here and not above: only plotting may import matplotlib, and importing this package
+        # must not.
+        from rnn_jax.plotting.training import training_figure
+
+        return training_figure(self, chance=chance, title=title)
 
     def keys(self) -> tuple[str, ...]:
         """Names that can be read with history[name]."""

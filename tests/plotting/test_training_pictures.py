@@ -118,4 +118,4 @@ def test_the_figure_puts_losses_and_flow_on_one_axis_of_time():
     top, bottom = figure.axes[:2]
     assert top.get_shared_x_axes().joined(top, bottom)
     assert bottom.get_ylabel() == "lag k, steps"
-    assert len(plotting.training_figure(make_history([0.1, 0.1, 0.1])).axes) == 1
+    assert len(make_history([0.1, 0.1, 0.1]).plot().axes) == 1

@@ -103,8 +103,7 @@ def kill_at(
         wait(process, lambda: _size(directory / "metrics.jsonl") >= lengths[moment.rows - 1])
         process.join(moment.share * pace.row)
     process.kill()
-    process.join()
-    return process.exitcode == -signal.SIGKILL
+    return runs.exit_status(process) == -signal.SIGKILL
 
 
 def left_by(directory: Path) -> Found:
@@ -125,7 +124,8 @@ class Trap:
     Attributes:
       number: counted from 0; None is any.
       begins: how the use begins, as "os.rename checkpoints".
-      after: what has to lie in the directory before, such as what a thread is writing.
+      after: what should lie in the directory before, such as what a thread is writing; waited for
+        some seconds, as it need not come.
     """
 
     number: int | None = None
@@ -152,7 +152,8 @@ def _fit_and_die(case: str, weights: Any, directory: Path, trap: Trap) -> None:
             return
         number, text = next(numbers), f"{event} {path.removeprefix(within)}"
         if trap.number in (None, number) and text.startswith(trap.begins):
-            while not (directory / trap.after).exists():
+            end = time.monotonic() + 3
+            while not (directory / trap.after).exists() and time.monotonic() < end:
                 time.sleep(0.001)
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -210,6 +210,15 @@ def start(work: Callable[..., Any], *arguments: Any) -> multiprocessing.Process:
     return process
 
 
+def exit_status(process: multiprocessing.Process) -> int:
+    """That of a process that is about to end; one that hangs is killed."""
+    process.join(300)
+    if process.is_alive():
+        process.kill()
+        raise TimeoutError("the process neither ended nor was ended")
+    return process.exitcode
+
+
 def start_fit(
     case: str, directory: Path, *, keep: Path | None = None, **changes: Any
 ) -> multiprocessing.Process:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pickle
+import resource
 import socket
 import subprocess
 import sys
@@ -32,7 +33,7 @@ _SETTINGS = (
     "jax_disable_most_optimizations",
     "jax_persistent_cache_min_compile_time_secs",
 )
-# Far more than it takes; who is not done by then waits for something that never comes.
+# Seconds, far more than it takes: who is not done by then waits for something that never comes.
 PATIENCE = 240
 
 
@@ -64,6 +65,18 @@ def network(rngs: nnx.Rngs) -> rj.SequenceModel:
     return rj.SequenceModel(cells, 2, rngs=rngs, dropout=0.3)
 
 
+def looking(weights: Any, inputs: jax.Array) -> jax.Array:
+    """A model that notes how much of a batch each device is given."""
+    jax.debug.inspect_array_sharding(
+        jax.lax.stop_gradient(inputs),
+        callback=lambda sharding: SEEN.add(sharding.shard_shape(inputs.shape)),
+    )
+    return toys.affine_last(weights, inputs)
+
+
+SEEN: set[tuple[int, ...]] = set()
+
+
 def eight() -> Any:
     return toys.linears(*range(8))
 
@@ -75,6 +88,7 @@ def _noisy() -> optax.GradientTransformation:
 # What is trained, with what is not as for the others.
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "linear": lambda: {"model": toys.linear()},
+    "looking": lambda: {"model": jax.tree_util.Partial(looking, *toys.linear().args)},
     "network": lambda: {"model": network(nnx.Rngs(0)), "probes": Weights()},
     "solved": lambda: {
         "model": toys.linear(),
@@ -115,49 +129,57 @@ def train(case: str, mesh: Any = None, **options: Any) -> dict[str, Any]:
     arguments = {"task": toys.Mixing(), "optimizer": optax.adam(0.05), **PACE, **CASES[case]()}
     if mesh is not None:
         shape, names, *kind = mesh
-        kinds = [getattr(jax.sharding.AxisType, kind[0])] * len(shape) if kind else None
+        kinds = (getattr(jax.sharding.AxisType, kind[0]),) * len(shape) if kind else None
         devices = jax.devices()[: int(np.prod(shape))]
         options["mesh"] = jax.make_mesh(tuple(shape), tuple(names), kinds, devices=devices)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "member .* not finite", RuntimeWarning)
         result = rj.fit(**{**arguments, **options})
-    trees = {"model": result.model, "best_model": result.best_model}
-    spread = {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(trees)}
-    shares = [leaf.addressable_shards[0].data.shape for leaf in jax.tree.leaves(result.model)]
+    models = (result.model, result.best_model)
+    trees = {"history": dataclasses.asdict(result.history), "models": models}
+    trees["optimizer"] = result.optimizer_state
     return {
         "steps": result.steps,
-        "history": dataclasses.asdict(result.history),
-        "trees": jax.tree.map(_whole, {**trees, "optimizer": _plain(result.optimizer_state)}),
-        "devices": spread,
-        "shares": shares,
+        "numbers": {
+            jax.tree_util.keystr(path): _whole(leaf)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(trees)
+        },
+        "seen": SEEN.copy(),
+        "failed_at": result.history.failed_at,
+        "devices": {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(models)},
+        "shares": {leaf.addressable_shards[0].data.shape for leaf in jax.tree.leaves(models)},
     }
 
 
-def _plain(tree: Any) -> list[Any]:
-    leaves = jax.tree.leaves(tree)
-    return [
-        jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
-        for leaf in leaves
-    ]
-
-
-def _whole(leaf: jax.Array) -> np.ndarray:
-    if leaf.is_fully_addressable or leaf.is_fully_replicated:
+def _whole(leaf: Any) -> np.ndarray:
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    if isinstance(leaf, np.ndarray) or leaf.is_fully_addressable or leaf.is_fully_replicated:
         return np.asarray(leaf)
     return multihost_utils.process_allgather(leaf, tiled=True)
 
 
-def attempt(work: dict[str, Any]) -> dict[str, Any]:
-    """What a run gives, or the error that it ends with."""
+def attempt(case: str, *, full_at: int | None = None, **work: Any) -> dict[str, Any]:
+    """What a run gives, or the error that it ends with.
+
+    Args:
+      case, work: as for `train`.
+      full_at: bytes that a file of the first process may have.
+    """
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if full_at is not None and jax.process_index() == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (full_at, before[1]))
     try:
-        return train(**work)
+        return train(case, **work)
     except (Exception, rj.Terminated) as error:
         code = getattr(error, "code", None)
-        return {"error": f"{type(error).__name__}: {error}", "code": code, "trace": _trace()}
-
-
-def _trace() -> str:
-    return traceback.format_exc()
+        return {
+            "error": f"{type(error).__name__}: {error}",
+            "code": code,
+            "trace": traceback.format_exc(),
+        }
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def start(
@@ -175,7 +197,8 @@ def start(
     folder.mkdir(parents=True)
     settings = {name: jax.config.values[name] for name in _SETTINGS}
     cache = jax.config.values["jax_compilation_cache_dir"]
-    if cache is not None:
+    # Programs are files, too, and on a full disk there is no room for them.
+    if cache is not None and not any("full_at" in work for work in works):
         # What one process reads while another writes it would be warned of.
         settings["jax_compilation_cache_dir"] = f"{cache}-{devices}-{rank if port else 'alone'}"
     job = {"works": works, "settings": settings, "rank": rank, "port": port}
@@ -240,7 +263,7 @@ def main(folder: Path) -> None:
         )
     warnings.simplefilter("error")
     for number, work in enumerate(job["works"]):
-        found = attempt(work)
+        found = attempt(**work)
         (folder / f"{number:02d}.pickle").write_bytes(pickle.dumps(found))
 
 

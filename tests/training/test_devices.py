@@ -1,70 +1,57 @@
-"""Eight devices give what one gives; so do two processes (see `test_processes`)."""
+"""Eight devices give what one gives, and so do two processes."""
+
+import functools
+import os
+import signal
+import time
 
 import numpy as np
 import pytest
 
+import rnn_jax as rj
 from training import spread
 
 # How the runs are spread: (what is trained, mesh, devices that the model lies on).
 EIGHT = {
     "a batch": ("linear", ((8,), ("batch",)), 8),
     "a batch of a network": ("network", ((8,), ("batch",)), 8),
+    "a batch that is looked at": ("looking", ((4,), ("batch",)), 4),
     "another name": ("linear", ((8,), ("data",)), 8),
     "explicit axes": ("linear", ((8,), ("batch",), "Explicit"), 8),
     "automatic axes": ("linear", ((8,), ("batch",), "Auto"), 8),
     "some of the devices": ("linear", ((2,), ("batch",)), 2),
-    "one device": ("linear", ((1,), ("batch",)), 1),
     "until solved": ("solved", ((8,), ("batch",)), 8),
     "members": ("members", ((8,), ("ensemble",)), 8),
-    "several members each": ("members", ((4,), ("ensemble",)), 4),
-    "networks": ("networks", ((8,), ("ensemble",)), 8),
     "networks on both": ("networks", ((2, 4), ("ensemble", "batch")), 8),
-    "explicit members": ("members", ((8,), ("ensemble",), "Explicit"), 8),
     "both": ("members", ((2, 4), ("ensemble", "batch")), 8),
     "both the other way round": ("members", ((4, 2), ("batch", "ensemble")), 8),
     "both, explicit": ("members", ((2, 4), ("ensemble", "batch"), "Explicit"), 8),
     "members that share a batch": ("members", ((8,), ("batch",)), 8),
     "rates": ("rates", ((8,), ("ensemble",)), 8),
-    "random keys": ("noisy", ((8,), ("ensemble",)), 8),
     "random keys on both": ("noisy", ((2, 4), ("ensemble", "batch")), 8),
     "one that breaks": ("breaking", ((4, 2), ("ensemble", "batch")), 8),
 }
-TO_EIGHT = {
-    name: EIGHT[name] for name in ("a batch of a network", "members", "both", "random keys")
-}
-SHORT = {"steps": 3}
+TO_EIGHT = {name: EIGHT[name] for name in ("a batch of a network", "random keys on both")}
+# A moment at which all is evaluated and measured in any case.
+SHORT = {"steps": 6}
 
 
-def one_device(case, cache={}):
+@functools.cache
+def one_device(case):
     """The same run on one device."""
-    if case not in cache:
-        cache[case] = spread.train(case)
-    return cache[case]
+    return spread.train(case)
 
 
 def agrees(found, expected):
     """Two outcomes are equal, but for rounding."""
     assert "error" not in found, found["trace"]
     assert found["steps"] == expected["steps"]
-    for name in ("history", "trees"):
-        close(found[name], expected[name])
-
-
-def close(found, expected):
-    if isinstance(expected, dict):
-        assert set(found) == set(expected)
-        for name, value in expected.items():
-            close(found[name], value)
-    elif isinstance(expected, np.ndarray):
-        assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+    assert set(found["numbers"]) == set(expected["numbers"])
+    for name, numbers in expected["numbers"].items():
+        own = found["numbers"][name]
+        assert (own.dtype, own.shape) == (numbers.dtype, numbers.shape)
         # Sums over a batch are taken in another order.
-        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
-    else:
-        close(dict(enumerate(leaves(found))), dict(enumerate(leaves(expected))))
-
-
-def leaves(tree):
-    return spread.jax.tree.leaves(tree)
+        np.testing.assert_allclose(own, numbers, rtol=1e-9, atol=1e-12, err_msg=name)
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +81,11 @@ def test_eight_devices_train_as_one(name, eight):
         assert {own[0] for own in found["shares"]} == {share}
 
 
+def test_each_device_is_given_its_share_of_a_batch(eight):
+    seen = eight[1]["a batch that is looked at"]["seen"]
+    assert seen == {(spread.PACE["batch_size"] // 4, 2, 2)}
+
+
 @pytest.mark.parametrize("name", TO_EIGHT)
 def test_a_run_begun_on_one_device_goes_on_on_eight(name, eight):
     agrees(eight[1][f"to {name}"], one_device(EIGHT[name][0]))
@@ -102,13 +94,126 @@ def test_a_run_begun_on_one_device_goes_on_on_eight(name, eight):
 @pytest.mark.parametrize("name", TO_EIGHT)
 def test_a_run_begun_on_eight_devices_goes_on_on_one(name, eight):
     folder, found = eight
-    assert found[f"from {name}"].get("steps") == SHORT["steps"], found[f"from {name}"]["trace"]
+    assert "error" not in found[f"from {name}"], found[f"from {name}"]["trace"]
     case = EIGHT[name][0]
     resumed = spread.train(case, directory=str(folder / f"{name}-from"))
     agrees(resumed, one_device(case))
 
 
 def test_a_member_that_breaks_on_one_device_leaves_the_others_alone(eight):
-    failed = eight[1]["one that breaks"]["history"]["failed_at"]
+    failed = eight[1]["one that breaks"]["failed_at"]
     np.testing.assert_array_equal(np.isnan(failed), [index != 1 for index in range(8)])
     assert failed[1] == 4
+
+
+# What two processes train together, each on a device of its own: (what, mesh).
+TWO = {
+    "a batch": ("linear", ((2,), ("batch",))),
+    "a batch of a network": ("network", ((2,), ("batch",))),
+    "members": ("members", ((2,), ("ensemble",))),
+    "random keys": ("noisy", ((2,), ("ensemble",))),
+    "explicit axes": ("rates", ((2,), ("ensemble",), "Explicit")),
+    "nothing shared": ("members", None),
+}
+# Those that are cut, and go on in the same two processes, in one, or in two after one.
+CUT = ("a batch of a network", "members", "random keys")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """By name, what the runs give in each of two processes."""
+    folder = tmp_path_factory.mktemp("two")
+    works = {}
+    for name, (case, mesh) in TWO.items():
+        works[name] = {"case": case, "mesh": mesh}
+    for name in CUT:
+        case, mesh = TWO[name]
+        here, there, over = (str(folder / f"{name}-{way}") for way in ("here", "there", "over"))
+        common = {"case": case, "mesh": mesh}
+        works[f"cut {name}"] = {**common, "directory": here, **SHORT}
+        works[f"resume {name}"] = {**common, "directory": here}
+        works[f"from {name}"] = {**common, "directory": there, **SHORT}
+        works[f"to {name}"] = {**common, "directory": over}
+        spread.train(case, directory=over, **SHORT)
+    another = {"directory": works["resume members"]["directory"], "seed": 6}
+    works["refused"] = {**works["members"], **another}
+    works["after"] = works["members"]
+    works["raises"] = {"case": "breaking", "mesh": ((2,), ("ensemble",)), "on_nonfinite": "raise"}
+    processes = spread.start_two(folder / "job", list(works.values()))
+    found = spread.outcomes_of_two(folder / "job", processes)
+    return folder, dict(zip(works, found, strict=True))
+
+
+@pytest.mark.parametrize("name", TWO)
+def test_two_processes_train_as_one(name, two):
+    for found in two[1][name]:
+        agrees(found, one_device(TWO[name][0]))
+
+
+@pytest.mark.parametrize("name", CUT)
+@pytest.mark.parametrize("way", ["resume", "to"])
+def test_a_run_goes_on_in_two_processes(name, way, two):
+    for found in two[1][f"{way} {name}"]:
+        agrees(found, one_device(TWO[name][0]))
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_run_of_two_processes_goes_on_in_one(name, two):
+    folder, found = two
+    for own in found[f"from {name}"]:
+        assert "error" not in own, own["trace"]
+    case = TWO[name][0]
+    agrees(spread.train(case, directory=str(folder / f"{name}-there")), one_device(case))
+
+
+def test_what_the_first_process_refuses_the_other_hears_of(two):
+    first, second = two[1]["refused"]
+    assert "ValueError" in first["error"], first
+    assert "seed" in first["error"]
+    # In the words of the first one.
+    assert first["error"].partition(": ")[2] in second["error"]
+    # And they can go on with something else.
+    for found in two[1]["after"]:
+        agrees(found, one_device("members"))
+
+
+def test_a_member_that_breaks_ends_both_processes_if_so_asked(two):
+    for found in two[1]["raises"]:
+        assert "FloatingPointError: member 1" in found["error"], found
+
+
+def test_the_state_of_a_member_that_breaks_is_kept_by_the_first_process(tmp_path):
+    directory = tmp_path / "run"
+    work = {"case": "breaking", "mesh": ((2,), ("ensemble",)), "directory": str(directory)}
+    processes = spread.start_two(tmp_path / "job", [work])
+    for found in spread.outcomes_of_two(tmp_path / "job", processes)[0]:
+        agrees(found, one_device("breaking"))
+    assert len(list((directory / "nonfinite").iterdir())) == 1
+
+
+ENDLESS = {"case": "endless", "mesh": ((2,), ("ensemble",)), "checkpoint_seconds": 0}
+
+
+def test_a_full_disk_of_the_first_process_ends_both(tmp_path):
+    work = {**ENDLESS, "directory": str(tmp_path / "run"), "full_at": 30_000}
+    processes = spread.start_two(tmp_path / "job", [work])
+    first, second = spread.outcomes_of_two(tmp_path / "job", processes)[0]
+    assert "OSError" in first["error"], first
+    assert "the first process stopped" in second["error"], second
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_both_leave_when_one_is_asked_to(rank, tmp_path):
+    directory = tmp_path / "run"
+    work = {**ENDLESS, "directory": str(directory)}
+    processes = spread.start_two(tmp_path / "job", [work])
+    metrics, begun = directory / "metrics.jsonl", time.monotonic()
+    while not (metrics.exists() and metrics.stat().st_size):
+        assert time.monotonic() - begun < spread.PATIENCE
+        assert processes[rank].poll() is None
+        time.sleep(0.1)
+    os.kill(processes[rank].pid, signal.SIGTERM)
+    for found in spread.outcomes_of_two(tmp_path / "job", processes)[0]:
+        assert found["error"].startswith("Terminated"), found
+        assert found["code"] == 128 + signal.SIGTERM
+    assert spread.toys.all_finite(rj.restore(directory, spread.eight()))

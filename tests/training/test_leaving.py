@@ -64,8 +64,7 @@ def test_a_process_that_is_asked_to_leave_saves_and_says_so_by_its_exit_status(
     process = runs.start_toy(directory, keep, steps=10**6)
     killing.wait(process, lambda: len(runs.rows(directory / "metrics.jsonl")) >= 3)
     os.kill(process.pid, number)
-    process.join()
-    assert process.exitcode == 128 + number
+    assert runs.exit_status(process) == 128 + number
     left = runs.sessions(directory, "end")[-1]
     assert left["how"] == "asked to leave"
     steps = [row["step"] for row in runs.rows(directory / "metrics.jsonl")]
@@ -73,8 +72,7 @@ def test_a_process_that_is_asked_to_leave_saves_and_says_so_by_its_exit_status(
 
     more = steps[-1] + 4
     process = runs.start_toy(directory, keep, steps=more)
-    process.join()
-    assert process.exitcode == 0
+    assert runs.exit_status(process) == 0
     assert runs.sessions(directory, "start")[-1]["from_step"] == steps[-1]
     at_once = runs.toy(tmp_path / "whole", steps=more)
     assert runs.records(directory) == runs.records(tmp_path / "whole")
@@ -164,8 +162,7 @@ def test_a_directory_in_which_another_process_trains_is_refused_until_that_ends(
         runs.toy(tmp_path)
     assert process.is_alive()
     process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    assert runs.exit_status(process) == -signal.SIGKILL
     steps = runs.sessions(tmp_path, "start")[-1]["from_step"] + 2
     assert runs.toy(tmp_path, steps=steps).steps >= steps
 

@@ -35,8 +35,7 @@ def whole(tmp_path_factory):
 def assert_ends_as(case, undisturbed, result, directory, keep):
     """Started once more, a run ends as the undisturbed one did, and is whole."""
     process = runs.start_fit(case, directory, keep=keep)
-    process.join()
-    assert process.exitcode == 0
+    assert runs.exit_status(process) == 0
     assert runs.records(directory) == runs.records(undisturbed)
     assert runs.kept(keep) == result
     model = runs.CASES[case][0]()
@@ -87,8 +86,7 @@ def test_a_run_that_is_killed_before_any_use_of_its_directory_ends_bit_for_bit(w
     ]
     for trap in traps:
         process = killing.start_trapped(case, directory, trap)
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
+        assert runs.exit_status(process) == -signal.SIGKILL
     assert_ends_as(case, undisturbed, result, directory, keep)
 
 
@@ -106,7 +104,6 @@ def test_what_a_member_was_before_it_failed_is_kept_even_if_its_run_is_killed(wh
     checkpoint = f"checkpoints/{runs.rows(undisturbed / 'metrics.jsonl')[-1]['step']}"
     trap = Trap(begins="os.mkdir nonfinite", after=checkpoint)
     process = killing.start_trapped(case, directory, trap)
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    assert runs.exit_status(process) == -signal.SIGKILL
     assert_ends_as(case, undisturbed, result, directory, keep)
     assert kept_of_failure(directory) == kept_of_failure(undisturbed)
