@@ -22,14 +22,15 @@ class Checkpoints:
 
     Args:
       folder: absolute; it need not exist.
+      read_only: leave all as it is, because a run may be writing there.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, read_only: bool = False):
         # Here and not above: importing the package must stay light.
         import orbax.checkpoint as ocp
 
         self.folder = folder
-        self._ocp = ocp
+        self._ocp, self._read_only = ocp, read_only
         self._manager: Any = None
         self._open()
 
@@ -41,12 +42,14 @@ class Checkpoints:
         )
         options = ocp.CheckpointManagerOptions(
             max_to_keep=_KEPT,
-            enable_async_checkpointing=True,
-            cleanup_tmp_directories=True,
+            enable_async_checkpointing=not self._read_only,
+            cleanup_tmp_directories=not self._read_only,
+            read_only=self._read_only,
             create=False,
             multiprocessing_options=alone,
         )
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self._read_only:
+            self.folder.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def save(self, step: int, state: Any, notes: Notes) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import math
+import os
 import platform
 import re
 import subprocess
@@ -91,6 +92,7 @@ def surroundings() -> Description:
         "processes": jax.process_count(),
         "x64": bool(jax.config.jax_enable_x64),  # type: ignore[attr-defined]
         "matmul_precision": str(jax.config.jax_default_matmul_precision),  # type: ignore[attr-defined]
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "git": _git(),
     }
 

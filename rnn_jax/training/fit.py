@@ -99,8 +99,9 @@ def fit(
       stop_when_solved: a member that has met the task's `solved` is left as it is; when all have,
         the run ends.
       on_nonfinite: what a member does at a step whose loss, gradient or update is not finite:
-        "stop" for good, "skip" the step, or "raise" and end the run. Its model stays as it was
-        before that step, and in a directory is kept for inspection; other members go on.
+        "stop" for good, "skip" the step, or "raise" and end the run. Where it stops, its state
+        stays as it was before that step, and is kept in the directory for inspection; other
+        members go on.
       checkpoint_seconds: least time between two checkpoints; 0 is one for each evaluation.
       progress: show how it is doing.
       on_evaluation: called after each evaluation with its row, as it stands in metrics.jsonl.

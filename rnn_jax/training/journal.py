@@ -10,7 +10,7 @@ from typing import Any
 
 from rnn_jax.training import configuration
 from rnn_jax.training.checkpoints import Checkpoints, write_once
-from rnn_jax.training.records import Records, Row, plain
+from rnn_jax.training.records import START, Position, Records, Row, plain
 from rnn_jax.training.state import TrainState
 
 
@@ -160,12 +160,7 @@ class RunDirectory(Journal):
                 f"{self.path} already holds a run. Pass resume=True to go on with it, or another "
                 "directory."
             )
-        try:
-            there = json.loads(file.read_text())["run"]
-        except (ValueError, KeyError) as error:
-            raise ValueError(
-                f"{file} is damaged: {error}. Bring it back, or pass another directory."
-            ) from error
+        there = _read_config(file)
         here = {**description, "versions": configuration.versions()}
         unlike = configuration.differences(there, here)
         if unlike:
@@ -197,10 +192,10 @@ class RunDirectory(Journal):
                 "its folder damaged/; start the same command once more to train from the "
                 "beginning, or pass another directory."
             )
-        self._cut(0, 0)
+        self._cut(START, START)
         return start, 0
 
-    def _cut(self, metrics: int, probes: int) -> tuple[list[Row], list[Row]]:
+    def _cut(self, metrics: Position, probes: Position) -> tuple[list[Row], list[Row]]:
         return self._metrics.cut(metrics), self._probes.cut(probes)
 
 
@@ -216,6 +211,22 @@ def _write_config(folder: Path, description: Row) -> None:
     draft = folder / "config.json.part"
     draft.write_text(json.dumps(plain(config), indent=2) + "\n")
     draft.replace(folder / "config.json")
+
+
+def _read_config(file: Path) -> Row:
+    """The description of the run in it."""
+    try:
+        config = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{file} is damaged: {error}. Bring it back, or pass another directory."
+        ) from error
+    run = config.get("run") if isinstance(config, dict) else None
+    if not isinstance(run, dict) or not isinstance(run.get("model"), dict):
+        raise ValueError(
+            f"{file} is damaged: it describes no run. Bring it back, or pass another directory."
+        )
+    return run
 
 
 def _now() -> str:

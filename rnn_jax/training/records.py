@@ -1,5 +1,6 @@
 """Rows of numbers in a file that only grows, and can be cut back to where a checkpoint was."""
 
+import hashlib
 import json
 import math
 import os
@@ -10,6 +11,10 @@ from typing import Any
 import numpy as np
 
 Row = dict[str, Any]
+
+# Of a place in a file: "bytes" before it, and their "digest".
+Position = dict[str, Any]
+START: Position = {"bytes": 0, "digest": hashlib.sha256().hexdigest()}
 
 
 class Records:
@@ -25,11 +30,12 @@ class Records:
     def __init__(self, path: Path):
         self.path = path
         self._file = path.open("ab")
+        self._digest = hashlib.sha256()
 
     @property
-    def position(self) -> int:
-        """Bytes written so far."""
-        return self._file.tell()
+    def position(self) -> Position:
+        """How much was written so far, and a digest of it."""
+        return {"bytes": self._file.tell(), "digest": self._digest.hexdigest()}
 
     def write(self, rows: Iterable[Row]) -> None:
         """Appends rows; they are on the disk when this returns.
@@ -37,11 +43,11 @@ class Records:
         Raises:
           OSError: the disk is full, or cannot be written.
         """
-        text = "".join(json.dumps(plain(row), allow_nan=False) + "\n" for row in rows)
+        text = "".join(json.dumps(plain(row), allow_nan=False) + "\n" for row in rows).encode()
         if not text:
             return
         try:
-            self._file.write(text.encode())
+            self._file.write(text)
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -49,24 +55,26 @@ class Records:
                 f"{self.path} cannot be written: {error.strerror}. Checkpoints are as they were; "
                 "make room or access, and run the same command again."
             ) from error
+        self._digest.update(text)
 
-    def cut(self, position: int) -> list[Row]:
+    def cut(self, position: Position) -> list[Row]:
         """Drops all that was written after `position`, and returns the rows that stay.
 
         Raises:
-          ValueError: the file is shorter, or no such rows.
+          ValueError: the file is shorter, or not what was written.
         """
+        size = position["bytes"]
         with self.path.open("rb") as file:
-            kept = file.read(position)
-        if len(kept) < position:
-            raise ValueError(f"{self.path} has {len(kept)} bytes where {position} were written")
-        try:
-            rows = [json.loads(line, object_hook=_restored) for line in kept.splitlines()]
-        except ValueError as error:
-            raise ValueError(f"{self.path} is damaged: {error}") from error
-        self._file.truncate(position)
-        self._file.seek(position)
-        return rows
+            kept = file.read(size)
+        if len(kept) < size:
+            raise ValueError(f"{self.path} has {len(kept)} bytes where {size} were written")
+        digest = hashlib.sha256(kept)
+        if digest.hexdigest() != position["digest"]:
+            raise ValueError(f"{self.path} is damaged: its rows are not those that were written")
+        self._file.truncate(size)
+        self._file.seek(size)
+        self._digest = digest
+        return [json.loads(line, object_hook=_restored) for line in kept.splitlines()]
 
     def close(self) -> None:
         """Gives the file back."""

@@ -32,7 +32,7 @@ def restore(directory: str | Path, model: M, *, which: str = "last") -> M:
     folder = Path(directory).expanduser().absolute() / "checkpoints"
     if not folder.is_dir():
         raise FileNotFoundError(f"{directory} holds no checkpoints. Pass the directory of a run.")
-    checkpoints = Checkpoints(folder)
+    checkpoints = Checkpoints(folder, read_only=True)
     steps = checkpoints.steps()
     if not steps:
         raise FileNotFoundError(f"{directory} holds no complete checkpoint yet.")

@@ -71,8 +71,10 @@ class Run:
             on_evaluation(self.journal.rows[-1])
             for failure in failures:
                 failure.report(self._plan.on_nonfinite, display)
-            if asked and not finished:
-                raise Terminated(stopping.requested or 0, self.done)
+            if asked:
+                break
+        if processes.any_of(stopping.requested is not None):
+            raise Terminated(stopping.requested or 0, self.done)
 
     def _advance(self, steps: int) -> tuple[Report, int]:
         """(what the next call of the loop reports, steps done before it)."""
@@ -98,10 +100,12 @@ class Run:
 
     def _save(self, failures: list[Failure]) -> None:
         state = fetch(self.state)
-        self.journal.save(self.done, state)
-        for failure in failures:
+        # First, because a process that goes on from the checkpoint no longer sees them fail. Members
+        # that skip the step are not as they were before it, so there is nothing to keep.
+        for failure in failures if self._plan.on_nonfinite != "skip" else ():
             own = failure.state_of(state, self._program.layout.members)
             failure.kept = self.journal.keep_failed(failure.name, own, failure.notes)
+        self.journal.save(self.done, state)
 
 
 @contextlib.contextmanager

@@ -37,29 +37,6 @@ _SETTINGS = (
 PATIENCE = 240
 
 
-@dataclasses.dataclass(frozen=True)
-class Weights:
-    """A probe: the weights, and the sequences that it is shown."""
-
-    every: int = 2
-    batch_size: int = 3
-    name: str = "weights"
-
-    def measure(self, model: Any, xs: jax.Array) -> dict[str, jax.Array]:
-        flat = [jnp.ravel(leaf) for leaf in jax.tree.leaves(model)]
-        return {"xs": xs, "weights": jnp.concatenate(flat)}
-
-
-def breaking(at: jax.Array) -> optax.GradientTransformation:
-    """Descends, but for the update number `at`."""
-
-    def update(gradient: Any, count: jax.Array, params: Any = None) -> Any:
-        factor = jnp.where(count == at, jnp.nan, -0.05)
-        return jax.tree.map(lambda g: factor * g, gradient), count + 1
-
-    return optax.GradientTransformation(lambda params: jnp.zeros((), float), update)
-
-
 def network(rngs: nnx.Rngs) -> rj.SequenceModel:
     cells = [rj.GRUCell(2, 3, rngs=rngs), rj.SimpleRNNCell(3, 2, rngs=rngs)]
     return rj.SequenceModel(cells, 2, rngs=rngs, dropout=0.3)
@@ -89,7 +66,7 @@ def _noisy() -> optax.GradientTransformation:
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "linear": lambda: {"model": toys.linear()},
     "looking": lambda: {"model": jax.tree_util.Partial(looking, *toys.linear().args)},
-    "network": lambda: {"model": network(nnx.Rngs(0)), "probes": Weights()},
+    "network": lambda: {"model": network(nnx.Rngs(0)), "probes": toys.Seen(2)},
     "solved": lambda: {
         "model": toys.linear(),
         "task": toys.Mixing(solved_below=1.0),
@@ -98,7 +75,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
         "evaluate_every": 20,
         "evaluation_size": None,
     },
-    "members": lambda: {"model": eight(), "members": 8, "probes": Weights()},
+    "members": lambda: {"model": eight(), "members": 8, "probes": toys.Seen(2)},
     "networks": lambda: {"model": rj.ensemble(network, 8)},
     "rates": lambda: {
         "model": eight(),
@@ -110,7 +87,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "breaking": lambda: {
         "model": eight(),
         "members": 8,
-        "optimizer": breaking,
+        "optimizer": toys.breaking,
         "hyperparameters": [-1.0, 4.0, *[-1.0] * 6],
     },
     # Goes on until it is told to leave.

@@ -108,15 +108,13 @@ def test_a_member_that_breaks_on_one_device_leaves_the_others_alone(eight):
 
 # What two processes train together, each on a device of its own: (what, mesh).
 TWO = {
-    "a batch": ("linear", ((2,), ("batch",))),
     "a batch of a network": ("network", ((2,), ("batch",))),
-    "members": ("members", ((2,), ("ensemble",))),
+    "members": ("members", ((2,), ("ensemble",), "Explicit")),
     "random keys": ("noisy", ((2,), ("ensemble",))),
-    "explicit axes": ("rates", ((2,), ("ensemble",), "Explicit")),
     "nothing shared": ("members", None),
 }
 # Those that are cut, and go on in the same two processes, in one, or in two after one.
-CUT = ("a batch of a network", "members", "random keys")
+CUT = ("a batch of a network", "random keys")
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +133,7 @@ def two(tmp_path_factory):
         works[f"from {name}"] = {**common, "directory": there, **SHORT}
         works[f"to {name}"] = {**common, "directory": over}
         spread.train(case, directory=over, **SHORT)
-    another = {"directory": works["resume members"]["directory"], "seed": 6}
-    works["refused"] = {**works["members"], **another}
+    works["refused"] = {**works["to a batch of a network"], "seed": 6}
     works["after"] = works["members"]
     works["raises"] = {"case": "breaking", "mesh": ((2,), ("ensemble",)), "on_nonfinite": "raise"}
     processes = spread.start_two(folder / "job", list(works.values()))

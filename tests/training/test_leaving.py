@@ -105,7 +105,10 @@ def test_a_run_that_is_asked_while_it_compiles_leaves_after_its_first_evaluation
     with pytest.raises(rj.Terminated) as left:
         runs.toy(tmp_path, probes=Asking(every=2))
     assert left.value.step == 2
-    # Compiled already, it does not ask again.
+    # What measures at the end is another program, so it asks once more.
+    with pytest.raises(rj.Terminated) as left:
+        runs.toy(tmp_path, probes=Asking(every=2), steps=4)
+    assert left.value.step == 4
     assert runs.toy(tmp_path, probes=Asking(every=2), steps=4).steps == 4
 
 

@@ -25,22 +25,12 @@ THREE = [NEVER, float(BAD), NEVER]
 quietly = pytest.mark.filterwarnings("ignore:member:RuntimeWarning")
 
 
-def breaking(at, value=np.nan):
-    """Descends, but for the update number `at`."""
-
-    def update(gradient, count, params=None):
-        factor = jnp.where(count == at, value, -0.05)
-        return jax.tree.map(lambda g: factor * g, gradient), count + 1
-
-    return optax.GradientTransformation(lambda params: jnp.zeros((), float), update)
-
-
 def fit_three(at=THREE, value=np.nan, **options):
     """Three members, each of which breaks where `at` says."""
     return rj.fit(
         toys.linears(1, 2, 3),
         TASK,
-        lambda own: breaking(own, value),
+        lambda own: toys.breaking(own, value),
         hyperparameters=at,
         members=3,
         **{**PACE, **options},
@@ -68,7 +58,7 @@ def test_the_other_members_do_not_notice(value, how):
 @quietly
 def test_the_member_stays_as_it_was_before_the_step():
     result = fit_three()
-    told = toys.plain_loop(toys.linear(2), TASK, breaking(BAD), stream=1, skips=True, **PACE)
+    told = toys.plain_loop(toys.linear(2), TASK, toys.breaking(BAD), stream=1, skips=True, **PACE)
     toys.same(rj.member(result.model, 1), told.models[BAD])
     toys.same(rj.member(result.best_model, 1), told.best_model)
     assert result.optimizer_state[1] == BAD
@@ -191,7 +181,7 @@ def test_the_run_ends_when_no_member_is_left():
     # One that has failed and the others that have solved their task are no longer training either.
     easy = toys.Mixing(solved_below=1e9)
     result = rj.fit(
-        toys.linears(1, 2), easy, breaking, hyperparameters=[NEVER, 1.0], members=2, **PACE
+        toys.linears(1, 2), easy, toys.breaking, hyperparameters=[NEVER, 1.0], members=2, **PACE
     )
     assert result.steps == PACE["evaluate_every"]
 

@@ -20,19 +20,6 @@ TASK = toys.Mixing()
 ADDING = rj.tasks.Adding(5)
 
 
-@dataclasses.dataclass(frozen=True)
-class Seen:
-    """A probe of someone else's: the sequences that it was shown, and the weights."""
-
-    every: int
-    batch_size: int = 3
-    name: str = "seen"
-
-    def measure(self, model: Any, xs: jax.Array) -> dict[str, jax.Array]:
-        flat = [jnp.ravel(leaf) for leaf in jax.tree.leaves(model)]
-        return {"xs": xs, "weights": jnp.concatenate(flat)}
-
-
 def flat(model):
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(model)])
 
@@ -56,7 +43,7 @@ def linear_fit(*probes, **options):
 def test_it_measures_at_the_start_every_so_many_steps_and_at_the_end(
     every, evaluate_every, steps, moments
 ):
-    result = linear_fit(Seen(every), evaluate_every=evaluate_every, steps=steps)
+    result = linear_fit(toys.Seen(every), evaluate_every=evaluate_every, steps=steps)
     record = result.history.probes["seen"]
     np.testing.assert_array_equal(record.step, moments)
     told = toys.plain_loop(toys.linear(), TASK, optax.adam(0.05), **{**PACE, "steps": steps})
@@ -65,7 +52,7 @@ def test_it_measures_at_the_start_every_so_many_steps_and_at_the_end(
 
 
 def test_it_sees_the_same_sequences_of_the_task_each_time():
-    record = linear_fit(Seen(2)).history.probes["seen"]
+    record = linear_fit(toys.Seen(2)).history.probes["seen"]
     assert record["xs"].shape == (5, 3, TASK.steps, 2)
     assert np.all(record["xs"] == record["xs"][0])
     # No batch that is trained on, but what any batch might be.
@@ -77,7 +64,11 @@ def test_it_sees_the_same_sequences_of_the_task_each_time():
 
 
 def test_probes_of_several_paces_do_not_disturb_each_other():
-    probes = [Seen(2, name="two"), Seen(3, name="three"), Seen(5, batch_size=1, name="five")]
+    probes = [
+        toys.Seen(2, name="two"),
+        toys.Seen(3, name="three"),
+        toys.Seen(5, batch_size=1, name="five"),
+    ]
     together = linear_fit(*probes).history.probes
     assert list(together) == ["two", "three", "five"]
     for probe in probes:
@@ -87,7 +78,9 @@ def test_probes_of_several_paces_do_not_disturb_each_other():
             np.testing.assert_allclose(together[probe.name][name], alone[name], rtol=1e-12)
 
 
-@pytest.mark.parametrize("probes", [[Seen(1)], [Seen(2), Seen(3, name="again")], [Seen(100)]])
+@pytest.mark.parametrize(
+    "probes", [[toys.Seen(1)], [toys.Seen(2), toys.Seen(3, name="again")], [toys.Seen(100)]]
+)
 def test_measuring_changes_no_bit_of_the_training(probes):
     measured, plain = linear_fit(*probes), linear_fit()
     assert not plain.history.probes
@@ -99,9 +92,9 @@ def test_measuring_changes_no_bit_of_the_training(probes):
 
 @pytest.mark.parametrize("kind", [list, tuple, lambda probes: probes[0]])
 def test_probes_come_alone_or_in_any_sequence(kind):
-    result = rj.fit(toys.linear(), TASK, optax.adam(0.05), probes=kind([Seen(2)]), **PACE)
+    result = rj.fit(toys.linear(), TASK, optax.adam(0.05), probes=kind([toys.Seen(2)]), **PACE)
     toys.identical(
-        result.history.probes["seen"].values, linear_fit(Seen(2)).history.probes["seen"].values
+        result.history.probes["seen"].values, linear_fit(toys.Seen(2)).history.probes["seen"].values
     )
 
 
@@ -113,7 +106,7 @@ def test_each_member_of_an_ensemble_is_measured():
         optax.sgd,
         hyperparameters=rates,
         members=2,
-        probes=Seen(3),
+        probes=toys.Seen(3),
         **PACE,
     )
     record = result.history.probes["seen"]
@@ -128,7 +121,7 @@ def test_each_member_of_an_ensemble_is_measured():
 
 def test_the_end_is_where_the_run_ends():
     easy = toys.Mixing(solved_below=1e9)
-    result = rj.fit(toys.linear(), easy, optax.sgd(0.1), probes=Seen(2), **PACE)
+    result = rj.fit(toys.linear(), easy, optax.sgd(0.1), probes=toys.Seen(2), **PACE)
     np.testing.assert_array_equal(result.history.probes["seen"].step, [0, 2, 3])
     np.testing.assert_array_equal(result.history.probes["seen"]["weights"][-1], flat(result.model))
 
@@ -252,7 +245,7 @@ KNOWN = {
 def test_the_record_is_what_measuring_the_model_directly_gives(make, probe, cell_of, by_hand):
     pace = {**PACE, "steps": 3}
     optimizer = optax.adam(0.1)
-    seen = Seen(2, batch_size=probe.batch_size)
+    seen = toys.Seen(2, batch_size=probe.batch_size)
     result = rj.fit(make(), ADDING, optimizer, probes=[probe, seen], **pace)
     told = toys.plain_loop(make(), ADDING, optimizer, **pace)
     record, xs = result.history.probes[probe.name], result.history.probes["seen"]["xs"][0]
@@ -267,7 +260,7 @@ def test_the_record_is_what_measuring_the_model_directly_gives(make, probe, cell
 
 
 def test_each_network_of_an_ensemble_is_measured_by_the_package_s_probes():
-    probes = [rj.GradientFlowProbe(2), rj.LyapunovProbe(2, k=1), Seen(2, batch_size=4)]
+    probes = [rj.GradientFlowProbe(2), rj.LyapunovProbe(2, k=1), toys.Seen(2, batch_size=4)]
     models = jax.tree.map(lambda a: jnp.stack([a, 0.5 * a]), simple())
     result = rj.fit(models, ADDING, optax.adam(0.1), probes=probes, **{**PACE, "steps": 2})
     found = result.history.probes
@@ -294,7 +287,7 @@ LSTM = only_cell(lstm())
 
 
 def test_a_record_is_read_by_name():
-    record = linear_fit(Seen(2)).history.probes["seen"]
+    record = linear_fit(toys.Seen(2)).history.probes["seen"]
     np.testing.assert_array_equal(record["weights"], record.values["weights"])
     assert isinstance(record, rj.ProbeRecord)
-    assert isinstance(Seen(2), rj.Probe)
+    assert isinstance(toys.Seen(2), rj.Probe)

@@ -61,6 +61,29 @@ def linears(*seeds: int) -> Partial:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(linear, seeds))
 
 
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """A probe of someone else's: the sequences that it was shown, and the weights."""
+
+    every: int
+    batch_size: int = 3
+    name: str = "seen"
+
+    def measure(self, model: Any, xs: jax.Array) -> dict[str, jax.Array]:
+        flat = [jnp.ravel(leaf) for leaf in jax.tree.leaves(model)]
+        return {"xs": xs, "weights": jnp.concatenate(flat)}
+
+
+def breaking(at: Any, value: float = np.nan) -> optax.GradientTransformation:
+    """An optimiser that descends, but for its update number `at`."""
+
+    def update(gradient: Any, count: jax.Array, params: Any = None) -> Any:
+        factor = jnp.where(count == at, value, -0.05)
+        return jax.tree.map(lambda g: factor * g, gradient), count + 1
+
+    return optax.GradientTransformation(lambda params: jnp.zeros((), float), update)
+
+
 class Told(NamedTuple):
     """What the plain loop saw.
 
