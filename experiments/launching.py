@@ -35,6 +35,7 @@ def prepare(config_type: type[C], resolve: Callable[[C], C], console: Console) -
     """
     with refusing(console):
         config: Any = resolve(parse(config_type, sys.argv[1:]))
+        config = dataclasses.replace(config, out=config.out.expanduser())
         config.out.mkdir(parents=True, exist_ok=True)
     settle(console)
     return config

@@ -113,13 +113,13 @@ def read_command_line(arguments: list[str]) -> Any:
         f"{Options.__doc__}\n\n--cell is one of {', '.join(CELLS)} (now {chosen.cell}); --task is "
         f"one of {', '.join(sorted(TASKS))} (now {chosen.task})."
     )
-    return parse(options, rest)
+    parsed: Any = parse(options, rest)
+    return dataclasses.replace(parsed, out=parsed.out.expanduser())
 
 
 def train(options: Any, console: Console) -> rj.FitResult:
     """Trains all networks."""
-    if not options.learning_rates:
-        raise ValueError("--learning-rates needs at least one rate; got none.")
+    _check(options)
     make = make_model(options.cell, options.task, options.hidden, options.layers)
     rates = np.repeat(np.asarray(options.learning_rates, float), options.seeds)
     models = rj.ensemble(make, list(range(options.seeds)) * len(options.learning_rates))
@@ -149,6 +149,18 @@ def train(options: Any, console: Console) -> rj.FitResult:
         progress=True,
         config=identity(options),
     )
+
+
+def _check(options: Any) -> None:
+    """What `fit` cannot know to be wrong."""
+    rates = options.learning_rates
+    if not rates or not all(0 < rate < np.inf for rate in rates):
+        given = " ".join(map(str, rates)) or "none"
+        raise ValueError(f"--learning-rates needs at least one positive rate; got {given}.")
+    if not 0 <= options.clip < np.inf:
+        raise ValueError(f"--clip must be 0, which does not clip, or positive; got {options.clip}.")
+    if options.steps < 1:
+        raise ValueError(f"--steps must be at least 1; got {options.steps}.")
 
 
 def optimizer(options: Any, rate: Any) -> optax.GradientTransformation:

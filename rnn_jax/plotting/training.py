@@ -39,6 +39,8 @@ def plot_learning(
     Raises:
       ValueError: no such metric.
     """
+    if not history.metrics:
+        raise ValueError("there is no evaluation to draw; train for at least one step.")
     if metric not in history.metrics:
         raise ValueError(
             f"metric must be one of {', '.join(map(repr, history.metrics))}; got {metric!r}."

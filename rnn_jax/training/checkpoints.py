@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,14 @@ class Checkpoints:
         )
         if not self._read_only:
             self.folder.mkdir(parents=True, exist_ok=True)
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        absl = logging.getLogger("absl")
+        level = absl.level
+        if self._read_only:
+            absl.setLevel(logging.ERROR)  # It warns of options that reading does not use.
+        try:
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+        finally:
+            absl.setLevel(level)
 
     def save(self, step: int, state: Any, notes: Notes) -> None:
         """Begins to write; what went wrong with the one before is raised here.
@@ -103,6 +111,8 @@ class Checkpoints:
             raise ValueError(f"it cannot be read: {_first_line(error)}") from error
         if notes.get("digest") != digest(arrays):
             raise ValueError("its numbers are not those that were written")
+        if not all(isinstance(notes.get(name), dict) for name in ("metrics", "probes")):
+            raise ValueError("its notes are of another version of this package")
         return arrays, notes
 
     def set_aside(self, step: int) -> Path:

@@ -15,14 +15,18 @@ from typing import Any
 import jax
 import numpy as np
 
+from rnn_jax.sequence.model import SequenceModel
 from rnn_jax.training.checkpoints import digest, named_leaves, to_arrays
-from rnn_jax.training.loop import relaxed
+from rnn_jax.training.loop import relaxed, run_model
 from rnn_jax.training.plan import Plan
 from rnn_jax.training.records import plain
 
 _PACKAGES = ("rnn_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # Packages of which another version may compute the same optimiser by another program.
 _COMPILING = ("jax", "optax")
+
+# Of the folder; a run of another one is refused, and not misread.
+_FORMAT = 1
 
 Description = dict[str, Any]
 
@@ -50,7 +54,9 @@ def describe(plan: Plan, model: Any, hyperparameters: Any, seed: int, user: Any)
             "probes": [_named(probe) for probe in plan.probes],
             "hyperparameters": jax.tree.map(np.asarray, hyperparameters),
             "optimizer": _fingerprint(plan, model, hyperparameters),
+            "format": _FORMAT,
             "model": {
+                "program": _model_program(plan, model),
                 "structure": _without_addresses(str(jax.tree.structure(model))),
                 "weights": {name: _weights(leaf) for name, leaf in named_leaves(model)},
             },
@@ -149,7 +155,10 @@ def _named(value: Any) -> Any:
         return value
     if isinstance(value, jax.Array):
         return np.asarray(value)
-    return _without_addresses(getattr(value, "__qualname__", repr(value)))
+    name = getattr(value, "__qualname__", None)
+    if name is None and hasattr(value, "__dict__"):
+        return {"kind": type(value).__name__, **_named(vars(value))}
+    return _without_addresses(name or repr(value))
 
 
 def _fingerprint(plan: Plan, model: Any, hyperparameters: Any) -> str:
@@ -163,6 +172,23 @@ def _fingerprint(plan: Plan, model: Any, hyperparameters: Any) -> str:
             return optimizer.update(gradient, optimizer.init(model), model, value=value)
 
     program = jax.make_jaxpr(step)(model, model)
+    text = _without_addresses(str(program)) + digest(to_arrays(program.consts))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _model_program(plan: Plan, model: Any) -> str | None:
+    """A digest of what a model computes, where its structure names only a function.
+
+    That of this package's models is not asked: it is written in the structure, and the program
+    that is chosen for it depends on the device.
+    """
+    if isinstance(model, SequenceModel):
+        return None
+    batch = jax.eval_shape(lambda: plan.task.sample(jax.random.key(0), 1))
+    try:
+        program = jax.make_jaxpr(lambda model, xs: run_model(model, xs, None))(model, batch.inputs)
+    except (TypeError, ValueError):  # An ensemble of a model that does not know its own rank.
+        return None
     text = _without_addresses(str(program)) + digest(to_arrays(program.consts))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -193,12 +219,19 @@ def _model_differences(there: Description, here: Description) -> list[str]:
                 f"now {second['dtype']}{second['shape']}"
             ]
         # To rounding, because another device initialises to other last digits.
-        scale = 1e-4 * max(first["rms"], 1e-30)
+        scale = 1e-4 * max(float(first["rms"]), 1e-30)
         count = max(1, math.prod(first["shape"]))
         allowed = {"mean": scale, "rms": scale, "projection": scale * math.sqrt(count)}
-        if any(abs(first[key] - second[key]) > allowed[key] for key in allowed):
+        if not all(_close(first[key], second[key], allowed[key]) for key in allowed):
             return [f"model: {name} starts from other numbers, so from another seed"]
-    return []
+    return [] if there.get("program") == here.get("program") else ["model: another function"]
+
+
+def _close(there: Any, here: Any, allowed: float) -> bool:
+    """Numbers as JSON has them, where what is not finite is a string."""
+    first, second = float(there), float(here)
+    same = first == second or (math.isnan(first) and math.isnan(second))
+    return same or abs(first - second) <= allowed
 
 
 def _inner_differences(name: str, there: Any, here: Any) -> list[str]:

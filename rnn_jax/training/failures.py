@@ -59,8 +59,8 @@ class Failure:
         )
         if on_nonfinite == "raise":
             raise FloatingPointError(
-                f'{text} Lower the learning rate or clip the gradient, or pass on_nonfinite="stop" '
-                'or "skip".'
+                f"{text} Lower the learning rate, clip the gradient, or pass "
+                'on_nonfinite="stop" or "skip"; in another directory, if you gave one.'
             )
         done = "It stays as it was." if on_nonfinite == "stop" else "Such steps are skipped."
         display.say(f"{text} {done}")

@@ -90,8 +90,8 @@ def fit(
       probes: measured before step 0, every so many steps, and at the end; see `GradientFlowProbe`.
       mesh: devices to spread over: an axis "batch" splits each batch, an axis "ensemble" the
         members. With several processes (`jax.distributed`), all make the same call.
-      hyperparameters: a pytree of arrays or lists with a leading E; then `optimizer` is a function
-        of one member's share: optimizer=optax.adam, hyperparameters=[1e-3, 3e-3].
+      hyperparameters: E numbers, or a dict of them by name; then `optimizer` is a function of one
+        member's share: optimizer=optax.adam, hyperparameters=[1e-3, 3e-3].
       members: E of an ensemble whose model does not itself say so, by `ensemble_size`.
       evaluate_every: steps between evaluations, each a row of the history.
       evaluation_size: fresh sequences in each evaluation; None is 256, rounded up to a multiple of
@@ -134,11 +134,14 @@ def fit(
     steps, seed = check_count("steps", steps), check_count("seed", seed)
     seconds = check_number("checkpoint_seconds", checkpoint_seconds)
     model = _check_model(model)
-    members = ensemble_size(model) if members is None else check_size("members", members)
+    members = _check_members(members, model)
     layout = make_layout(members, mesh, plan.batch_size, plan.evaluation_size)
     hyperparameters = _check_hyperparameters(hyperparameters, members, model)
     folder = _check_directory(directory, tensorboard)
     program = Program(plan, layout, seed, hyperparameters)
+    start = program.start(model)
+    # Before anything is written, so that a mistake found here leaves no folder behind.
+    program.check(start, steps)
     key_bits = fetch(jax.random.key_data(program.key))
 
     def journal() -> Journal:
@@ -152,7 +155,7 @@ def fit(
     with contextlib.ExitStack() as stack:
         stopping = Stopping() if folder is None else stack.enter_context(Stopping())
         display = stack.enter_context(LiveDisplay(title, steps, plan) if shown else Display())
-        run = stack.enter_context(opened(program, journal, program.start(model)))
+        run = stack.enter_context(opened(program, journal, start))
         if tensorboard and folder is not None and processes.is_first():
             run.board = TensorBoard(folder / "tensorboard", run.done)
             stack.callback(run.board.close)
@@ -192,6 +195,20 @@ def _check_model(model: Any) -> Any:
     return model
 
 
+def _check_members(members: int | None, model: Any) -> int | None:
+    if members is None:
+        return ensemble_size(model)
+    members = check_size("members", members)
+    for name, leaf in named_leaves(model):
+        if leaf.shape[:1] != (members,):
+            raise ValueError(
+                f"every array of an ensemble of {members} must have a leading axis of {members}; "
+                f"got shape {leaf.shape} at {name}. Make the ensemble with rnn_jax.ensemble, or "
+                "leave members out for a single model."
+            )
+    return members
+
+
 def _check_hyperparameters(values: Any, members: int | None, model: Any) -> Any:
     """Arrays with a leading E, in the type of the model."""
     if values is None:
@@ -204,7 +221,7 @@ def _check_hyperparameters(values: Any, members: int | None, model: Any) -> Any:
     with relaxed():
         dtype = jnp.result_type(*jax.tree.leaves(model))
     named = values if isinstance(values, dict) else {"hyperparameters": values}
-    arrays = {name: jnp.asarray(value, dtype) for name, value in named.items()}
+    arrays = {name: _numbers(name, value, dtype) for name, value in named.items()}
     for name, array in arrays.items():
         if array.ndim == 0 or array.shape[0] != members:
             raise ValueError(
@@ -212,6 +229,22 @@ def _check_hyperparameters(values: Any, members: int | None, model: Any) -> Any:
                 f"{array.shape}. Pass {members} numbers."
             )
     return arrays if isinstance(values, dict) else arrays["hyperparameters"]
+
+
+def _numbers(name: str, value: Any, dtype: Any) -> jax.Array:
+    """An array, or a list of plain numbers, one for each member."""
+    listed = isinstance(value, (list, tuple))
+    if listed and not all(isinstance(number, (int, float)) for number in value):
+        raise TypeError(
+            f"{name} must be an array or a list of numbers, one for each member; got {value!r}. "
+            'Several hyperparameters go into a dict: {"rate": [1e-3, 3e-3], "decay": [0.9, 0.8]}.'
+        )
+    if not listed and not hasattr(value, "dtype"):
+        raise TypeError(
+            f"{name} must be an array or a list of numbers, one for each member; got "
+            f"{kind_of(value)}. Pass for example [1e-3, 3e-3]."
+        )
+    return jnp.asarray(value, dtype)
 
 
 def _check_directory(directory: str | Path | None, tensorboard: bool) -> Path | None:
@@ -223,4 +256,9 @@ def _check_directory(directory: str | Path | None, tensorboard: bool) -> Path | 
         return None
     if not isinstance(directory, (str, Path)):
         raise TypeError(f"directory must be a path; got {kind_of(directory)}. Pass a str or Path.")
+    if str(directory) == "" or "://" in str(directory):
+        raise ValueError(
+            f"directory must be a folder of this machine's file system; got {str(directory)!r}. "
+            "Pass for example runs/first, and copy it elsewhere afterwards."
+        )
     return Path(directory).expanduser()

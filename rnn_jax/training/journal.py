@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import time
 import warnings
 from pathlib import Path
@@ -170,33 +171,50 @@ class RunDirectory(Journal):
             )
 
     def _latest(self, start: TrainState) -> tuple[TrainState, int]:
-        troubles = []
+        """Nothing is moved or cut before it is known what to go on from."""
+        troubles: dict[int, str] = {}
+        readable = False
         for step in self._checkpoints.steps():
             try:
                 state, notes = self._checkpoints.load(step, start)
-                rows, found = self._cut(notes["metrics"], notes["probes"])
+                readable = True
+                self._metrics.check(notes["metrics"])
+                self._probes.check(notes["probes"])
             except ValueError as error:
-                where = self._checkpoints.set_aside(step)
-                troubles.append(f"step {step}: {error}")
-                warnings.warn(
-                    f"the checkpoint of step {step} cannot be used: {error}. It now lies in "
-                    f"{where}.",
-                    stacklevel=2,
-                )
+                troubles[step] = str(error)
                 continue
-            self.rows, self.found = rows, found
+            self._set_aside(troubles)
+            self._cut(notes["metrics"], notes["probes"])
             return state, step
-        if troubles:
+        if not troubles:
+            self._cut(START, START)
+            return start, 0
+        said = "; ".join(f"step {step}: {trouble}" for step, trouble in troubles.items())
+        if readable:
             raise ValueError(
-                f"no checkpoint in {self.path} can be used ({'; '.join(troubles)}). They lie in "
-                "its folder damaged/; start the same command once more to train from the "
-                "beginning, or pass another directory."
+                f"no checkpoint in {self.path} can be used ({said}). Nothing was changed, and "
+                "restore still reads the models; bring the files back to go on, or pass another "
+                "directory."
             )
-        self._cut(START, START)
-        return start, 0
+        self._set_aside(troubles)
+        for file in (self._metrics, self._probes):
+            shutil.copy2(file.path, self.path / "damaged")
+        raise ValueError(
+            f"no checkpoint in {self.path} can be used ({said}). They lie in its folder damaged/, "
+            "with copies of metrics.jsonl and probes.jsonl; start the same command once more to "
+            "train from the beginning, or pass another directory."
+        )
 
-    def _cut(self, metrics: Position, probes: Position) -> tuple[list[Row], list[Row]]:
-        return self._metrics.cut(metrics), self._probes.cut(probes)
+    def _set_aside(self, troubles: dict[int, str]) -> None:
+        for step, trouble in troubles.items():
+            where = self._checkpoints.set_aside(step)
+            warnings.warn(
+                f"the checkpoint of step {step} cannot be used: {trouble}. It now lies in {where}.",
+                stacklevel=2,
+            )
+
+    def _cut(self, metrics: Position, probes: Position) -> None:
+        self.rows, self.found = self._metrics.cut(metrics), self._probes.cut(probes)
 
 
 def _write_config(folder: Path, description: Row) -> None:
@@ -222,7 +240,8 @@ def _read_config(file: Path) -> Row:
             f"{file} is damaged: {error}. Bring it back, or pass another directory."
         ) from error
     run = config.get("run") if isinstance(config, dict) else None
-    if not isinstance(run, dict) or not isinstance(run.get("model"), dict):
+    model = run.get("model") if isinstance(run, dict) else None
+    if run is None or not isinstance(model, dict) or not isinstance(model.get("weights"), dict):
         raise ValueError(
             f"{file} is damaged: it describes no run. Bring it back, or pass another directory."
         )

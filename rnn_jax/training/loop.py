@@ -176,16 +176,15 @@ def _evaluate(
 
 def run_model(model: Any, inputs: jax.Array, key: jax.Array | None) -> jax.Array:
     """The model's outputs; the key goes to models that take one, for dropout and noise."""
-    if key is None or not _takes_key(type(model).__call__):
+    if key is None or not _takes_key(model):
         return model(inputs)
     return model(inputs, key=key)
 
 
-@functools.cache
-def _takes_key(call: Callable[..., Any]) -> bool:
+def _takes_key(model: Any) -> bool:
     try:
-        return "key" in inspect.signature(call).parameters
-    except (TypeError, ValueError):
+        return "key" in inspect.signature(model).parameters
+    except (TypeError, ValueError):  # Built-in callables may have no signature to look at.
         return False
 
 

@@ -96,7 +96,19 @@ def _check_task(task: Any) -> Any:
             "task must have sample, loss, metrics and solved; got "
             f"{kind_of(task)}. Pass for example rnn_jax.tasks.Adding(100)."
         )
+    _check_hashable("task", task)
     return task
+
+
+def _check_hashable(name: str, value: Any) -> None:
+    """Compiled programs are kept by task and probes."""
+    try:
+        hash(value)
+    except TypeError as error:
+        raise TypeError(
+            f"a {name} must be hashable; {kind_of(value)} is not. Make it a dataclass with "
+            "frozen=True, with tuples instead of lists."
+        ) from error
 
 
 def _check_optimizer(optimizer: Any, hyperparameters: Any) -> Any:
@@ -129,6 +141,7 @@ def _check_probes(probes: Any) -> tuple[Probe, ...]:
                 "a probe must have a name, every, batch_size and measure(model, xs); got "
                 f"{kind_of(probe)}. Pass for example rnn_jax.GradientFlowProbe(every=100)."
             )
+        _check_hashable("probe", probe)
     names = [probe.name for probe in found]
     for name in names:
         if names.count(name) > 1:

@@ -39,6 +39,20 @@ class Program:
         """All members before their first step."""
         return _start(self.plan, self.layout, self.layout.place(model), self._hyperparameters)
 
+    def check(self, state: TrainState, steps: int) -> None:
+        """Traces the first call, so that what cannot be trained is said before anything is done.
+
+        Raises:
+          ValueError: metrics or probes that give no numbers by name; and what the task, the model
+            and the probes raise themselves.
+        """
+        if not steps:
+            return
+        length = self.plan.next_length(0, steps)
+        keys = (self.key, self._probe_key, self._hyperparameters)
+        _, report = _advance.eval_shape(self.plan, self.layout, length, state, *keys, np.int32(0))
+        check_report(report, self.layout.members)
+
     def advance(self, state: TrainState, first: int, length: int) -> tuple[TrainState, Report]:
         """`length` steps from `first` on; the report's numbers are on the host."""
         state, report = _advance(
@@ -58,6 +72,31 @@ class Program:
         if not self.plan.probes:
             return {}
         return fetch(_measure(self.plan, self.layout, state.model, self._probe_key))
+
+
+def check_report(report: Report, members: int | None) -> None:
+    """Whether metrics and probes are what the records can hold.
+
+    Raises:
+      ValueError: they are not.
+    """
+    single = () if members is None else (members,)
+    for name, metric in report.metrics.items():
+        if metric.shape != single:
+            raise ValueError(
+                f"each of the task's metrics must be a scalar; got shape "
+                f"{metric.shape[len(single) :]} for {name!r}. Take a mean."
+            )
+        if name in ("step", "gradient_norm", "updates"):
+            raise ValueError(
+                f"a metric must not be named {name!r}, which the history has already. Rename it."
+            )
+    for probe, found in report.probes.items():
+        if not isinstance(found, dict) or not all(hasattr(v, "shape") for v in found.values()):
+            raise ValueError(
+                f"measure of the probe {probe!r} must return a dict of arrays by name; got "
+                f"{found!r}. Flatten what is nested."
+            )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

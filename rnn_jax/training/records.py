@@ -57,8 +57,8 @@ class Records:
             ) from error
         self._digest.update(text)
 
-    def cut(self, position: Position) -> list[Row]:
-        """Drops all that was written after `position`, and returns the rows that stay.
+    def check(self, position: Position) -> bytes:
+        """What was written before `position`.
 
         Raises:
           ValueError: the file is shorter, or not what was written.
@@ -68,12 +68,20 @@ class Records:
             kept = file.read(size)
         if len(kept) < size:
             raise ValueError(f"{self.path} has {len(kept)} bytes where {size} were written")
-        digest = hashlib.sha256(kept)
-        if digest.hexdigest() != position["digest"]:
+        if hashlib.sha256(kept).hexdigest() != position["digest"]:
             raise ValueError(f"{self.path} is damaged: its rows are not those that were written")
-        self._file.truncate(size)
-        self._file.seek(size)
-        self._digest = digest
+        return kept
+
+    def cut(self, position: Position) -> list[Row]:
+        """Drops all that was written after `position`, and returns the rows that stay.
+
+        Raises:
+          ValueError: as `check`.
+        """
+        kept = self.check(position)
+        self._file.truncate(len(kept))
+        self._file.seek(len(kept))
+        self._digest = hashlib.sha256(kept)
         return [json.loads(line, object_hook=_restored) for line in kept.splitlines()]
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """One run from where it stands to its end."""
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -68,7 +69,7 @@ class Run:
             if finished or asked or due or failures:
                 self._save(failures)
             display.update(self.done, report, finished=finished)
-            on_evaluation(self.journal.rows[-1])
+            on_evaluation(copy.deepcopy(self.journal.rows[-1]))
             for failure in failures:
                 failure.report(self._plan.on_nonfinite, display)
             if asked:
@@ -100,8 +101,8 @@ class Run:
 
     def _save(self, failures: list[Failure]) -> None:
         state = fetch(self.state)
-        # First, because a process that goes on from the checkpoint no longer sees them fail. Members
-        # that skip the step are not as they were before it, so there is nothing to keep.
+        # First, because a process that goes on from the checkpoint no longer sees them fail. What
+        # skips a step is not as it was before it, so there is nothing to keep.
         for failure in failures if self._plan.on_nonfinite != "skip" else ():
             own = failure.state_of(state, self._program.layout.members)
             failure.kept = self.journal.keep_failed(failure.name, own, failure.notes)

@@ -118,10 +118,12 @@ def test_a_bad_line_is_answered_by_one(line, said, tmp_path):
     ("change", "said"),
     [
         ({"hidden": 0}, "hidden_features must be at least 1"),
-        ({"steps": -1}, "steps must be at least 0"),
+        ({"steps": -1}, "--steps must be at least 1"),
         ({"seeds": 0}, "needs at least one seed"),
         ({"layers": 0}, "at least one cell"),
-        ({"learning_rates": ()}, "at least one rate"),
+        ({"learning_rates": ()}, "at least one positive rate"),
+        ({"learning_rates": (-1.0,)}, "at least one positive rate; got -1.0"),
+        ({"clip": -1.0}, "--clip must be 0.*; got -1.0"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
     ],
 )

@@ -1,6 +1,7 @@
 """Runs on several devices and in several processes; each process of them runs this module."""
 
 import dataclasses
+import functools
 import json
 import os
 import pickle
@@ -95,6 +96,15 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
+# One object each for a whole process, so that equal runs are compiled once.
+ADAM = optax.adam(0.05)
+
+
+@functools.cache
+def _arguments(case: str) -> dict[str, Any]:
+    return CASES[case]()
+
+
 def train(case: str, mesh: Any = None, **options: Any) -> dict[str, Any]:
     """All that a run gives, as plain numbers.
 
@@ -103,7 +113,7 @@ def train(case: str, mesh: Any = None, **options: Any) -> dict[str, Any]:
       mesh: (shape, names) or (shape, names, type of its axes), or None.
       options: others of `fit`.
     """
-    arguments = {"task": toys.Mixing(), "optimizer": optax.adam(0.05), **PACE, **CASES[case]()}
+    arguments = {"task": toys.Mixing(), "optimizer": ADAM, **PACE, **_arguments(case)}
     if mesh is not None:
         shape, names, *kind = mesh
         kinds = (getattr(jax.sharding.AxisType, kind[0]),) * len(shape) if kind else None

@@ -194,6 +194,9 @@ def test_records_that_are_not_those_that_were_written_are_said_and_nothing_train
         warnings.simplefilter("ignore", UserWarning)
         with pytest.raises(ValueError, match=f"no checkpoint in .* can be used .*{name}"):
             runs.toy(half)
+    # The checkpoints are good, so they stay where they are.
+    assert len(list((half / "checkpoints").iterdir())) == 2
+    assert not (half / "damaged").exists()
 
 
 # The description.

@@ -227,7 +227,7 @@ def read(folder, like):
     return from_arrays(own, like), arrays, json.loads((folder / "notes.json").read_text())
 
 
-@pytest.mark.parametrize("how", ["stop", "raise", "skip"])
+@pytest.mark.parametrize("how", ["stop", "raise"])
 @pytest.mark.parametrize("members", [None, 3])
 def test_the_last_finite_state_is_kept_and_the_step_can_be_made_again(how, members, tmp_path):
     task, optimizer = Rare(), optax.adam(0.05)
@@ -269,3 +269,10 @@ def test_a_run_that_goes_on_leaves_failed_members_as_they_are(tmp_path):
     for name in whole.history:
         np.testing.assert_array_equal(resumed.history[name], whole.history[name])
     np.testing.assert_array_equal(resumed.history.failed_at, whole.history.failed_at)
+
+
+@quietly
+def test_a_member_that_skips_goes_on_so_no_state_of_it_is_kept(tmp_path):
+    options = {"directory": tmp_path, "on_nonfinite": "skip", **PACE, "seed": 0}
+    assert not kept(lambda: rj.fit(toys.linear(0), Rare(), optax.adam(0.05), **options))
+    assert not (tmp_path / "nonfinite").exists()
