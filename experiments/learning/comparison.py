@@ -103,9 +103,15 @@ def compare(
         chance=task.chance_loss,
         loss=history.metrics["loss"][:, -1],
         horizon=flow["horizon"].T,
-        reach=(by_lag[..., task.steps // 2] - by_lag[..., 0]).T,
+        reach=_reach(by_lag[..., 0], by_lag[..., task.steps // 2]).T,
         exponent=spectrum["exponents"][..., 0].T,
     )
+
+
+def _reach(near: np.ndarray, far: np.ndarray) -> np.ndarray:
+    """The difference of logs; −inf where nothing arrives, as in a network that is dead."""
+    alive = np.isfinite(near)
+    return np.where(np.isneginf(far), -np.inf, far - np.where(alive, near, 0.0))
 
 
 @dataclass(frozen=True)

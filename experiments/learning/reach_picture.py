@@ -11,31 +11,44 @@ from learning.comparison import Outcome
 from rnn_jax.plotting.style import COLORS, cycle_color, finish
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
-# Nats: beyond this all reach is drawn at the left edge, where the product is e^-25 of what it was.
-FAR = -25.0
+# Nats: what reaches even less is drawn at the left edge.
+FAR = -36.0
 
 
 def draw(outcomes: list[Outcome], steps: int, path: Path) -> None:
     """Reach before training against steps to solve; and what training does to the horizon."""
     networks = list(dict.fromkeys(outcome.network for outcome in outcomes))
     problems = list(dict.fromkeys((outcome.task, outcome.size) for outcome in outcomes))
-    colors = {name: cycle_color(i) for i, name in enumerate(networks[:7])}
-    colors |= dict.fromkeys(networks[7:], COLORS["grey"])
+    palette = [*map(cycle_color, range(7)), COLORS["grey"], "#8B5A2B"]
+    colors = {name: palette[i % len(palette)] for i, name in enumerate(networks)}
     markers = {problem: MARKERS[i % len(MARKERS)] for i, problem in enumerate(problems)}
     figure, (left, right) = plt.subplots(
-        1, 2, figsize=(12.0, 5.4), layout="constrained", width_ratios=(1.25, 1)
+        1, 2, figsize=(12.0, 6.0), layout="constrained", width_ratios=(1.25, 1)
     )
     _scatter(left, outcomes, steps, colors, markers)
     _horizons(right, outcomes, networks, markers)
+    shapes = {f"{task} {size}": markers[task, size] for task, size in problems}
     figure.legend(
         handles=[
-            Line2D([], [], marker=markers[p], color=COLORS["grey"], linestyle="", label=_title(*p))
-            for p in problems
+            Line2D([], [], marker=marker, color=COLORS["grey"], linestyle="", label=label)
+            for label, marker in shapes.items()
         ],
         loc="outside lower center",
         ncols=min(len(problems), 6),
         frameon=False,
         fontsize="small",
+    )
+    figure.legend(
+        handles=[
+            Line2D([], [], marker="o", color=color, linestyle="", label=name)
+            for name, color in colors.items()
+        ],
+        loc="outside upper center",
+        ncols=len(colors),
+        frameon=False,
+        fontsize="small",
+        columnspacing=1.2,
+        handletextpad=0.2,
     )
     figure.savefig(path, dpi=150)
     plt.close(figure)
@@ -82,16 +95,6 @@ def _scatter(
     ax.set_xlabel("reach before training: ln ‖∂y_t/∂x_s‖ at lag T/2, less that at lag 0  (nats)")
     ax.set_ylabel("training steps until solved")
     finish(ax, "Before training")
-    ax.legend(
-        handles=[
-            Line2D([], [], marker="o", linestyle="", color=color, label=name)
-            for name, color in colors.items()
-        ],
-        loc="lower left",
-        fontsize="small",
-        frameon=True,
-        framealpha=0.9,
-    )
 
 
 def _horizons(
@@ -119,8 +122,8 @@ def _horizons(
     ax.set_yticks(range(len(networks)), networks)
     ax.set_ylim(len(networks) - 0.5, -0.5)
     ax.set_xlim(-0.03, 1.05)
-    ax.set_xlabel("horizon / (T − 1), before training → at the end")
-    finish(ax, "What training does to the horizon")
+    ax.set_xlabel("horizon / (T − 1): before training → at the end")
+    finish(ax, "By training")
     ax.grid(axis="x", color="0.9", linewidth=0.8)
     ax.legend(
         handles=[
@@ -128,9 +131,8 @@ def _horizons(
             Line2D([], [], color=COLORS["vermilion"], label="most did not"),
         ],
         loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
+        ncols=2,
+        frameon=False,
         fontsize="small",
     )
-
-
-def _title(task: str, size: int) -> str:
-    return f"{task} {size}"

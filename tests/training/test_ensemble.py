@@ -59,7 +59,11 @@ def test_each_member_is_the_model_of_its_seed(make, alone):
         toys.identical(rj.member(models, index), alone(seed))
 
 
-@pytest.mark.parametrize("seeds", [(0, 1, 2), range(3), np.arange(3), iter([0, 1, 2])], ids=repr)
+@pytest.mark.parametrize(
+    "seeds",
+    [(0, 1, 2), range(3), np.arange(3), iter([0, 1, 2])],
+    ids=lambda seeds: type(seeds).__name__,
+)
 def test_a_number_of_seeds_is_that_many_from_nought_on(seeds):
     toys.identical(rj.ensemble(toys.linear, seeds), rj.ensemble(toys.linear, 3))
 

@@ -109,7 +109,7 @@ def test_each_member_of_an_ensemble_has_norms_of_its_own():
     np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=str)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=["bfloat16", "float16"])
 def test_norms_are_right_in_any_precision(dtype):
     # Squares of numbers like these are beyond float16, and a sum of them stalls in bfloat16.
     gradient = {"kernel": jnp.full(4096, 300.0, dtype)}
