@@ -15,6 +15,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 
 import hypothesis
 import jax
+import pytest
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -38,3 +39,15 @@ gc.set_threshold(200_000, 100, 1000)
 # Compilation dwarfs the rest, so no deadline, and the same examples in every run.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, max_examples=12)
 hypothesis.settings.load_profile("suite")
+
+# Linux grants a process 65,530 mappings of memory, and each compiled program takes dozens.
+MAPPINGS = Path("/proc/self/maps")
+MANY = 30_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs_before_there_are_too_many():
+    yield
+    if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > MANY:
+        jax.clear_caches()
+        gc.collect()

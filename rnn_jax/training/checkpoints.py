@@ -37,17 +37,13 @@ class Checkpoints:
 
     def _open(self) -> None:
         ocp = self._ocp
-        # Only the first process writes: what others hold reaches it over the network.
-        alone = ocp.options.MultiprocessingOptions(
-            primary_host=jax.process_index(), active_processes={jax.process_index()}
-        )
         options = ocp.CheckpointManagerOptions(
             max_to_keep=_KEPT,
             enable_async_checkpointing=not self._read_only,
             cleanup_tmp_directories=not self._read_only,
             read_only=self._read_only,
             create=False,
-            multiprocessing_options=alone,
+            multiprocessing_options=_alone(),
         )
         if not self._read_only:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -148,8 +144,16 @@ def write_once(folder: Path, state: Any, notes: Notes) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "notes.json").write_text(json.dumps(notes, indent=2) + "\n")
-    with ocp.StandardCheckpointer() as checkpointer:
+    with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
         checkpointer.save(folder / "state", to_arrays(state), force=True)
+
+
+def _alone() -> Any:
+    """Only the first process writes: what others hold reaches it over the network."""
+    import orbax.checkpoint as ocp
+
+    here = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=here, active_processes={here})
 
 
 def to_arrays(tree: Any) -> dict[str, np.ndarray]:
@@ -178,7 +182,7 @@ def from_arrays(arrays: dict[str, Any], like: Any) -> Any:
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:
     """(path, leaf) of every leaf, such as ("model.cells.0.kernel", …)."""
     return [
-        (jax.tree_util.keystr(path, simple=True, separator="."), leaf)
+        (jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value"), leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     ]
 

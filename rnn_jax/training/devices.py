@@ -128,7 +128,15 @@ def fetch(tree: Any) -> Any:
     """Numbers on the host, whole in every process."""
     if all(leaf.is_fully_addressable or leaf.is_fully_replicated for leaf in jax.tree.leaves(tree)):
         return jax.tree.map(_read, tree)
-    return multihost_utils.process_allgather(tree, tiled=True)
+    # Between processes only plain arrays travel.
+    bits = jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, tree)
+    return jax.tree.map(_as_before, multihost_utils.process_allgather(bits, tiled=True), tree)
+
+
+def _as_before(found: Any, leaf: Any) -> Any:
+    if not is_key(leaf):
+        return found
+    return jax.random.wrap_key_data(jnp.asarray(found), impl=jax.random.key_impl(leaf))
 
 
 def _read(leaf: jax.Array) -> Any:

@@ -64,12 +64,18 @@ def member(models: M, index: int) -> M:
       index: which, in [0, E).
 
     Raises:
-      ValueError: out of range.
+      ValueError: out of range, or no ensemble.
       TypeError: no whole number.
     """
-    leaves = jax.tree.leaves(models)
-    size = min(jnp.shape(leaf)[0] if jnp.ndim(leaf) else 0 for leaf in leaves)
-    position = check_count("index", index, high=size - 1)
+    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(models)}
+    alone = getattr(models, "ensemble_size", 0) is None
+    if alone or len(sizes) != 1 or sizes == {()}:
+        raise ValueError(
+            "models must be an ensemble, every array with one leading axis of its members; got "
+            f"{'a single model' if alone else 'arrays of different leading axes'}. Make one with "
+            "rnn_jax.ensemble."
+        )
+    position = check_count("index", index, high=sizes.pop()[0] - 1)
     return jax.tree.map(lambda leaf: leaf[position], models)
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from rnn_jax.checks import check_count, check_number, check_size, kind_of
@@ -131,8 +132,15 @@ def fit(
         probes=probes,
         hyperparameters=hyperparameters,
     )
-    steps, seed = check_count("steps", steps), check_count("seed", seed)
+    steps, seed = check_count("steps", steps), check_count("seed", seed, high=2**63 - 1)
     seconds = check_number("checkpoint_seconds", checkpoint_seconds)
+    if seconds < 0:
+        raise ValueError(f"checkpoint_seconds must be at least 0; got {seconds}. Pass 0 or more.")
+    if on_evaluation is not None and not callable(on_evaluation):
+        raise TypeError(
+            f"on_evaluation must be a function of a row; got {kind_of(on_evaluation)}. Pass for "
+            "example print."
+        )
     model = _check_model(model)
     members = _check_members(members, model)
     layout = make_layout(members, mesh, plan.batch_size, plan.evaluation_size)
@@ -234,12 +242,12 @@ def _check_hyperparameters(values: Any, members: int | None, model: Any) -> Any:
 def _numbers(name: str, value: Any, dtype: Any) -> jax.Array:
     """An array, or a list of plain numbers, one for each member."""
     listed = isinstance(value, (list, tuple))
-    if listed and not all(isinstance(number, (int, float)) for number in value):
+    if listed and not all(isinstance(n, (int, float, np.number)) for n in value):
         raise TypeError(
             f"{name} must be an array or a list of numbers, one for each member; got {value!r}. "
             'Several hyperparameters go into a dict: {"rate": [1e-3, 3e-3], "decay": [0.9, 0.8]}.'
         )
-    if not listed and not hasattr(value, "dtype"):
+    if not listed and not jnp.issubdtype(getattr(value, "dtype", bool), jnp.number):
         raise TypeError(
             f"{name} must be an array or a list of numbers, one for each member; got "
             f"{kind_of(value)}. Pass for example [1e-3, 3e-3]."

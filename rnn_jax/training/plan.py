@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import optax
 
 from rnn_jax.checks import check_choice, check_size, kind_of
@@ -52,6 +53,11 @@ class Plan:
     def optimizer_for(self, hyperparameters: Any) -> optax.GradientTransformationExtraArgs:
         """The transformation, of this member's hyperparameters if there are any."""
         chosen = self.optimizer if hyperparameters is None else self.optimizer(hyperparameters)
+        if not isinstance(chosen, optax.GradientTransformation):
+            raise TypeError(
+                "optimizer must return an optax transformation for each member's hyperparameters; "
+                f"got {kind_of(chosen)}. Pass for example optax.adam."
+            )
         return optax.with_extra_args_support(chosen)
 
 
@@ -127,11 +133,15 @@ def _check_optimizer(optimizer: Any, hyperparameters: Any) -> Any:
     return optimizer
 
 
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and bool(value > 0)
+
+
 def _check_probes(probes: Any) -> tuple[Probe, ...]:
     needed: tuple[tuple[str, Callable[[Any], bool]], ...] = (
         ("name", lambda name: isinstance(name, str)),
-        ("every", lambda every: isinstance(every, int) and every > 0),
-        ("batch_size", lambda size: isinstance(size, int) and size > 0),
+        ("every", _is_positive),
+        ("batch_size", _is_positive),
         ("measure", callable),
     )
     found = tuple(probes) if isinstance(probes, Sequence) else (probes,)

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.checks import check_choice, check_count, check_size, kind_of
+from rnn_jax.checks import check_choice, check_count, check_number, check_size, kind_of
 from rnn_jax.gradients.attribution import along_trajectory
 from rnn_jax.gradients.flat import flatten_cell
 from rnn_jax.gradients.flow import GradientFlow
@@ -123,7 +123,7 @@ class GradientFlowProbe(_CellProbe):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("wrt", self.wrt, ("input", "state"))
-        if not 0 < self.threshold <= 1:
+        if not 0 < check_number("threshold", self.threshold) <= 1:
             raise ValueError(f"threshold must lie in (0, 1]; got {self.threshold}. Pass 0.01.")
 
     def measure(self, model: Any, xs: jax.Array) -> Finding:

@@ -14,11 +14,11 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def any_of(flag: bool) -> bool:
-    """Whether the flag is set in any process; all must ask."""
+def largest(number: int) -> int:
+    """The largest of the numbers of all processes; all must ask."""
     if jax.process_count() == 1:
-        return flag
-    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+        return int(number)
+    return int(np.max(multihost_utils.process_allgather(np.int32(number))))
 
 
 def only_first(action: Callable[[], Any]) -> Any:

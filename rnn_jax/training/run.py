@@ -64,8 +64,8 @@ class Run:
             finished = self.done >= steps or bool(np.all(stopped(self._plan, standing)))
             self._record_call(report, first, finished)
             failures = new_failures(before, standing)
-            asked = processes.any_of(stopping.requested is not None)
-            due = processes.any_of(self.journal.save_is_due())
+            asked = processes.largest(stopping.requested or 0)
+            due = processes.largest(self.journal.save_is_due())
             if finished or asked or due or failures:
                 self._save(failures)
             display.update(self.done, report, finished=finished)
@@ -74,8 +74,9 @@ class Run:
                 failure.report(self._plan.on_nonfinite, display)
             if asked:
                 break
-        if processes.any_of(stopping.requested is not None):
-            raise Terminated(stopping.requested or 0, self.done)
+        asked = processes.largest(stopping.requested or 0)
+        if asked:
+            raise Terminated(asked, self.done)
 
     def _advance(self, steps: int) -> tuple[Report, int]:
         """(what the next call of the loop reports, steps done before it)."""
@@ -95,12 +96,18 @@ class Run:
         """A run that goes on beyond its former end has measured there already."""
         known = {(row["probe"], row["step"]) for row in self.journal.found}
         found = [row for row in found if (row["probe"], row["step"]) not in known]
-        self.journal.record(rows, found)
+        # What goes wrong with the first process's disk must reach the others, or they wait for it.
+        processes.only_first(lambda: self.journal.record(rows, found))
+        if not processes.is_first():
+            self.journal.record(rows, found)
         if self.board is not None:
             self.board.write(rows)
 
     def _save(self, failures: list[Failure]) -> None:
         state = fetch(self.state)
+        processes.only_first(lambda: self._keep(state, failures))
+
+    def _keep(self, state: TrainState, failures: list[Failure]) -> None:
         # First, because a process that goes on from the checkpoint no longer sees them fail. What
         # skips a step is not as it was before it, so there is nothing to keep.
         for failure in failures if self._plan.on_nonfinite != "skip" else ():

@@ -194,9 +194,9 @@ def probed(model, probe):
     ),
     no_names=(
         lambda: fit(probes=Nameless(1)),
-        TypeError,
-        "arrays by name",
-        "Pass",
+        ValueError,
+        "must return a dict of arrays by name",
+        "float64",
     ),
 )
 def test_probes_that_are_refused(call, error, words):

@@ -178,13 +178,14 @@ def test_models_that_are_refused(call, error, words):
         "OnlySamples",
     ),
     unhashable=(lambda: fit(task=Unhashable()), TypeError, "task must be hashable", "Unhashable"),
-    several_losses=(lambda: fit(task=Spread()), TypeError, "loss must be a scalar", "(4,)"),
+    several_losses=(lambda: fit(task=Spread()), ValueError, "loss must be a scalar", "(4,)"),
     several_numbers=(
         lambda: fit(task=Many()),
-        TypeError,
-        "metrics must be scalars",
-        "errors",
+        ValueError,
+        "metrics must be a scalar",
         "(6,)",
+        "errors",
+        "Take",
     ),
 )
 def test_tasks_that_are_refused(call, error, words):
@@ -246,6 +247,13 @@ TWO = {"model": toys.linears(1, 2), "members": 2}
     ),
     one_for_all=(
         lambda: fit(**TWO, optimizer=optax.sgd, hyperparameters=0.1),
+        TypeError,
+        "hyperparameters must be an array or a list of numbers",
+        "float",
+        "Pass",
+    ),
+    a_scalar=(
+        lambda: fit(**TWO, optimizer=optax.sgd, hyperparameters=jnp.asarray(0.1)),
         ValueError,
         "must have one value for each",
         "()",
@@ -263,33 +271,41 @@ TWO = {"model": toys.linears(1, 2), "members": 2}
     words=(
         lambda: fit(**TWO, optimizer=optax.sgd, hyperparameters=["slow", "fast"]),
         TypeError,
-        "hyperparameters must be",
+        "hyperparameters must be an array or a list of numbers",
         "slow",
+    ),
+    words_of_numpy=(
+        lambda: fit(**TWO, optimizer=optax.sgd, hyperparameters=np.array(["slow", "fast"])),
+        TypeError,
+        "hyperparameters must be",
         "Pass",
     ),
-    ragged=(
-        lambda: fit(**TWO, optimizer=optax.sgd, hyperparameters=[[0.1], [0.1, 0.2]]),
-        ValueError,
-        "hyperparameters must",
-        "Pass",
+    # Or is it (1, 3) for the first member?
+    two_lists=(
+        lambda: fit(**TWO, optimizer=pair, hyperparameters=([1.0, 2.0], [3.0, 4.0])),
+        TypeError,
+        "hyperparameters must be an array or a list of numbers",
+        "go into a dict",
+    ),
+    a_dict_in_a_dict=(
+        lambda: fit(**TWO, optimizer=pair, hyperparameters={"sgd": {"rate": [0.1, 0.2]}}),
+        TypeError,
+        "sgd must be an array or a list of numbers",
+        "dict",
     ),
     other_members=(
         lambda: fit(toys.linears(1, 2), members=3),
         ValueError,
-        "members must be",
-        "2",
-        "3",
+        "must have a leading axis of 3",
+        "(2, 2)",
+        "leave members out",
     ),
     members_of_a_single_model=(
         lambda: fit(network(), ADDING, members=2),
         ValueError,
-        "members",
-        "leading axis",
-    ),
-    members_that_the_model_has_not=(
-        lambda: fit(rj.ensemble(toys.linear, 2), members=4),
-        ValueError,
-        "members must be",
+        "must have a leading axis of 2",
+        "(1,)",
+        "leave members out",
     ),
 )
 def test_optimizers_and_hyperparameters_that_are_refused(call, error, words):
