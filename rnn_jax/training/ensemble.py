@@ -72,8 +72,8 @@ def member(models: M, index: int) -> M:
     if alone or len(sizes) != 1 or sizes == {()}:
         raise ValueError(
             "models must be an ensemble, every array with one leading axis of its members; got "
-            f"{'a single model' if alone else 'arrays of different leading axes'}. Make one with "
-            "rnn_jax.ensemble."
+            f"{'a single model' if alone else 'other shapes'}. Pass what rnn_jax.ensemble or fit "
+            "gave."
         )
     position = check_count("index", index, high=sizes.pop()[0] - 1)
     return jax.tree.map(lambda leaf: leaf[position], models)

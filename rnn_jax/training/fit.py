@@ -147,9 +147,6 @@ def fit(
     hyperparameters = _check_hyperparameters(hyperparameters, members, model)
     folder = _check_directory(directory, tensorboard)
     program = Program(plan, layout, seed, hyperparameters)
-    start = program.start(model)
-    # Before anything is written, so that a mistake found here leaves no folder behind.
-    program.check(start, steps)
     key_bits = fetch(jax.random.key_data(program.key))
 
     def journal() -> Journal:
@@ -162,6 +159,9 @@ def fit(
     shown = progress and processes.is_first()
     with contextlib.ExitStack() as stack:
         stopping = Stopping() if folder is None else stack.enter_context(Stopping())
+        start = program.start(model)
+        # Before anything is written, so that a mistake found here leaves no folder behind.
+        program.check(start, steps)
         display = stack.enter_context(LiveDisplay(title, steps, plan) if shown else Display())
         run = stack.enter_context(opened(program, journal, start))
         if tensorboard and folder is not None and processes.is_first():
