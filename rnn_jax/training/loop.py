@@ -126,7 +126,12 @@ def _update(
     batch: Batch = spread(plan.task.sample(data_key, plan.batch_size))
 
     def objective(model: Any) -> jax.Array:
-        return plan.task.loss(run_model(model, batch.inputs, noise_key), batch)
+        loss = plan.task.loss(run_model(model, batch.inputs, noise_key), batch)
+        if jnp.shape(loss) != ():
+            raise ValueError(
+                f"the task's loss must be a scalar; got shape {jnp.shape(loss)}. Return a mean."
+            )
+        return loss
 
     loss, gradient = jax.value_and_grad(objective)(state.model)
     with relaxed():
@@ -176,9 +181,14 @@ def _evaluate(
 
 def run_model(model: Any, inputs: jax.Array, key: jax.Array | None) -> jax.Array:
     """The model's outputs; the key goes to models that take one, for dropout and noise."""
-    if key is None or not _takes_key(model):
-        return model(inputs)
-    return model(inputs, key=key)
+    noisy = key is not None and _takes_key(model)
+    outputs = model(inputs, key=key) if noisy else model(inputs)
+    if not hasattr(outputs, "shape"):
+        raise TypeError(
+            f"a model must return one array of outputs; got {type(outputs).__name__}. Return what "
+            "the task's loss takes."
+        )
+    return outputs
 
 
 def _takes_key(model: Any) -> bool:

@@ -89,6 +89,9 @@ class _CellProbe:
     cell: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
+        name = getattr(self, "name", None)
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a string; got {name!r}. Pass for example 'flow'.")
         check_size("every", self.every)
         check_size("batch_size", self.batch_size)
         if self.cell is not None and not callable(self.cell):
