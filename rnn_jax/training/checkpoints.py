@@ -69,14 +69,6 @@ class Checkpoints:
         )
         self._guarded(lambda: self._manager.save(step, args=composite, force=True))
 
-    def wait(self) -> None:
-        """Returns when what was begun is on the disk.
-
-        Raises:
-          OSError: it could not be written.
-        """
-        self._guarded(self._manager.wait_until_finished)
-
     def steps(self) -> list[int]:
         """Of the complete checkpoints, the latest first."""
         return sorted(self._manager.all_steps(), reverse=True)

@@ -172,8 +172,7 @@ def _fingerprint(plan: Plan, model: Any, hyperparameters: Any) -> str:
             return optimizer.update(gradient, optimizer.init(model), model, value=value)
 
     program = jax.make_jaxpr(step)(model, model)
-    text = _without_addresses(str(program)) + digest(to_arrays(program.consts))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return _digest_of(program)
 
 
 def _model_program(plan: Plan, model: Any) -> str | None:
@@ -189,6 +188,11 @@ def _model_program(plan: Plan, model: Any) -> str | None:
         program = jax.make_jaxpr(lambda model, xs: run_model(model, xs, None))(model, batch.inputs)
     except (TypeError, ValueError):  # An ensemble of a model that does not know its own rank.
         return None
+    return _digest_of(program)
+
+
+def _digest_of(program: Any) -> str:
+    """Of what a traced program does, and of the numbers that it closes over."""
     text = _without_addresses(str(program)) + digest(to_arrays(program.consts))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -108,7 +108,7 @@ def _measure(plan: Plan, probe_key: jax.Array, model: Any, step: jax.Array) -> F
         shapes = jax.eval_shape(see, model)
         nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
         found[probe.name] = lax.cond(
-            step % probe.every == 0, see, lambda _, empty=nothing: empty, model
+            step % int(probe.every) == 0, see, lambda _, empty=nothing: empty, model
         )
     return found
 

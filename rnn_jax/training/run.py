@@ -37,6 +37,8 @@ class Run:
         self.state, self.done, self.journal = state, done, journal
         self.board: TensorBoard | None = None
         self._program, self._plan = program, program.plan
+        # A run that goes on beyond its former end has measured there already.
+        self._measured = {(row["probe"], row["step"]) for row in journal.found}
 
     def go(
         self,
@@ -93,9 +95,7 @@ class Run:
         self._record([row_of(self.done, report)], found)
 
     def _record(self, rows: list[Row], found: list[Row]) -> None:
-        """A run that goes on beyond its former end has measured there already."""
-        known = {(row["probe"], row["step"]) for row in self.journal.found}
-        found = [row for row in found if (row["probe"], row["step"]) not in known]
+        found = [row for row in found if (row["probe"], row["step"]) not in self._measured]
         # What goes wrong with the first process's disk must reach the others, or they wait for it.
         processes.only_first(lambda: self.journal.record(rows, found))
         if not processes.is_first():
