@@ -12,6 +12,7 @@ import optax
 from jax import lax
 
 from rnn_jax.tasks.base import Batch
+from rnn_jax.training.norms import global_norm
 from rnn_jax.training.plan import Plan
 from rnn_jax.training.probes import Probe
 from rnn_jax.training.state import NEVER, Report, Standing, TrainState, initial_standing
@@ -139,7 +140,7 @@ def _update(
             gradient, state.optimizer_state, state.model, value=loss
         )
         model = optax.apply_updates(state.model, updates)
-        norm = optax.tree.norm(gradient)
+    norm = global_norm(jax.tree.leaves(gradient))
     finite = _all_finite((loss, gradient, model))
     active = ~stopped(plan, state.standing)
     made = active & finite

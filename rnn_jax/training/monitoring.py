@@ -9,13 +9,16 @@ import optax
 
 from rnn_jax.checks import kind_of
 from rnn_jax.training.checkpoints import named_leaves
+from rnn_jax.training.norms import global_norm
+
+_EXAMPLE = 'Pass for example lambda path: path.split(".")[0].'
 
 
 class GradientNorms(NamedTuple):
     """State of `record_gradient_norms`.
 
     Attributes:
-      norms: global norm of the last gradient by group, each ().
+      norms: global norm of the last gradient by group, each (), in float32 or wider.
       steps: gradients seen.
     """
 
@@ -41,14 +44,14 @@ def record_gradient_norms(
       An `optax.GradientTransformation`; `recorded_gradient_norms` reads its state.
 
     Raises:
-      TypeError: `group` is no function.
+      TypeError: `group` is no function, or what it returns is no name; the latter at `init`.
     """
     if group is not None and not callable(group):
         raise TypeError(
             "group must be a function from the path of an array to the name of its group; got "
-            f'{kind_of(group)}. Pass for example lambda path: path.split(".")[0].'
+            f"{kind_of(group)}. {_EXAMPLE}"
         )
-    name_of = (lambda path: path) if group is None else group
+    name_of = (lambda path: path) if group is None else _checked(group)
 
     def init(params: Any) -> GradientNorms:
         zeros = jax.tree.map(jnp.zeros_like, params)
@@ -82,6 +85,19 @@ def recorded_gradient_norms(optimizer_state: Any) -> dict[str, jax.Array]:
     return found[0].norms
 
 
+def _checked(group: Callable[[str], str]) -> Callable[[str], str]:
+    def name_of(path: str) -> str:
+        name = group(path)
+        if not isinstance(name, str):
+            raise TypeError(
+                f"group must return the name of a group for each path; got {kind_of(name)} for "
+                f"{path!r}. {_EXAMPLE}"
+            )
+        return name
+
+    return name_of
+
+
 def _is_record(node: Any) -> bool:
     return isinstance(node, GradientNorms)
 
@@ -90,4 +106,4 @@ def _norms(tree: Any, name_of: Callable[[str], str]) -> dict[str, jax.Array]:
     groups: dict[str, list[jax.Array]] = {}
     for path, leaf in named_leaves(tree):
         groups.setdefault(name_of(path), []).append(leaf)
-    return {name: optax.tree.norm(leaves) for name, leaves in groups.items()}
+    return {name: global_norm(leaves) for name, leaves in groups.items()}

@@ -95,3 +95,17 @@ def test_one_type_for_all_is_the_fused_form_and_the_same_numbers(xs):
 def test_a_type_that_is_no_float_is_refused():
     with pytest.raises(TypeError, match="carry_dtype must be a floating-point type"):
         make("gru", carry_dtype=jnp.int32)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        rj.jacobian_log_singular_values,
+        rj.lyapunov_exponents,
+        lambda cell, xs: rj.jacobian_log_norms(cell, xs, norm="spectral"),
+    ],
+)
+def test_what_lapack_cannot_decompose_is_refused_by_its_type(call):
+    narrow = rj.GRUCell(2, 4, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    with pytest.raises(TypeError, match="needs a carry of float32 or float64"):
+        call(narrow, jnp.zeros((4, 2), jnp.bfloat16))

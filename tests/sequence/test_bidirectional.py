@@ -12,7 +12,7 @@ from flax import nnx
 import oracles
 import rnn_jax as rj
 import zoo
-from test_errors_cells import refuses, table
+from refusing import refuses, table
 
 IN, HF, HB, T, B = 3, 4, 2, 6, 3
 CLOSE = {"rtol": 1e-11, "atol": 1e-13}

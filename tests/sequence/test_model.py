@@ -11,7 +11,6 @@ from flax import nnx
 import oracles
 import rnn_jax as rj
 import zoo
-from test_errors_cells import refuses, table
 
 IN, H, OUT, T, B = 3, 4, 2, 5, 4
 XS = np.random.default_rng(0).normal(size=(B, T, IN))
@@ -321,55 +320,6 @@ def test_lengths_of_another_whole_type_are_read_as_they_are():
     expected = apply_all(built, XS, jnp.asarray(LENGTHS))
     found = apply_all(built, XS, jnp.asarray(LENGTHS, jnp.uint8))
     np.testing.assert_array_equal(found, expected)
-
-
-@table(
-    residual=(
-        lambda: rj.SequenceModel(cells_of(H, 2), OUT, residual=True, rngs=nnx.Rngs(0)),
-        ValueError,
-        "residual=True needs a layer whose input and output have the same size",
-        "3 → 4, 4 → 2",
-        "leave residual out",
-    ),
-    dropout=(
-        lambda: rj.SequenceModel(cells_of(H), OUT, dropout=1.0, rngs=nnx.Rngs(0)),
-        ValueError,
-        "dropout must lie in [0, 1)",
-        "got 1.0",
-        "Pass a probability",
-    ),
-    dropout_text=(
-        lambda: rj.SequenceModel(cells_of(H), OUT, dropout="0.1", rngs=nnx.Rngs(0)),
-        TypeError,
-        "dropout must be a number",
-        "'0.1'",
-    ),
-    stack=(
-        lambda: rj.SequenceModel(rj.StackedCell(cells_of(H)), OUT, rngs=nnx.Rngs(0)),
-        TypeError,
-        "cells must be cells of this package",
-        "StackedCell",
-    ),
-    misfit=(
-        lambda: rj.SequenceModel(
-            [rj.Bidirectional(*cells_of(H), cells_of(2)[0]), cells_of(H, H)[1]],
-            OUT,
-            rngs=nnx.Rngs(0),
-        ),
-        ValueError,
-        "layer 0 gives 6 features and layer 1 takes 4",
-        "in_features=6",
-    ),
-    key=(lambda: model("last")(XS, key=1), TypeError, "key must be a JAX random key", "got int"),
-    resets=(
-        lambda: model("last")(XS, resets=np.ones((B, T))),
-        TypeError,
-        "resets must be booleans",
-        "float64",
-    ),
-)
-def test_what_is_refused(call, error, words):
-    refuses(call, error, *words)
 
 
 def test_checkpoints_and_truncation_reach_every_layer():

@@ -12,8 +12,8 @@ from flax import nnx
 import oracles
 import rnn_jax as rj
 import zoo
+from refusing import refuses
 from rnn_jax.cells.wrapper import CellWrapper
-from test_errors_cells import refuses
 
 IN, H, T, B = 3, 4, 6, 3
 CLOSE = {"rtol": 1e-11, "atol": 1e-13}
@@ -327,3 +327,10 @@ def test_several_keys():
         "(3,)",
         "jax.vmap",
     )
+
+
+def test_a_raw_key_of_another_length_is_refused():
+    with pytest.raises(
+        TypeError, match=r"key must be a JAX random key; got ndarray of shape \(3,\)"
+    ):
+        rj.unroll(cell("lstm"), np.zeros((4, IN)), key=np.zeros(3, np.uint32))

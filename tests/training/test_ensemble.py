@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import rnn_jax as rj
-from test_errors_cells import refuses, table
+from refusing import refuses, table
 from training import toys
 
 PACE = {"steps": 7, "batch_size": 4, "seed": 5, "evaluate_every": 3, "evaluation_size": 6}

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.tree_util import Partial
 
 import rnn_jax as rj
-from test_errors_cells import refuses, table
+from refusing import refuses, table
 from training import toys
 
 PACE = {"steps": 3, "batch_size": 4, "seed": 5, "evaluate_every": 3, "evaluation_size": 6}

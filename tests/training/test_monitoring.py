@@ -8,8 +8,8 @@ import pytest
 from flax import nnx
 
 import rnn_jax as rj
+from refusing import refuses, table
 from rnn_jax.training import GradientNorms
-from test_errors_cells import refuses, table
 from training import toys
 
 PACE = {"steps": 5, "batch_size": 4, "seed": 5, "evaluate_every": 2, "evaluation_size": 6}
@@ -119,6 +119,34 @@ def test_norms_are_right_in_any_precision(dtype):
     found = np.asarray(rj.recorded_gradient_norms(state)["kernel"], float)
     exact = norm(np.asarray(gradient["kernel"], float))
     np.testing.assert_allclose(found, exact, rtol=2 * float(jnp.finfo(dtype).eps))
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype"),
+    [(1e30, jnp.float32), (1e-30, jnp.float32), (1e200, jnp.float64), (1e-200, jnp.float64)],
+)
+def test_norms_neither_overflow_nor_vanish_when_squares_do(size, dtype):
+    gradient = [jnp.full((3, 4), size, dtype), jnp.asarray(2 * size, dtype)]
+    found = rj.record_gradient_norms(lambda path: "all")
+    _, state = found.update(gradient, found.init(gradient))
+    np.testing.assert_allclose(
+        float(rj.recorded_gradient_norms(state)["all"]) / size, 4.0, rtol=1e-6
+    )
+
+
+def test_norms_of_mixed_complex_and_broken_gradients():
+    recorder = rj.record_gradient_norms(lambda path: "all")
+
+    def norm_of(*leaves):
+        _, state = recorder.update(list(leaves), recorder.init(list(leaves)))
+        return rj.recorded_gradient_norms(state)["all"]
+
+    mixed = norm_of(jnp.full(2, 3.0, jnp.float16), jnp.full(2, 4.0, jnp.bfloat16), jnp.zeros(0))
+    np.testing.assert_allclose(mixed, np.sqrt(50.0), rtol=1e-6)
+    np.testing.assert_allclose(norm_of(jnp.asarray([3.0 + 4.0j, 12.0j])), 13.0, rtol=1e-14)
+    assert norm_of(jnp.zeros((0, 3))) == 0.0
+    assert norm_of(jnp.asarray([1.0, -jnp.inf])) == jnp.inf
+    assert jnp.isnan(norm_of(jnp.asarray([jnp.inf]), jnp.asarray([jnp.nan])))
 
 
 TWO = optax.chain(rj.record_gradient_norms(), rj.record_gradient_norms(first_word))

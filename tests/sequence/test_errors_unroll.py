@@ -1,0 +1,346 @@
+"""What `unroll` refuses of sequences, cells, carries and options, and what it says."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen, nnx
+from jax.tree_util import Partial
+
+import rnn_jax as rj
+import zoo
+from refusing import refuses, table
+
+IN, H, T = 2, 3, 5
+XS = np.ones((T, IN))
+BATCH = np.ones((4, T, IN))
+SIMPLE = zoo.CELLS["simple_tanh"](IN, H, 0)
+LSTM = zoo.CELLS["lstm"](IN, H, 0)
+H0 = jnp.zeros(H)
+
+
+def unroll(*args, **options):
+    return lambda: rj.unroll(*args, **options)
+
+
+@table(
+    none=(unroll(SIMPLE, None), TypeError, "xs must be an array of inputs", "NoneType", "Pass"),
+    string=(unroll(SIMPLE, "abc"), TypeError, "xs must be an array of inputs", "str"),
+    ragged=(unroll(SIMPLE, [[1.0], [1.0, 2.0]]), TypeError, "xs must be an array", "list"),
+    dictionary=(unroll(SIMPLE, {"xs": XS}), TypeError, "xs must be an array", "dict"),
+    objects=(
+        unroll(SIMPLE, np.array([[None]], object)),
+        TypeError,
+        "xs must be an array",
+        "ndarray",
+    ),
+    whole_numbers=(
+        unroll(SIMPLE, XS.astype(int)),
+        TypeError,
+        "xs must hold real floating-point numbers",
+        "int64",
+        "xs.astype(jnp.float32)",
+    ),
+    booleans=(unroll(SIMPLE, XS > 0), TypeError, "xs must hold real floating-point", "bool"),
+    complex_numbers=(
+        unroll(SIMPLE, XS.astype(complex)),
+        TypeError,
+        "xs must hold real floating-point",
+        "complex128",
+        "Cast",
+    ),
+    scalar=(
+        unroll(SIMPLE, np.float64(1)),
+        ValueError,
+        "(..., T, I)",
+        "got shape ()",
+        "xs[:, None]",
+    ),
+    vector=(unroll(SIMPLE, XS[0]), ValueError, "(..., T, I)", "got shape (2,)", "xs[:, None]"),
+    empty=(
+        unroll(SIMPLE, XS[:0]),
+        ValueError,
+        "at least one time step",
+        "(0, 2)",
+        "Pass T of at least 1",
+    ),
+    empty_batch=(unroll(SIMPLE, BATCH[:, :0]), ValueError, "at least one time step", "(4, 0, 2)"),
+    features=(
+        unroll(LSTM, np.ones((T, 7))),
+        ValueError,
+        "in_features=2",
+        "7 features",
+        "build the cell with in_features=7",
+    ),
+    no_features=(unroll(LSTM, np.ones((T, 0))), ValueError, "in_features=2", "0 features"),
+    features_of_flax=(
+        unroll(nnx.GRUCell(IN, H, param_dtype=float, rngs=nnx.Rngs(0)), np.ones((T, 7))),
+        ValueError,
+        "in_features=2",
+        "7 features",
+    ),
+)
+def test_sequences(call, error, words):
+    refuses(call, error, *words)
+
+
+def plain(carry, x):
+    return jnp.tanh(carry + x), carry
+
+
+LINEN = linen.LSTMCell(H, param_dtype=jnp.float64)
+
+
+@table(
+    none=(unroll(None, XS), TypeError, "a cell must be callable", "NoneType", "Pass an NNX cell"),
+    string=(unroll("LSTM", XS), TypeError, "a cell must be callable", "str"),
+    array=(unroll(XS, XS), TypeError, "a cell must be callable", "ndarray"),
+    listed=(unroll([LSTM], XS), TypeError, "a cell must be callable", "list"),
+    class_alone=(
+        unroll(rj.LSTMCell, XS),
+        TypeError,
+        "must be an instance, not a class",
+        "the class LSTMCell",
+        "LSTMCell(2, 64, rngs=nnx.Rngs(0))",
+    ),
+    class_and_carry=(unroll(rj.GRUCell, XS, H0), TypeError, "must be an instance", "class GRUCell"),
+    linen_unbound=(
+        unroll(LINEN, XS),
+        TypeError,
+        "must come with its variables",
+        "unbound LSTMCell",
+        "Partial(cell.apply, variables)",
+    ),
+    linen_unbound_carry=(unroll(LINEN, XS, (H0, H0)), TypeError, "with its variables", "unbound"),
+    no_carry=(
+        unroll(plain, XS),
+        TypeError,
+        "cannot make its own carry",
+        "initialize_carry(input_shape)",
+        "carry=",
+    ),
+    one_value=(
+        unroll(lambda carry, x: carry + x, XS, jnp.zeros(IN)),
+        ValueError,
+        "a cell must return a pair (carry, y)",
+        "float64[2]",
+        "return (state, state)",
+    ),
+    stacked_pair=(
+        unroll(lambda carry, x: jnp.stack([carry, x]), XS, jnp.zeros(IN)),
+        ValueError,
+        "a cell must return a pair (carry, y)",
+        "float64[2, 2]",
+    ),
+    three_values=(
+        unroll(lambda carry, x: (carry, x, x), XS, jnp.zeros(IN)),
+        ValueError,
+        "a cell must return a pair (carry, y)",
+        "(float64[2], float64[2], float64[2])",
+    ),
+    nothing=(
+        unroll(lambda carry, x: None, XS, jnp.zeros(IN)),
+        ValueError,
+        "a cell must return a pair (carry, y)",
+        "None",
+    ),
+    string_output=(
+        unroll(lambda carry, x: (carry, "y"), XS, jnp.zeros(IN)),
+        ValueError,
+        "could not take one step",
+        "carry float64[2]",
+        "x float64[2]",
+        "str",
+    ),
+    one_argument=(
+        unroll(lambda carry: (carry, carry), XS, jnp.zeros(IN)),
+        ValueError,
+        "could not take one step cell(carry, x)",
+        "takes 1 positional argument",
+    ),
+    raises=(
+        unroll(plain, XS, jnp.zeros(7)),
+        ValueError,
+        "could not take one step",
+        "carry float64[7] and x float64[2]",
+    ),
+    grows=(
+        unroll(lambda carry, x: (jnp.append(carry, x), x), XS, jnp.zeros(IN)),
+        ValueError,
+        "a step must return a carry of the structure and shapes that it took",
+        "took float64[2] and returned float64[4]",
+        "Pass a carry=",
+    ),
+    changes_structure=(
+        unroll(lambda carry, x: ((carry, carry), x), XS, jnp.zeros(IN)),
+        ValueError,
+        "structure and shapes that it took",
+        "returned (float64[2], float64[2])",
+    ),
+    changes_type=(
+        unroll(lambda carry, x: (carry.astype(jnp.float32), x), XS, jnp.zeros(IN)),
+        TypeError,
+        "a step must return a carry of the type that it took",
+        "took float64[2] and returned float32[2]",
+        "Cast",
+    ),
+    string_leaf=(
+        unroll(Partial(lambda name, carry, x: (carry, x), "hi"), XS, jnp.zeros(IN)),
+        TypeError,
+        "leaves of a cell must be arrays",
+        "str",
+        "static",
+    ),
+)
+def test_cells_that_do_not_keep_the_contract(call, error, words):
+    refuses(call, error, *words)
+
+
+@table(
+    size=(
+        unroll(SIMPLE, XS, jnp.zeros(H + 1)),
+        ValueError,
+        "structure and shapes that the cell initialises",
+        "float64[3]; got float64[4]",
+        "Leave carry out",
+    ),
+    one_part=(
+        unroll(LSTM, XS, H0),
+        ValueError,
+        "the cell initialises, (float64[3], float64[3])",
+        "got float64[3]",
+    ),
+    listed=(
+        unroll(LSTM, XS, [H0, H0]),
+        ValueError,
+        "(float64[3], float64[3]); got [float64[3], float64[3]]",
+    ),
+    of_flax=(
+        unroll(nnx.LSTMCell(IN, H, param_dtype=float, rngs=nnx.Rngs(0)), XS, H0),
+        ValueError,
+        "the cell initialises",
+        "got float64[3]",
+    ),
+    whole_numbers=(
+        unroll(SIMPLE, XS, jnp.zeros(H, int)),
+        ValueError,
+        "could not take one step",
+        "carry part h must be an array of real",
+        "int64",
+    ),
+    complex_numbers=(
+        unroll(LSTM, XS, (H0, jnp.zeros(H, complex))),
+        ValueError,
+        "carry part h must be an array of real",
+        "complex128",
+    ),
+    string=(
+        unroll(SIMPLE, XS, "zeros"),
+        TypeError,
+        "carry must be a pytree of arrays",
+        "str",
+        "Leave carry out",
+    ),
+    string_part=(
+        unroll(LSTM, XS, ("c", H0)),
+        TypeError,
+        "carry must be a pytree of arrays",
+        "str at carry[0]",
+    ),
+    some_object=(unroll(plain, XS, object()), TypeError, "must be a pytree of arrays", "object"),
+    not_repeated=(
+        unroll(SIMPLE, BATCH, H0),
+        ValueError,
+        "must lead with the batch axes of xs, (4,)",
+        "(3,) at carry",
+        "jnp.broadcast_to",
+    ),
+    not_repeated_part=(
+        unroll(LSTM, BATCH, (jnp.zeros((4, H)), H0)),
+        ValueError,
+        "must lead with the batch axes of xs, (4,)",
+        "carry[1]",
+    ),
+    needlessly_repeated=(
+        unroll(SIMPLE, XS, jnp.zeros((4, H))),
+        ValueError,
+        "float64[3]; got float64[4, 3]",
+    ),
+)
+def test_carries(call, error, words):
+    refuses(call, error, *words)
+
+
+@table(
+    too_long=(
+        unroll(SIMPLE, BATCH, lengths=[1, 2, 3, T + 1]),
+        ValueError,
+        "lengths must lie in [0, 5]",
+        "got 6",
+        "Clip them",
+    ),
+    negative=(unroll(SIMPLE, XS, lengths=-1), ValueError, "lengths must lie in [0, 5]", "got -1"),
+    too_few=(
+        unroll(SIMPLE, BATCH, lengths=[1, 2]),
+        ValueError,
+        "one entry for each sequence, shape (4,)",
+        "got shape (2,)",
+        "Pass one whole number",
+    ),
+    one_for_all=(unroll(SIMPLE, BATCH, lengths=3), ValueError, "shape (4,)", "got shape ()"),
+    for_one=(unroll(SIMPLE, XS, lengths=[3]), ValueError, "shape ()", "got shape (1,)"),
+    floats=(
+        unroll(SIMPLE, XS, lengths=3.0),
+        TypeError,
+        "lengths must be whole numbers",
+        "float64",
+        "Cast",
+    ),
+    booleans=(unroll(SIMPLE, XS, lengths=True), TypeError, "must be whole numbers", "bool"),
+    string=(unroll(SIMPLE, XS, lengths="all"), TypeError, "must be an array of whole", "str"),
+    ragged=(unroll(SIMPLE, BATCH, lengths=[[1], [2, 3]]), TypeError, "lengths must be", "list"),
+    nones=(unroll(SIMPLE, BATCH, lengths=[None] * 4), TypeError, "lengths must be", "list"),
+    shape_in_jit=(
+        lambda: jax.jit(lambda n: rj.unroll(SIMPLE, BATCH, lengths=n))(jnp.ones(2, int)),
+        ValueError,
+        "one entry for each sequence, shape (4,)",
+        "got shape (2,)",
+    ),
+    reset_numbers=(
+        unroll(SIMPLE, XS, resets=np.zeros(T, int)),
+        TypeError,
+        "resets must be booleans",
+        "int64",
+        "resets == 1",
+    ),
+    reset_steps=(unroll(SIMPLE, XS, resets=[0, 3]), TypeError, "resets must be booleans", "int64"),
+    reset_shape=(
+        unroll(SIMPLE, BATCH, resets=np.zeros(T, bool)),
+        ValueError,
+        "without features, (4, 5)",
+        "got shape (5,)",
+        "Pass one boolean",
+    ),
+    reset_features=(
+        unroll(SIMPLE, XS, resets=np.zeros((T, IN), bool)),
+        ValueError,
+        "without features, (5,)",
+        "got shape (5, 2)",
+    ),
+    reset_string=(
+        unroll(SIMPLE, XS, resets="no"),
+        TypeError,
+        "must be an array of booleans",
+        "str",
+    ),
+)
+def test_lengths_and_resets(call, error, words):
+    refuses(call, error, *words)
+
+
+@pytest.mark.parametrize(
+    "wrong", [0, -1, "cube", "", True, False, 2.0, [2], np.ones(2), (1,), "2"], ids=repr
+)
+def test_checkpoint_intervals(wrong):
+    words = ('checkpoint must be None, "sqrt", or an interval', f"got {wrong!r}", 'Pass "sqrt"')
+    refuses(unroll(SIMPLE, XS, checkpoint=wrong), ValueError, *words)
