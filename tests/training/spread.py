@@ -25,7 +25,7 @@ from jax.experimental import multihost_utils
 import rnn_jax as rj
 from training import toys
 
-PACE = {"steps": 7, "batch_size": 16, "seed": 5, "evaluate_every": 3, "evaluation_size": 16}
+PACE = {"steps": 9, "batch_size": 16, "seed": 5, "evaluate_every": 3, "evaluation_size": 16}
 # What these processes compute by, as the suite itself does.
 _SETTINGS = (
     "jax_enable_x64",

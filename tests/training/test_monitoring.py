@@ -12,7 +12,7 @@ from refusing import refuses, table
 from rnn_jax.training import GradientNorms
 from training import toys
 
-PACE = {"steps": 5, "batch_size": 4, "seed": 5, "evaluate_every": 2, "evaluation_size": 6}
+PACE = {"steps": 4, "batch_size": 4, "seed": 5, "evaluate_every": 2, "evaluation_size": 6}
 TASK = toys.Mixing()
 
 

@@ -17,8 +17,8 @@ import rnn_jax as rj
 from rnn_jax.training.checkpoints import from_arrays, named_leaves
 from training import toys
 
-PACE = {"steps": 11, "batch_size": 4, "seed": 5, "evaluate_every": 3, "evaluation_size": 6}
-MOMENTS = [3, 6, 9, 11]
+PACE = {"steps": 12, "batch_size": 4, "seed": 5, "evaluate_every": 3, "evaluation_size": 6}
+MOMENTS = [3, 6, 9, 12]
 TASK = toys.Mixing()
 NEVER, BAD = -1.0, 4
 THREE = [NEVER, float(BAD), NEVER]
