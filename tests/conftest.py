@@ -30,9 +30,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # the backend's expensive passes over machine code, and computes the same.
 jax.config.update("jax_disable_most_optimizations", True)
 
-# And what an earlier run compiled is not compiled again, where that took longer than reading a file.
-# A folder for each worker, because one that reads what another is writing is warned, and a warning
-# is an error here.
+# And what an earlier run compiled is not compiled again, where that took longer than reading a
+# file does. A folder for each worker, because one that reads what another is writing is warned, and
+# a warning is an error here.
 cache = Path(__file__).parents[1] / ".jax_cache" / os.environ.get("PYTEST_XDIST_WORKER", "main")
 jax.config.update("jax_compilation_cache_dir", str(cache))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
