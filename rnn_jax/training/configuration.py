@@ -6,7 +6,6 @@ import math
 import os
 import platform
 import re
-import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +15,7 @@ import jax
 import numpy as np
 
 from rnn_jax.sequence.model import SequenceModel
+from rnn_jax.training import source
 from rnn_jax.training.checkpoints import digest, named_leaves, to_arrays
 from rnn_jax.training.loop import relaxed, run_model
 from rnn_jax.training.plan import Plan
@@ -99,40 +99,13 @@ def surroundings() -> Description:
         "x64": bool(jax.config.jax_enable_x64),  # type: ignore[attr-defined]
         "matmul_precision": str(jax.config.jax_default_matmul_precision),  # type: ignore[attr-defined]
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "git": _git(),
+        "git": source.state(),
     }
 
 
 def versions() -> dict[str, str]:
     """Of the packages that the numbers come from."""
     return {name: _version(name) for name in _PACKAGES}
-
-
-def uncommitted() -> str:
-    """What differs from the commit that `surroundings` names; empty outside a repository."""
-    return _ask_git("diff", "HEAD") or ""
-
-
-def _git() -> dict[str, Any] | None:
-    commit = _ask_git("rev-parse", "HEAD")
-    if commit is None:
-        return None
-    return {"commit": commit.strip(), "clean": not _ask_git("status", "--porcelain")}
-
-
-def _ask_git(*words: str) -> str | None:
-    """What git says of the folder that this package lies in; None where there is no repository."""
-    try:
-        asked = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), *words],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=20,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return asked.stdout
 
 
 def _version(name: str) -> str:

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from rnn_jax.training import configuration
+from rnn_jax.training import configuration, source
 from rnn_jax.training.checkpoints import Checkpoints, write_once
 from rnn_jax.training.records import START, Position, Records, Row, plain
 from rnn_jax.training.state import TrainState
@@ -223,9 +223,8 @@ def _write_config(folder: Path, description: Row) -> None:
         "run": {**description, "versions": configuration.versions()},
         "surroundings": configuration.surroundings(),
     }
-    changes = configuration.uncommitted()
-    if changes:
-        (folder / "uncommitted.diff").write_text(changes)
+    for repository, patch in source.uncommitted().items():
+        (folder / f"uncommitted-{repository}.diff").write_bytes(patch)
     draft = folder / "config.json.part"
     draft.write_text(json.dumps(plain(config), indent=2) + "\n")
     draft.replace(folder / "config.json")

@@ -61,26 +61,6 @@ def test_config_says_what_the_run_is_and_what_it_ran_on(tmp_path):
     assert surroundings["command"][0] == sys.executable
 
 
-def test_config_says_the_state_of_the_source(tmp_path):
-    def git(*words):
-        asked = ["git", "-C", str(REPOSITORY), *words]
-        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout
-
-    try:
-        before = git("rev-parse", "HEAD").strip(), git("diff", "HEAD")
-    except (OSError, subprocess.SubprocessError):
-        pytest.skip("the package lies in no repository")
-    runs.toy(tmp_path, steps=2)
-    if before != (git("rev-parse", "HEAD").strip(), git("diff", "HEAD")):
-        pytest.skip("the source was edited meanwhile")
-    commit, changes = before
-    assert config_of(tmp_path)["surroundings"]["git"]["commit"] == commit
-    kept = tmp_path / "uncommitted.diff"
-    assert (kept.read_text() if kept.exists() else "") == changes
-    if changes:
-        assert config_of(tmp_path)["surroundings"]["git"]["clean"] is False
-
-
 SCRIPT = """
 import os, sys
 import jax.numpy as jnp, optax
