@@ -27,7 +27,6 @@ _SETTINGS = (
     "jax_numpy_rank_promotion",
     "jax_disable_most_optimizations",
     "jax_compilation_cache_dir",
-    "jax_persistent_cache_min_compile_time_secs",
 )
 # Imported once, by a server that starts no backend and is forked for each process.
 _PRELOADED = ["rnn_jax", "optax", "flax.nnx", "orbax.checkpoint"]
@@ -202,6 +201,8 @@ def start(work: Callable[..., Any], *arguments: Any) -> multiprocessing.Process:
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(_PRELOADED)
     settings = {name: jax.config.values[name] for name in _SETTINGS}
+    # Each of them compiles what the one before has compiled, and little else.
+    settings["jax_persistent_cache_min_compile_time_secs"] = 0.0
     if settings["jax_compilation_cache_dir"] is not None:
         # What one process reads while another writes it would be warned of.
         settings["jax_compilation_cache_dir"] += "-processes"
