@@ -1,18 +1,17 @@
 """The adding problem."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from rnn_jax.checks import check_key, check_size
-from rnn_jax.tasks.base import Batch, SquaredError
-from rnn_jax.tasks.marked import Variant, check_marked, draw_marked, hidden_share, marked_steps
+from rnn_jax.tasks.base import Batch
+from rnn_jax.tasks.marked import MarkedNumbers, Variant, draw_marked, hidden_share
 
 
 @dataclass(frozen=True)
-class Adding(SquaredError):
+class Adding(MarkedNumbers):
     """The adding problem: remember two marked numbers and give their sum.
 
     Each step shows a number u_t, uniform in [0, 1), and a marker. The marker is 1 at two steps, one
@@ -52,27 +51,6 @@ class Adding(SquaredError):
     length: int
     solved_below: float = 0.01
     variant: Variant = "arjovsky"
-
-    readout: ClassVar[str] = "last"
-
-    def __post_init__(self) -> None:
-        check_marked(self.length, self.variant)
-        super().__post_init__()
-
-    @property
-    def steps(self) -> int:
-        """T, in steps, of the longest sequence."""
-        return marked_steps(self.length, self.variant)
-
-    @property
-    def in_features(self) -> int:
-        """I: the number and its marker."""
-        return 2
-
-    @property
-    def out_features(self) -> int:
-        """O: the sum."""
-        return 1
 
     @property
     def chance_loss(self) -> float:

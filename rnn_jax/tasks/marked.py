@@ -1,11 +1,12 @@
 """Sequences of numbers of which two are marked, as adding and multiplication show them."""
 
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from rnn_jax.checks import check_choice, check_size
+from rnn_jax.tasks.base import SquaredError
 
 Variant = Literal["arjovsky", "hochreiter", "martens"]
 
@@ -31,19 +32,44 @@ class Marked(NamedTuple):
     hidden: jax.Array
 
 
-def check_marked(length: int, variant: str) -> None:
-    """Raises unless sequences of this length have room for both marks."""
-    check_choice("variant", variant, _SHORTEST)
-    shortest, why = _SHORTEST[variant]
-    if check_size("length", length) < shortest:
-        raise ValueError(
-            f"length must be at least {shortest}, {why}; got {length}. Pass length={shortest} or "
-            "more."
-        )
+class MarkedNumbers(SquaredError):
+    """Shapes and checks of a task that asks for one number made of the two that are marked.
+
+    A task that inherits it has fields `length`, `solved_below` and `variant`.
+    """
+
+    length: int
+    variant: Variant
+
+    readout: ClassVar[str] = "last"
+
+    def __post_init__(self) -> None:
+        check_choice("variant", self.variant, _SHORTEST)
+        shortest, why = _SHORTEST[self.variant]
+        if check_size("length", self.length) < shortest:
+            raise ValueError(
+                f"length must be at least {shortest}, {why}; got {self.length}. Pass "
+                f"length={shortest} or more."
+            )
+        super().__post_init__()
+
+    @property
+    def steps(self) -> int:
+        """T, in steps, of the longest sequence."""
+        return _steps(self.length, self.variant)
+
+    @property
+    def in_features(self) -> int:
+        """I: the number and its marker."""
+        return 2
+
+    @property
+    def out_features(self) -> int:
+        """O: the sum or the product."""
+        return 1
 
 
-def marked_steps(length: int, variant: Variant) -> int:
-    """T: the longest that a sequence can be."""
+def _steps(length: int, variant: Variant) -> int:
     return length if variant == "arjovsky" else length + length // 10
 
 
@@ -74,7 +100,7 @@ def draw_marked(
         second = jax.random.randint(key_second, (size,), half, length)
         return _mark(values, jnp.stack([first, second], axis=-1))
     key_value, key_length, key_place = jax.random.split(key, 3)
-    steps = marked_steps(length, variant)
+    steps = _steps(length, variant)
     values = jax.random.uniform(key_value, (size, steps), minval=low)
     lengths = jax.random.randint(key_length, (size,), length, steps + 1)
     if variant == "martens":

@@ -1,18 +1,18 @@
 """The multiplication problem."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from rnn_jax.checks import check_choice, check_key, check_size
-from rnn_jax.tasks.base import Batch, SquaredError
-from rnn_jax.tasks.marked import check_marked, draw_marked, hidden_share, marked_steps
+from rnn_jax.tasks.base import Batch
+from rnn_jax.tasks.marked import MarkedNumbers, draw_marked, hidden_share
 
 
 @dataclass(frozen=True)
-class Multiplication(SquaredError):
+class Multiplication(MarkedNumbers):
     """The multiplication problem: remember two marked numbers and give their product.
 
     Each step shows a number u_t, uniform in [0, 1), and a marker. A sequence has L steps, L drawn
@@ -46,27 +46,9 @@ class Multiplication(SquaredError):
     solved_below: float = 0.0016
     variant: Literal["hochreiter", "martens"] = "hochreiter"
 
-    readout: ClassVar[str] = "last"
-
     def __post_init__(self) -> None:
         check_choice("variant", self.variant, ("hochreiter", "martens"))
-        check_marked(self.length, self.variant)
         super().__post_init__()
-
-    @property
-    def steps(self) -> int:
-        """T, in steps, of the longest sequence."""
-        return marked_steps(self.length, self.variant)
-
-    @property
-    def in_features(self) -> int:
-        """I: the number and its marker."""
-        return 2
-
-    @property
-    def out_features(self) -> int:
-        """O: the product."""
-        return 1
 
     @property
     def chance_loss(self) -> float:

@@ -21,3 +21,18 @@ def counted(task, batch):
     expected = np.broadcast_to(np.arange(task.steps) >= first, batch.weights.shape)
     np.testing.assert_array_equal(batch.weights, expected)
     return first, task.steps - 1
+
+
+def assert_left_open(task, batch, at_one_step):
+    """That the chance loss is what the step at hand leaves open of a series that is at rest.
+
+    It is to 5 % over all steps that count, and to the share `at_one_step` at the first and last.
+    """
+    first, last = counted(task, batch)
+    assert first == task.length // 4
+    # The same at every step, so all that count may be put together.
+    left = neighbour_variance(batch.inputs[:, first:], batch.targets[:, first:])
+    assert abs(left - task.chance_loss) < 0.05 * task.chance_loss
+    for step in (first, last):
+        left = neighbour_variance(batch.inputs[:, step], batch.targets[:, step])
+        assert abs(left - task.chance_loss) < at_one_step * task.chance_loss
