@@ -25,3 +25,13 @@ def table(**rows):
         [(call, error, words) for call, error, *words in rows.values()],
         ids=list(rows),
     )
+
+
+def refused(call, error, *says):
+    """Asserts that `call()` raises `error` with a message in which each pattern is found."""
+    with pytest.raises(error) as caught:
+        call()
+    message = str(caught.value)
+    for pattern in says:
+        assert re.search(pattern, message), f"{pattern!r} is not in: {message}"
+    return message

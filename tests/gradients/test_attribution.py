@@ -12,7 +12,7 @@ from test_reference import FAMILIES, FEATURES, XS, H, T, network
 import oracles
 import rnn_jax as rj
 import zoo
-from test_errors_gradients import refused
+from refusing import refused
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 SIMPLE = [name for name in zoo.CELLS if name.startswith("simple")]

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 import rnn_jax as rj
+from refusing import refused
 
 T, FEATURES, H = 4, 2, 3
 XS = np.random.default_rng(0).normal(size=(T, FEATURES))
@@ -20,16 +21,6 @@ def loss(ys):
 
 def simple():
     return rj.SimpleRNNCell(FEATURES, H, rngs=nnx.Rngs(0))
-
-
-def refused(call, error, *says):
-    """Asserts that `call()` raises `error` with a message in which each pattern is found."""
-    with pytest.raises(error) as caught:
-        call()
-    message = str(caught.value)
-    for pattern in says:
-        assert re.search(pattern, message), f"{pattern!r} is not in: {message}"
-    return message
 
 
 LONG = 200_000

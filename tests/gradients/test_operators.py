@@ -14,7 +14,7 @@ from test_reference import FAMILIES, FEATURES, QUICK, XS, H, T, jacobians, netwo
 import oracles
 import rnn_jax as rj
 import zoo
-from test_errors_gradients import refused
+from refusing import refused
 
 START, STOP = 2, 4
 KEY, KEYS = jax.random.key(0), jax.random.split(jax.random.key(1), 3)

@@ -14,7 +14,7 @@ from test_reference import FEATURES, QUICK, XS, H, T, network
 import oracles
 import rnn_jax as rj
 import zoo
-from test_errors_gradients import refused
+from refusing import refused
 
 NAMES = ("simple_tanh", "simple_relu", "lstm_peephole", "gru_reset_before")
 WEIGHTS = np.cos(np.arange(T * H)).reshape(T, H)

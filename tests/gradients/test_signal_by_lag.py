@@ -14,7 +14,7 @@ from test_signal import log_norm, loss, middle_loss, signal
 import oracles
 import rnn_jax as rj
 import zoo
-from test_errors_gradients import refused
+from refusing import refused
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 NAMES = ("simple_relu", "lstm_coupled_peephole", "nnx_lstm", "dict_readout", "henon")

@@ -12,7 +12,7 @@ from flax import nnx
 import oracles
 import rnn_jax as rj
 import zoo
-from test_errors_gradients import refused
+from refusing import refused
 
 IN, B, T = 2, 3, 6
 NAMES, SIZES = ("lstm_peephole", "simple_tanh", "gru_reset_before"), (3, 4, 2)
