@@ -1,6 +1,6 @@
 """Runs every benchmark and writes benchmarks/RESULTS.md.
 
-python -m benchmarks            # a few minutes on two CPU cores
+python -m benchmarks            # a quarter of an hour on two CPU cores
 python -m benchmarks --rounds 3
 python -m benchmarks --platform gpu --out benchmarks/RESULTS_GPU.md
 """
