@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import logging
 import math
 import os
 import re
@@ -85,6 +86,9 @@ def settle(console: Console) -> None:
         )
 
     warnings.showwarning = say
+    # Orbax logs each failure of its threads with a traceback and raises it as well; a run says what
+    # it means in one line.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     mpl.use("Agg")
     use_one_thread_for_lapack()
     use_compilation_cache()

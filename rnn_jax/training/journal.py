@@ -218,16 +218,26 @@ class RunDirectory(Journal):
 
 
 def _write_config(folder: Path, description: Row) -> None:
-    """All at once, so that no half of it is ever seen."""
+    """All at once, so that no half of it is ever seen.
+
+    Raises:
+      OSError: the disk is full, or cannot be written.
+    """
     config = {
         "run": {**description, "versions": configuration.versions()},
         "surroundings": configuration.surroundings(),
     }
-    for repository, patch in source.uncommitted().items():
-        (folder / f"uncommitted-{repository}.diff").write_bytes(patch)
     draft = folder / "config.json.part"
-    draft.write_text(json.dumps(plain(config), indent=2) + "\n")
-    draft.replace(folder / "config.json")
+    try:
+        for repository, patch in source.uncommitted().items():
+            (folder / f"uncommitted-{repository}.diff").write_bytes(patch)
+        draft.write_text(json.dumps(plain(config), indent=2) + "\n")
+        draft.replace(folder / "config.json")
+    except OSError as error:
+        raise OSError(
+            f"the description of the run could not be written to {folder}: {error}. Make room or "
+            "access, and run the same command again."
+        ) from error
 
 
 def _read_config(file: Path) -> Row:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import resource
 import shlex
 import signal
 import subprocess
@@ -147,6 +148,26 @@ def test_a_file_in_the_way_is_one_line_and_no_traceback(tmp_path):
     assert "cannot be made a directory" in done.stderr
     assert done.stderr.count("\n") == 1
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("room", "what"), [(100, "the description of the run"), (10_000, "a checkpoint")]
+)
+def test_a_full_disk_is_one_line_and_no_traceback(room, what, tmp_path):
+    done = subprocess.run(
+        [*SCRIPT, *SMALL, "--hidden", "16", "--out", str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        check=False,
+        # Without git: a patch of the source, if there is one, would be what finds no room.
+        env={**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "0", "PATH": ""},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith(f"error: {what} could not be written to")
+    assert "run the same command again" in said
 
 
 def test_sigterm_saves_and_the_same_line_goes_on(tmp_path):
