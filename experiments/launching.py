@@ -19,6 +19,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 C = TypeVar("C")
 
@@ -72,8 +73,8 @@ def refusing(console: Console) -> Iterator[None]:
         yield
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         line = " ".join(str(error).split())
-        console.print("error: ", style="bold red", end="")
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        # In one piece, as threads of a checkpoint that failed may be writing there too.
+        console.print(Text.assemble(("error: ", "bold red"), line), soft_wrap=True)
         sys.exit(2)
 
 
