@@ -61,10 +61,11 @@ def _unknown_to_git(folder: Path) -> bytes:
 
 
 def _repository_of(folder: Path) -> Repository | None:
-    top, commit = (_ask(folder, "rev-parse", what) for what in ("--show-toplevel", "HEAD"))
-    if top is None or commit is None:
+    told = _ask(folder, "rev-parse", "--show-toplevel", "HEAD")
+    if told is None:
         return None
-    return Repository(Path(top.decode(errors="surrogateescape").strip()), commit.decode().strip())
+    top, commit = told.decode(errors="surrogateescape").strip().rsplit("\n", 1)
+    return Repository(Path(top), commit)
 
 
 def _ask(folder: Path, *words: str, fine: int = 0) -> bytes | None:
