@@ -12,7 +12,7 @@ from flax import nnx
 
 import rnn_jax as rj
 from benchmarks.timing import Benchmark, Row, ratio, time_in_turn
-from rnn_jax.training.devices import Layout
+from rnn_jax.training.devices.layout import Layout
 from rnn_jax.training.plan import Plan, make_plan
 from rnn_jax.training.program import Program
 

@@ -1,12 +1,12 @@
 """Recurrent cells, one family per file; `base` says what a cell is, `wrapper` what wraps one."""
 
-from rnn_jax.cells.base import Cell, RNNCell
+from rnn_jax.cells.cell import Cell, RNNCell
 from rnn_jax.cells.gru import GRUCell
-from rnn_jax.cells.learned_carry import LearnedCarry
 from rnn_jax.cells.lstm import LSTMCell
-from rnn_jax.cells.recurrent_dropout import RecurrentDropout
 from rnn_jax.cells.simple import SimpleRNNCell
-from rnn_jax.cells.zoneout import Zoneout
+from rnn_jax.cells.wrappers.learned_carry import LearnedCarry
+from rnn_jax.cells.wrappers.recurrent_dropout import RecurrentDropout
+from rnn_jax.cells.wrappers.zoneout import Zoneout
 
 __all__ = [
     "Cell",

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnn_jax.cells.base import RNNCell, promote
-from rnn_jax.cells.fused import FusedForm, PreActivations, Sees
+from rnn_jax.cells.cell import RNNCell, promote
+from rnn_jax.cells.structure import FusedForm, PreActivations, Sees
 from rnn_jax.initializers import InitializerLike
 
 

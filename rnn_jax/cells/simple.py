@@ -14,8 +14,8 @@ from rnn_jax.activations import (
     get_activation,
     is_own,
 )
-from rnn_jax.cells.base import RNNCell, promote
-from rnn_jax.cells.fused import FusedForm, PreActivations, Sees
+from rnn_jax.cells.cell import RNNCell, promote
+from rnn_jax.cells.structure import FusedForm, PreActivations, Sees
 from rnn_jax.initializers import InitializerLike
 
 

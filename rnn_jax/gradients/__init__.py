@@ -1,29 +1,32 @@
 """The instrument: how the state at time t depends on what came before."""
 
-from rnn_jax.gradients.attribution import Attribution, attribution
-from rnn_jax.gradients.bounds import jacobian_log_bound
-from rnn_jax.gradients.flow import GradientFlow, gradient_flow
-from rnn_jax.gradients.jacobians import input_jacobian, state_jacobian
-from rnn_jax.gradients.lags import by_lag
-from rnn_jax.gradients.linearize import Linearization, linearize
-from rnn_jax.gradients.log_norms import jacobian_log_norms
-from rnn_jax.gradients.lyapunov import LyapunovSpectrum, lyapunov_exponents
-from rnn_jax.gradients.memory_path import MemoryPath
-from rnn_jax.gradients.operators import JacobianOperator, jacobian_operator
-from rnn_jax.gradients.probes import (
+from rnn_jax.gradients.explain.attribution import Attribution, attribution
+from rnn_jax.gradients.explain.bounds import jacobian_log_bound
+from rnn_jax.gradients.explain.flow import GradientFlow, gradient_flow
+from rnn_jax.gradients.explain.lags import by_lag
+from rnn_jax.gradients.explain.memory_path import MemoryPath
+from rnn_jax.gradients.jacobians.dense import input_jacobian, state_jacobian
+from rnn_jax.gradients.jacobians.estimates import (
     Estimate,
     estimate_jacobian_log_norms,
     estimate_jacobian_log_singular_values,
 )
-from rnn_jax.gradients.regularizers import (
+from rnn_jax.gradients.jacobians.log_norms import jacobian_log_norms
+from rnn_jax.gradients.jacobians.operators import JacobianOperator, jacobian_operator
+from rnn_jax.gradients.linearize import Linearization, linearize
+from rnn_jax.gradients.penalties import (
     flossing_penalty,
     orthogonality_penalty,
     vanishing_penalty,
 )
-from rnn_jax.gradients.signal import BackpropSignal, backprop_signal
-from rnn_jax.gradients.signal_by_lag import backprop_signal_log_norms
-from rnn_jax.gradients.singular_values import jacobian_log_singular_values
-from rnn_jax.gradients.weight_gradient import weight_gradient_by_step, weight_gradient_log_norms
+from rnn_jax.gradients.signals.backprop import BackpropSignal, backprop_signal
+from rnn_jax.gradients.signals.signal_by_lag import backprop_signal_log_norms
+from rnn_jax.gradients.signals.weight_gradient import (
+    weight_gradient_by_step,
+    weight_gradient_log_norms,
+)
+from rnn_jax.gradients.spectra.lyapunov import LyapunovSpectrum, lyapunov_exponents
+from rnn_jax.gradients.spectra.singular_values import jacobian_log_singular_values
 
 __all__ = [
     "Attribution",

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from rnn_jax.cells.fused import FusedForm, input_rows, state_rows
+from rnn_jax.cells.structure import FusedForm, input_rows, state_rows
 
 Unravel = Callable[[jax.Array], Any]
 

@@ -7,10 +7,10 @@ from typing import Any
 import jax
 from flax import struct
 
-from rnn_jax.gradients.flat import FlatCell, flatten_cell, run
 from rnn_jax.gradients.memory import check_fits
+from rnn_jax.gradients.trajectory import FlatCell, flatten_cell, run
 from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence, check_carry_leaves
-from rnn_jax.sequence.chunks import scan_chunks
+from rnn_jax.sequence.running.chunks import scan_chunks
 
 # One-step Jacobians computed side by side, in array elements: a few megabytes, to stay in cache.
 _CHUNK_ELEMENTS = 2**20

@@ -1,12 +1,12 @@
 """Results in, matplotlib Axes out: the only part of the package that imports matplotlib."""
 
-from rnn_jax.plotting.attribution import plot_attribution
-from rnn_jax.plotting.flow import flow_figure
-from rnn_jax.plotting.gates import plot_gates
-from rnn_jax.plotting.lags import plot_by_lag
+from rnn_jax.plotting.attribution_panels import plot_attribution
+from rnn_jax.plotting.flow_figure import flow_figure
+from rnn_jax.plotting.gate_panels import plot_gates
 from rnn_jax.plotting.maps import plot_log_norms
+from rnn_jax.plotting.norm_by_lag import plot_by_lag
 from rnn_jax.plotting.spectra import plot_exponents, plot_singular_values
-from rnn_jax.plotting.training import (
+from rnn_jax.plotting.training_curves import (
     plot_flow_while_learning,
     plot_learning,
     training_figure,

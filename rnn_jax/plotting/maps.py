@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from rnn_jax.gradients.flow import GradientFlow
+from rnn_jax.gradients.explain.flow import GradientFlow
 from rnn_jax.plotting.style import COLORMAP, as_numpy, new_axes
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from rnn_jax.gradients.flow import GradientFlow
-from rnn_jax.gradients.lyapunov import LyapunovSpectrum
+from rnn_jax.gradients.explain.flow import GradientFlow
+from rnn_jax.gradients.spectra.lyapunov import LyapunovSpectrum
 from rnn_jax.plotting.style import COLORS, as_numpy, finish, labelled, new_axes
 
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnn_jax.cells.base import RNNCell, promote
-from rnn_jax.cells.wrapper import CellWrapper, check_unshared
+from rnn_jax.cells.cell import RNNCell, promote
+from rnn_jax.cells.wrappers.wrapper import CellWrapper, check_unshared
 from rnn_jax.checks import check_key, kind_of
 from rnn_jax.sequence.calling import ArrayLike, Carry
 from rnn_jax.sequence.unroll import unroll

@@ -4,8 +4,8 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
-from rnn_jax.cells.base import RNNCell
-from rnn_jax.cells.wrapper import CellWrapper, check_unshared
+from rnn_jax.cells.cell import RNNCell
+from rnn_jax.cells.wrappers.wrapper import CellWrapper, check_unshared
 from rnn_jax.checks import kind_of
 from rnn_jax.sequence.bidirectional import Bidirectional
 

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnn_jax.cells.base import RNNCell, affine, promote
-from rnn_jax.cells.noise import drawn_by_step, dropped
-from rnn_jax.cells.wrapper import CellWrapper
+from rnn_jax.cells.cell import RNNCell, affine, promote
+from rnn_jax.cells.wrappers.noise import drawn_by_step, dropped
+from rnn_jax.cells.wrappers.wrapper import CellWrapper
 from rnn_jax.checks import check_choice, check_key, check_rate, check_rngs, check_size
 from rnn_jax.initializers import InitializerLike, get_initializer, initialize
 from rnn_jax.sequence.bidirectional import Bidirectional

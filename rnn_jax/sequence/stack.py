@@ -6,9 +6,9 @@ from typing import Any
 import jax
 from flax import nnx
 
-from rnn_jax.cells.base import RNNCell
-from rnn_jax.cells.noise import Noise, draw_noise, project_with, step_with
-from rnn_jax.cells.wrapper import CellWrapper
+from rnn_jax.cells.cell import RNNCell
+from rnn_jax.cells.wrappers.noise import Noise, draw_noise, project_with, step_with
+from rnn_jax.cells.wrappers.wrapper import CellWrapper
 from rnn_jax.sequence.layers import check_layers
 
 
@@ -58,12 +58,12 @@ class StackedCell(nnx.RNNCellBase):
         return tuple(after), y
 
     def noise(self, key: jax.Array, steps: int) -> Noise:
-        """The noise of each layer that has some; see `rnn_jax.cells.noise`."""
+        """The noise of each layer that has some; see `rnn_jax.cells.wrappers.noise`."""
         keys = jax.random.split(key, len(self.cells))
         return tuple(draw_noise(cell, k, steps) for cell, k in zip(self.cells, keys, strict=True))
 
     def noisy_step(self, carry: Any, x: jax.Array, noise: Noise) -> tuple[Any, jax.Array]:
-        """Advances every layer by one step, with its noise; see `rnn_jax.cells.noise`."""
+        """Advances every layer by one step, with its noise; see `rnn_jax.cells.wrappers.noise`."""
         after, y = [], x
         for cell, before, own in zip(self.cells, carry, noise, strict=True):
             layer_carry, y = step_with(cell, before, project_with(cell, y, own), own)

@@ -9,12 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rnn_jax.cells.base import RNNCell
-from rnn_jax.cells.fused import FusedForm, fused_form_for
-from rnn_jax.cells.noise import Noise, draw_noise, has_noise
-from rnn_jax.cells.wrapper import CellWrapper
+from rnn_jax.cells.cell import RNNCell
+from rnn_jax.cells.structure import FusedForm, fused_form_for
+from rnn_jax.cells.wrappers.noise import Noise, draw_noise, has_noise
+from rnn_jax.cells.wrappers.wrapper import CellWrapper
 from rnn_jax.checks import check_key, check_size
-from rnn_jax.sequence.boundaries import Boundaries, within
 from rnn_jax.sequence.calling import (
     ArrayLike,
     Carry,
@@ -25,10 +24,11 @@ from rnn_jax.sequence.calling import (
     owner_of,
     resolve_carry,
 )
-from rnn_jax.sequence.checkpointing import checkpointed, resolve_interval
-from rnn_jax.sequence.chunks import Chunk
-from rnn_jax.sequence.fused import Settings, fused_scan
-from rnn_jax.sequence.truncation import truncated
+from rnn_jax.sequence.running.boundaries import Boundaries, within
+from rnn_jax.sequence.running.checkpointing import checkpointed, resolve_interval
+from rnn_jax.sequence.running.chunks import Chunk
+from rnn_jax.sequence.running.fused_scan import Settings, fused_scan
+from rnn_jax.sequence.running.truncation import truncated
 
 
 def unroll(
@@ -48,9 +48,9 @@ def unroll(
 
     carry_t, y_t = cell(carry_{t−1}, x_t)    for t = 1 … T
 
-    This package's cells are run in their fused form (`rnn_jax.sequence.fused`), which gives every
-    mode of differentiation and forms the weights' gradient outside the loop; a cell that has none
-    is scanned as it is, with its `project` hoisted out of the loop.
+    This package's cells are run in their fused form (`rnn_jax.sequence.running.fused_scan`), which
+    gives every mode of differentiation and forms the weights' gradient outside the loop; a cell
+    that has none is scanned as it is, with its `project` hoisted out of the loop.
 
     Args:
       cell: any callable pytree cell(carry, x) -> (carry, y) on one sequence's step.

@@ -1,5 +1,6 @@
 """Training loops that survive: ensembles in one program, records, checkpoints, probes, devices."""
 
+from rnn_jax.training.disk.restore import restore
 from rnn_jax.training.ensemble import ensemble, member
 from rnn_jax.training.fit import FitResult, fit
 from rnn_jax.training.history import History, ProbeRecord
@@ -9,7 +10,6 @@ from rnn_jax.training.monitoring import (
     recorded_gradient_norms,
 )
 from rnn_jax.training.probes import GateProbe, GradientFlowProbe, LyapunovProbe, Probe
-from rnn_jax.training.restoring import restore
 from rnn_jax.training.stopping import Terminated
 
 __all__ = [

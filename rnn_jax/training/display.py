@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from rnn_jax.training.loop import stopped
 from rnn_jax.training.plan import Plan
 from rnn_jax.training.state import NEVER, Report
+from rnn_jax.training.step import stopped
 
 # Lines for a whole run where there is no terminal to draw in.
 _LINES = 20

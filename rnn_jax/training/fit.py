@@ -11,20 +11,21 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rnn_jax.checks import check_count, check_number, check_size, kind_of
-from rnn_jax.training import configuration, processes
-from rnn_jax.training.checkpoints import named_leaves
-from rnn_jax.training.devices import fetch, make_layout
+from rnn_jax.training.devices import processes
+from rnn_jax.training.devices.layout import fetch, make_layout
+from rnn_jax.training.disk import configuration
+from rnn_jax.training.disk.checkpoints import named_leaves
+from rnn_jax.training.disk.run_directory import Journal, RunDirectory
+from rnn_jax.training.disk.tensorboard import TensorBoard
 from rnn_jax.training.display import Display, LiveDisplay
 from rnn_jax.training.ensemble import ensemble_size
 from rnn_jax.training.history import History, make_history
-from rnn_jax.training.journal import Journal, RunDirectory
-from rnn_jax.training.loop import relaxed
 from rnn_jax.training.plan import make_plan
 from rnn_jax.training.probes import Probe
 from rnn_jax.training.program import Program
 from rnn_jax.training.run import opened
+from rnn_jax.training.step import relaxed
 from rnn_jax.training.stopping import Stopping
-from rnn_jax.training.tensorboard import TensorBoard
 
 
 class FitResult(NamedTuple):

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rnn_jax.training.loop import Findings
+from rnn_jax.training.disk.records import Row, plain
 from rnn_jax.training.plan import Plan
-from rnn_jax.training.records import Row, plain
 from rnn_jax.training.state import NEVER, Report
+from rnn_jax.training.step import Findings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,7 +84,7 @@ class History:
         """
         # Here and not above: only plotting may import matplotlib, and importing this package
         # must not.
-        from rnn_jax.plotting.training import training_figure
+        from rnn_jax.plotting.training_curves import training_figure
 
         return training_figure(self, chance=chance, title=title)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from rnn_jax.checks import kind_of
-from rnn_jax.training.checkpoints import named_leaves
+from rnn_jax.training.disk.checkpoints import named_leaves
 from rnn_jax.training.norms import global_norm
 
 _EXAMPLE = 'Pass for example lambda path: path.split(".")[0].'

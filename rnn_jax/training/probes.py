@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax.checks import check_choice, check_count, check_number, check_size, kind_of
-from rnn_jax.gradients.attribution import along_trajectory
-from rnn_jax.gradients.flat import flatten_cell
-from rnn_jax.gradients.flow import GradientFlow
-from rnn_jax.gradients.log_norms import jacobian_log_norms
-from rnn_jax.gradients.lyapunov import lyapunov_exponents
+from rnn_jax.gradients.explain.attribution import along_trajectory
+from rnn_jax.gradients.explain.flow import GradientFlow
+from rnn_jax.gradients.jacobians.log_norms import jacobian_log_norms
+from rnn_jax.gradients.spectra.lyapunov import lyapunov_exponents
+from rnn_jax.gradients.trajectory import flatten_cell
 from rnn_jax.sequence.bidirectional import Bidirectional
 from rnn_jax.sequence.calling import as_pytree
 from rnn_jax.sequence.model import SequenceModel

@@ -8,19 +8,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from rnn_jax.training import processes
-from rnn_jax.training.checkpoints import from_arrays, to_arrays
-from rnn_jax.training.devices import fetch
+from rnn_jax.training.devices import processes
+from rnn_jax.training.devices.layout import fetch
+from rnn_jax.training.disk.checkpoints import from_arrays, to_arrays
+from rnn_jax.training.disk.failures import Failure, new_failures
+from rnn_jax.training.disk.records import Row
+from rnn_jax.training.disk.run_directory import Journal
+from rnn_jax.training.disk.tensorboard import TensorBoard
 from rnn_jax.training.display import Display
-from rnn_jax.training.failures import Failure, new_failures
 from rnn_jax.training.history import last_probe_rows, probe_rows, row_of
-from rnn_jax.training.journal import Journal
-from rnn_jax.training.loop import stopped
 from rnn_jax.training.program import Program
-from rnn_jax.training.records import Row
 from rnn_jax.training.state import Report, Standing, TrainState
+from rnn_jax.training.step import stopped
 from rnn_jax.training.stopping import Stopping, Terminated
-from rnn_jax.training.tensorboard import TensorBoard
 
 
 class Run:

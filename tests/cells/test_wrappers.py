@@ -10,8 +10,8 @@ from flax import nnx
 import oracles
 import rnn_jax as rj
 import zoo
-from rnn_jax.cells.fused import fused_form
-from rnn_jax.cells.wrapper import CellWrapper
+from rnn_jax.cells.structure import fused_form
+from rnn_jax.cells.wrappers.wrapper import CellWrapper
 
 IN, H, T, B = 3, 4, 6, 2
 CLOSE = {"rtol": 1e-11, "atol": 1e-13}

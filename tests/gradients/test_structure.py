@@ -14,7 +14,7 @@ from flax import nnx
 from jax.flatten_util import ravel_pytree
 
 import rnn_jax as rj
-from rnn_jax.gradients.propagation import StepMatrices
+from rnn_jax.gradients.jacobians.propagation import StepMatrices
 from zoo import CELLS, build
 
 LSTMS = [name for name in CELLS if name.startswith("lstm")]

@@ -26,7 +26,7 @@ from test_fused import (
 )
 
 import rnn_jax as rj
-from rnn_jax.sequence.chunks import scan_chunks
+from rnn_jax.sequence.running.chunks import scan_chunks
 
 # ---- `scan_chunks` against `lax.scan`.
 

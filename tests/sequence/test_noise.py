@@ -13,7 +13,7 @@ import oracles
 import rnn_jax as rj
 import zoo
 from refusing import refuses
-from rnn_jax.cells.wrapper import CellWrapper
+from rnn_jax.cells.wrappers.wrapper import CellWrapper
 
 IN, H, T, B = 3, 4, 6, 3
 CLOSE = {"rtol": 1e-11, "atol": 1e-13}

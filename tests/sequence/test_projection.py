@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import zoo
-from rnn_jax.cells.fused import fused_form
-from rnn_jax.sequence import fused
+from rnn_jax.cells.structure import fused_form
+from rnn_jax.sequence.running import fused_scan as fused
 
 STEPS, FEATURES, SIZE = 5, 2, 3
 

@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 import rnn_jax as rj
-from rnn_jax.training.checkpoints import from_arrays, named_leaves
+from rnn_jax.training.disk.checkpoints import from_arrays, named_leaves
 from training import toys
 
 PACE = {"steps": 12, "batch_size": 4, "seed": 5, "evaluate_every": 3, "evaluation_size": 6}

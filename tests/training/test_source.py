@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from rnn_jax.training import source
+from rnn_jax.training.disk import source
 from training import runs
 
 COMMITTED = b"rate = 0.1\n"

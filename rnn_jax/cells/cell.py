@@ -1,0 +1,281 @@
+"""What a cell is, and the base class of the cells that this package brings.
+
+Everywhere in the package a *cell* is any callable `cell(carry, x) -> (carry, y)` whose arrays, if
+it has any, are its pytree leaves. Nothing else is required; `Cell` writes that down as a type. The
+cells defined here are Flax NNX modules (so they are pytrees) and split a step in two: `project`,
+all that depends on the input alone, and `step`, the recurrence.
+"""
+
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from rnn_jax.cells.structure import FusedForm
+from rnn_jax.checks import check_rngs, check_size
+from rnn_jax.initializers import (
+    Initializer,
+    InitializerLike,
+    get_initializer,
+    init_by_gate,
+    initialize,
+)
+
+Carry = Any
+
+
+class Cell(Protocol):
+    """Any callable that advances a carry by one input."""
+
+    def __call__(self, carry: Any, x: Any, /) -> tuple[Any, Any]: ...
+
+
+class RNNCell(nnx.RNNCellBase):
+    """Base of this package's cells: h_t = step(h_{t−1}, project(x_t)).
+
+    A subclass names its blocks (`blocks`, the gates and candidates whose pre-activations lie side
+    by side in the fused kernels), its carry's parts (`carry_parts`), and writes `step`.
+
+    Attributes:
+      diagonal_part: the part of the carry each unit of which acts on the next step's same unit
+        alone, in every part (a cell state behind gates that see it not, or by peepholes).
+      in_features: I, the features of one input.
+      hidden_features: H, the features of one hidden state.
+      kernel: W_x, shape (I, G·H) for G blocks.
+      recurrent_kernel: W_h, shape (H, G·H).
+      bias: b, shape (G·H,).
+      dtype: the type that products are computed in; None takes JAX's promotion.
+      carry_dtype: the type that carries are kept and gates computed in; None is that of products.
+    """
+
+    blocks: tuple[str, ...] = ("hidden",)
+    carry_parts: tuple[str, ...] = ("h",)
+    diagonal_part: str | None = None
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        blocks: tuple[str, ...],
+        kernel_init: InitializerLike,
+        recurrent_kernel_init: InitializerLike,
+        bias_init: InitializerLike,
+        dtype: Any,
+        carry_dtype: Any,
+        param_dtype: Any,
+        rngs: nnx.Rngs,
+    ):
+        size_in = self.in_features = check_size("in_features", in_features)
+        size = self.hidden_features = check_size("hidden_features", hidden_features)
+        self.blocks = blocks
+        self.param_dtype = _float_dtype(
+            "param_dtype", float if param_dtype is None else param_dtype
+        )
+        self.dtype = None if dtype is None else _float_dtype("dtype", dtype)
+        self.carry_dtype = None if carry_dtype is None else _float_dtype("carry_dtype", carry_dtype)
+        check_rngs(rngs)
+        init = {
+            name: get_initializer(name, value)
+            for name, value in (
+                ("kernel_init", kernel_init),
+                ("recurrent_kernel_init", recurrent_kernel_init),
+                ("bias_init", bias_init),
+            )
+        }
+        gates, dtype = len(blocks), self.param_dtype
+
+        def kernel(name: str, rows: int) -> nnx.Param[jax.Array]:
+            return nnx.Param(
+                init_by_gate(name, init[name], rngs.params(), rows, size, gates, dtype)
+            )
+
+        self.kernel = kernel("kernel_init", size_in)
+        self.recurrent_kernel = kernel("recurrent_kernel_init", size)
+        self.bias = nnx.Param(
+            initialize("bias_init", init["bias_init"], rngs.params(), (gates * size,), dtype)
+        )
+
+    def __call__(self, carry: Carry, x: jax.Array) -> tuple[Carry, jax.Array]:
+        """Advances the carry by one input: `step(carry, project(x))`.
+
+        Args:
+          carry: the state before the step; each part (..., H).
+          x: the input, (..., I).
+
+        Returns:
+          (carry after the step, output h of shape (..., H)).
+
+        Raises:
+          ValueError: x or a part of the carry has another shape.
+          TypeError: either does not hold real floating-point numbers.
+        """
+        z = self.project(x)
+        self._check_carry(carry, x)
+        return self.step(carry, z)
+
+    def project(self, x: jax.Array) -> jax.Array:
+        """All that depends on the input alone: z = x W_x + b.
+
+        Over a whole sequence this is one matrix product, which `unroll` hoists out of its loop.
+
+        Args:
+          x: inputs, (..., I).
+
+        Returns:
+          Pre-activations, (..., G·H).
+
+        Raises:
+          ValueError: x does not have `in_features` features.
+          TypeError: x does not hold real floating-point numbers.
+        """
+        _check_floats("x", x)
+        if x.ndim < 1 or x.shape[-1] != self.in_features:
+            raise ValueError(
+                f"the last axis of x must hold the cell's in_features={self.in_features}; got "
+                f"shape {x.shape}. Pass x of shape (..., {self.in_features}) or build the cell "
+                f"with in_features={x.shape[-1] if x.ndim else 1}."
+            )
+        kernel, bias = self.kernel[...], self.bias[...]
+        if self.carry_dtype is None:
+            return affine(*promote(x, kernel, bias, dtype=self.dtype))
+        z = self._product(x, kernel)
+        return z + jnp.broadcast_to(bias.astype(z.dtype), z.shape)
+
+    def step(self, carry: Carry, z: jax.Array) -> tuple[Carry, jax.Array]:
+        """The recurrence: one step from the carry and a projected input.
+
+        Args:
+          carry: the state before the step; each part (..., H).
+          z: `project(x)`, (..., G·H).
+
+        Returns:
+          (carry after the step, output of shape (..., H)).
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define step(carry, z).")
+
+    def fused_form(self) -> FusedForm | None:
+        """The cell in the form that `unroll` runs and differentiates fastest; None if it has none.
+
+        It must say the same as `step`, which stays the definition.
+        """
+        return None
+
+    def initialize_carry(
+        self,
+        input_shape: tuple[int, ...],
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+        carry_init: Initializer | None = None,
+    ) -> Carry:
+        """The initial carry for inputs of a given shape: zero, unless told otherwise.
+
+        Args:
+          input_shape: (..., I), the shape of one input.
+          rngs: source of randomness for `carry_init`; unused without it.
+          carry_init: (key, shape, dtype) -> array, one call for each part of the carry.
+
+        Returns:
+          One array of shape (..., H), or a tuple of them in the order of `carry_parts`.
+
+        Raises:
+          ValueError: a `carry_init` without `rngs`.
+          TypeError: `input_shape` is no tuple.
+        """
+        if not _is_sequence(input_shape):
+            raise TypeError(
+                "input_shape must be a tuple (..., I); got "
+                f"{input_shape!r} of type {type(input_shape).__name__}. Pass x.shape."
+            )
+        dtype = self.carry_dtype or self.dtype or self.param_dtype
+        shape = (*input_shape[:-1], self.hidden_features)
+        if carry_init is None:
+            parts = [jnp.zeros(shape, dtype) for _ in self.carry_parts]
+        elif rngs is None:
+            raise ValueError("carry_init needs a key; got rngs=None. Pass rngs=nnx.Rngs(0).")
+        else:
+            draw = rngs.carry if isinstance(rngs, nnx.Rngs) else rngs
+            parts = [carry_init(draw(), shape, dtype) for _ in self.carry_parts]
+        return tuple(parts) if len(parts) > 1 else parts[0]
+
+    def _kept(self, *parts: jax.Array) -> list[jax.Array]:
+        """Parts of the carry and pre-activations in the type that a step keeps them in."""
+        if self.carry_dtype is not None:
+            return promote(*parts, dtype=self.carry_dtype)
+        weights = jax.ShapeDtypeStruct((), self.recurrent_kernel[...].dtype)
+        common = jnp.result_type(*parts, weights) if self.dtype is None else self.dtype
+        return promote(*parts, dtype=common)
+
+    def _product(self, values: jax.Array, kernel: jax.Array) -> jax.Array:
+        """values · kernel: multiplied in `dtype`, and added up in `carry_dtype` if there is one."""
+        operands = promote(values, kernel, dtype=self.dtype)
+        if self.carry_dtype is None:
+            return jnp.matmul(*operands)
+        return jnp.matmul(*operands, preferred_element_type=self.carry_dtype)
+
+    def _check_carry(self, carry: Carry, x: jax.Array) -> None:
+        """Raises unless the carry has this cell's parts, each (..., H) with the axes of x."""
+        shape = (*x.shape[:-1], self.hidden_features)
+        parts = carry if len(self.carry_parts) > 1 else (carry,)
+        shapes = [getattr(part, "shape", None) for part in parts] if _is_sequence(parts) else []
+        if shapes != [shape] * len(self.carry_parts):
+            names = ", ".join(self.carry_parts)
+            arrived = jax.tree.map(lambda a: getattr(a, "shape", type(a).__name__), carry)
+            raise ValueError(
+                f"carry must be {f'({names})' if len(self.carry_parts) > 1 else names}, each part "
+                f"of shape {shape}; got {arrived}. Start from cell.initialize_carry({x.shape})."
+            )
+        for name, part in zip(self.carry_parts, parts, strict=True):
+            _check_floats(f"carry part {name}", part)
+
+    @property
+    def num_feature_axes(self) -> int:
+        """The number of trailing axes of an input that are features: 1."""
+        return 1
+
+
+def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """x W + b for x of any rank."""
+    z = x @ kernel
+    # Written out, because rank promotion is an error in the strict mode that the tests run in.
+    return z + jnp.broadcast_to(bias, z.shape)
+
+
+def promote(*arrays: jax.Array, dtype: Any = None) -> list[jax.Array]:
+    """Casts arrays to `dtype`, or to the type that JAX's promotion gives them together."""
+    common = jnp.result_type(*arrays) if dtype is None else dtype
+    return [array.astype(common) for array in arrays]
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, (tuple, list))
+
+
+def _check_floats(name: str, value: Any) -> None:
+    dtype = getattr(value, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        arrived = type(value).__name__ if dtype is None else f"dtype {dtype}"
+        raise TypeError(
+            f"{name} must be an array of real floating-point numbers; got {arrived}. Cast it, "
+            "for example jnp.asarray(value, jnp.float32)."
+        )
+
+
+def _float_dtype(name: str, dtype: Any) -> Any:
+    try:
+        resolved = jax.dtypes.canonicalize_dtype(dtype)
+    except TypeError as error:
+        raise TypeError(
+            f"{name} must be a floating-point type; got {dtype!r}. Use jnp.float32."
+        ) from error
+    if not jnp.issubdtype(resolved, jnp.floating):
+        raise TypeError(
+            f"{name} must be a floating-point type; got {resolved.name}. Use jnp.float32."
+        )
+    if dtype is not float and jnp.dtype(dtype).itemsize > resolved.itemsize:
+        raise ValueError(
+            f"{name} must be a type that JAX is set to compute in; got {jnp.dtype(dtype).name}, "
+            f"which would become {resolved.name} without notice. Enable it first: "
+            'jax.config.update("jax_enable_x64", True).'
+        )
+    return resolved

@@ -1,0 +1,1 @@
+"""Cells made from cells."""

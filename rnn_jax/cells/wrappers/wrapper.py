@@ -1,0 +1,165 @@
+"""Cells made from cells: the base of those that wrap one and change some of what it does."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+from flax import nnx
+
+from rnn_jax.cells.cell import Carry, RNNCell
+from rnn_jax.cells.structure import FusedForm, describes_itself, fused_form
+from rnn_jax.cells.wrappers.noise import Noise, draw_noise, project_with, step_with
+from rnn_jax.checks import kind_of
+from rnn_jax.initializers import Initializer
+
+ByName = Callable[[Carry, jax.Array], dict[str, jax.Array]]
+
+
+class CellWrapper(nnx.RNNCellBase):
+    """Base of cells that wrap one of this package's, `cell`; as it stands, the cell itself.
+
+    A subclass overrides what it changes. One with another recurrence overrides `step`, and thereby
+    has no fused form unless it describes one; one that draws noise overrides the three methods of
+    `rnn_jax.cells.wrappers.noise`, which here hand the inner cell's noise through. So wrappers
+    nest.
+
+    Args:
+      cell: a cell of this package, or one that is wrapped already.
+
+    Raises:
+      TypeError: it is something else.
+    """
+
+    def __init__(self, cell: "RNNCell | CellWrapper"):
+        if not isinstance(cell, (RNNCell, CellWrapper)):
+            raise TypeError(
+                "cell must be a cell of this package (an instance of RNNCell, or one that is "
+                f"wrapped already); got {kind_of(cell)}. Build one, for example "
+                f"{type(self).__name__}(LSTMCell(2, 64, rngs=nnx.Rngs(0)), …)."
+            )
+        self.cell = cell
+
+    def __call__(self, carry: Carry, x: jax.Array) -> tuple[Carry, jax.Array]:
+        """Advances the carry by one input, without noise; see `RNNCell.__call__`."""
+        z = self.project(x)
+        self._check_carry(carry, x)
+        return self.step(carry, z)
+
+    def project(self, x: jax.Array) -> Any:
+        """All that depends on the input alone; see `RNNCell.project`."""
+        return self.cell.project(x)
+
+    def step(self, carry: Carry, z: Any) -> tuple[Carry, jax.Array]:
+        """The recurrence, without noise; see `RNNCell.step`."""
+        return self.cell.step(carry, z)
+
+    def fused_form(self) -> FusedForm | None:
+        """The inner cell's form, which is this one's too where `step` is the inner cell's."""
+        return fused_form(self.cell)
+
+    def noise(self, key: jax.Array, steps: int) -> Noise:
+        """The noise for one sequence of so many steps; see `rnn_jax.cells.wrappers.noise`."""
+        return draw_noise(self.cell, key, steps)
+
+    def noisy_project(self, x: jax.Array, noise: Noise) -> Any:
+        """All that depends on the input and the noise alone; see `rnn_jax.cells.wrappers.noise`."""
+        return project_with(self.cell, x, noise)
+
+    def noisy_step(self, carry: Carry, z: Any, noise: Noise) -> tuple[Carry, jax.Array]:
+        """The recurrence, with the noise of one step; see `rnn_jax.cells.wrappers.noise`."""
+        return step_with(self.cell, carry, z, noise)
+
+    def initialize_carry(
+        self,
+        input_shape: tuple[int, ...],
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+        carry_init: Initializer | None = None,
+    ) -> Carry:
+        """The initial carry for inputs of a given shape; see `RNNCell.initialize_carry`."""
+        return self.cell.initialize_carry(input_shape, rngs, carry_init)
+
+    @property
+    def gates(self) -> ByName:
+        """The inner cell's `gates(carry, x)`; absent where it has none."""
+        return getattr(self.cell, "gates")  # noqa: B009 (RNNCell does not declare it)
+
+    @property
+    def memory_path(self) -> ByName:
+        """The inner cell's `memory_path(carry, x)`; absent where it has none."""
+        return getattr(self.cell, "memory_path")  # noqa: B009
+
+    @property
+    def diagonal_part(self) -> str | None:
+        """The inner cell's; see `RNNCell`."""
+        inner = self.cell
+        return inner.diagonal_part if describes_itself(inner, "diagonal_part") else None
+
+    @property
+    def in_features(self) -> int:
+        """I, the features of one input."""
+        return self.cell.in_features
+
+    @property
+    def hidden_features(self) -> int:
+        """H, the features of one hidden state."""
+        return self.cell.hidden_features
+
+    @property
+    def carry_parts(self) -> tuple[str, ...]:
+        """Names of the parts of the carry."""
+        return self.cell.carry_parts
+
+    @property
+    def dtype(self) -> Any:
+        """The type that products are computed in; None takes JAX's promotion."""
+        return self.cell.dtype
+
+    @property
+    def carry_dtype(self) -> Any:
+        """The type that carries are kept and gates computed in; None is that of products."""
+        return self.cell.carry_dtype
+
+    @property
+    def param_dtype(self) -> Any:
+        """The type of the parameters."""
+        return self.cell.param_dtype
+
+    @property
+    def num_feature_axes(self) -> int:
+        """The number of trailing axes of an input that are features: 1."""
+        return self.cell.num_feature_axes
+
+    def _check_carry(self, carry: Carry, x: jax.Array) -> None:
+        self.cell._check_carry(carry, x)
+
+    def _kept(self, *parts: jax.Array) -> list[jax.Array]:
+        return self.cell._kept(*parts)
+
+    def _product(self, values: jax.Array, kernel: jax.Array) -> jax.Array:
+        return self.cell._product(values, kernel)
+
+
+def within(cell: Any) -> Iterator[Any]:
+    """The cell, what it wraps, and so on to the cell inside all wrappers."""
+    yield cell
+    while isinstance(cell, CellWrapper):
+        cell = cell.cell
+        yield cell
+
+
+def check_unshared(cells: Sequence[Any]) -> None:
+    """Raises ValueError if two cells are one and the same, also inside wrappers.
+
+    Their weights would stand twice in the pytree: counted twice, and two things after one step of
+    an optimiser.
+    """
+    seen: dict[int, int] = {}
+    for index, cell in enumerate(cells):
+        *_, inner = within(cell)
+        if id(inner) in seen:
+            raise ValueError(
+                "each cell must have weights of its own; got the same "
+                f"{type(inner).__name__} twice, at places {seen[id(inner)]} and {index}. Build "
+                "another with the next key of rngs."
+            )
+        seen[id(inner)] = index

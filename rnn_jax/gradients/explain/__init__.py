@@ -1,0 +1,1 @@
+"""What the measures mean: attribution, bounds, regime, and gradient flow over all."""

@@ -1,0 +1,1 @@
+"""Jacobians between any two steps: dense, as norms, as operators, as estimates."""

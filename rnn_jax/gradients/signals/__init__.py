@@ -1,0 +1,1 @@
+"""The error signal and the weight gradient, by step."""

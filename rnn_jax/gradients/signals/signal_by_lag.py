@@ -1,0 +1,84 @@
+"""The error signal taken apart by the step whose loss it comes from."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rnn_jax.gradients.memory import check_fits
+from rnn_jax.gradients.numerics.scaled import LN2, log_frobenius, normalizing_exponent, power_of_two
+from rnn_jax.gradients.signals.backprop import Loss, check_loss, loss_gradient, signal_sweep
+from rnn_jax.gradients.trajectory import FlatCell, flatten_cell
+from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence
+
+
+def backprop_signal_log_norms(
+    loss: Loss, cell: Any, xs: ArrayLike, carry: Carry | None = None
+) -> jax.Array:
+    """Log-norm of what the loss at each step sends back to each earlier carry.
+
+    L[t, s] = ln‖(∂carry_t/∂carry_s)ᵀ ∂L/∂carry_t‖
+
+    The rows add up, as vectors, to the total signal of `backprop_signal`; the lag t − s is the
+    time of the loss minus the time of use. With the loss at the last step only, the last row is
+    all there is. No Jacobian is formed: the T signals travel back together, one vector-Jacobian
+    product each, beside whole exponents.
+
+    Args:
+      loss: loss(ys) -> scalar, of the outputs (T, H) that `unroll` gives.
+      cell: any callable pytree cell(carry, x) -> (carry, y).
+      xs: one sequence, (T, I).
+      carry: initial carry; None asks the cell.
+
+    Returns:
+      (T, T); row t is the step of the loss, column s the step of use; −inf for s > t, for steps
+      that the loss does not read, and where the derivative is exactly 0.
+
+    Raises:
+      ValueError: a loss that is no scalar, wrong shapes, an empty sequence, or a result too large
+        for memory.
+      TypeError: a loss that is not callable, inputs or carries that are no floats, or a cell that
+        needs `carry`.
+    """
+    check_loss(loss)
+    cell, xs = as_pytree(cell), as_sequence(xs, batched=False)
+    return _log_norms(cell, xs, carry, loss_gradient(loss, cell, xs, carry))
+
+
+@jax.jit
+def _log_norms(cell: Any, xs: jax.Array, carry: Carry | None, output_gradients: Any) -> jax.Array:
+    flat = flatten_cell(cell, xs, carry)
+    steps, size = xs.shape[0], flat.state_size
+    check_fits(
+        "backprop_signal_log_norms",
+        [(steps, steps), (4, steps, size)],
+        flat.initial.dtype,
+        "Use a shorter sequence, or backprop_signal, which gives the sum over the rows.",
+    )
+    states, _, signal = signal_sweep(flat, xs, output_gradients)
+    return _sweep(flat, states, xs, signal.direct)
+
+
+def _sweep(flat: FlatCell, states: jax.Array, xs: jax.Array, direct: jax.Array) -> jax.Array:
+    """Every row of direct (T, S) carried back to every earlier step, as log-norms (T, T)."""
+    steps, dtype = direct.shape[0], direct.dtype
+    rank = jnp.arange(steps)
+
+    def body(moving: tuple[jax.Array, jax.Array], at: Any) -> tuple[Any, jax.Array]:
+        rows, exponents = moving
+        s, state, x, own = at
+        rows = lax.dynamic_update_index_in_dim(rows, own, s, axis=0)
+        logs = log_frobenius(rows, 1) + LN2 * exponents.astype(dtype)
+        _, pull = jax.vjp(lambda before: flat.step(before, x)[0], state)
+        (rows,) = jax.vmap(pull)(rows)
+        # Set to 0 once more for losses not yet passed: 0 times a Jacobian may be NaN.
+        passed = jnp.broadcast_to((rank >= s)[:, None], rows.shape)
+        rows = jnp.where(passed, rows, jnp.zeros_like(rows))
+        shift = normalizing_exponent(rows, 1)
+        rows = rows * jnp.broadcast_to(power_of_two(-shift, dtype)[:, None], rows.shape)
+        return (rows, exponents + shift), logs
+
+    start = (jnp.zeros_like(direct), jnp.zeros(steps, jnp.int32))
+    _, table = lax.scan(body, start, (rank, states[:-1], xs, direct), reverse=True)
+    return table.T

@@ -1,0 +1,1 @@
+"""Singular values and Lyapunov exponents of long products."""

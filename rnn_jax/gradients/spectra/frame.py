@@ -1,0 +1,133 @@
+"""A trajectory and an orthonormal frame of perturbations that travels along it."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rnn_jax.gradients.numerics.row_sorted_qr import noise_of_pivots, sorted_qr
+from rnn_jax.gradients.numerics.scaled import LN2, log_exactly, normalizing_exponent, power_of_two
+from rnn_jax.gradients.trajectory import FlatCell
+
+
+class Frame(NamedTuple):
+    """Where the trajectory is, and the directions whose growth is measured.
+
+    Attributes:
+      state: (S,).
+      q: orthonormal columns, (S, k).
+      label: which of the k directions each column is, (k,): one that is lost moves to the end.
+    """
+
+    state: jax.Array
+    q: jax.Array
+    label: jax.Array
+
+
+class _Factors(NamedTuple):
+    """z[:, order] = Q · R; the columns from `kept` on are lost.
+
+    `misplaced` says that the first lost one stands before others that may not be.
+    """
+
+    order: jax.Array
+    q: jax.Array
+    r: jax.Array
+    kept: jax.Array
+    misplaced: jax.Array
+
+
+def advance_window(flat: FlatCell, frame: Frame, xs: jax.Array) -> tuple[Frame, jax.Array]:
+    """Advances a frame through the steps xs (n, I), then makes it orthonormal again.
+
+    Returns:
+      (the frame after, ln|R_ii| by direction (k,)); −inf for a direction that was mapped to 0, or,
+      in a single step, to less than that step's rounding error.
+    """
+    state, q, label = frame
+    exponents = jnp.zeros(q.shape[1], jnp.int32)
+
+    def step(moving: Any, x: jax.Array) -> tuple[Any, None]:
+        state, z, exponents = moving
+        after, push = jax.linearize(lambda s: flat.step(s, x)[0], state)
+        z = jax.vmap(push, in_axes=1, out_axes=1)(z)
+        shift = normalizing_exponent(z, 0)
+        z = z * jnp.broadcast_to(power_of_two(-shift, z.dtype)[None], z.shape)
+        return (after, z, exponents + shift), None
+
+    (state, z, exponents), _ = lax.scan(step, (state, q, exponents), xs)
+    # Over several steps small pivots are what was asked for; only zeros count as lost then.
+    formed = _formed(z, exponents) if xs.shape[0] == 1 else None
+    done = _orthonormal(z, formed)
+    pivots = jnp.abs(jnp.diagonal(done.r))
+    rank = jnp.arange(pivots.shape[0], dtype=jnp.int32)
+    pivots = jnp.where(rank < done.kept, pivots, jnp.zeros_like(pivots))
+    logs = log_exactly(pivots) + LN2 * exponents[done.order].astype(z.dtype)
+    label = label[done.order]
+    return Frame(state, done.q, label), jnp.zeros_like(logs).at[label].set(logs)
+
+
+def _formed(z: jax.Array, exponents: jax.Array) -> jax.Array:
+    """The size of the terms that were added up to make z: its rows, in the scale of each column."""
+    exponents = exponents - jnp.max(exponents)
+    true = z * jnp.broadcast_to(power_of_two(exponents, z.dtype)[None], z.shape)
+    rows = jnp.linalg.norm(lax.stop_gradient(true), axis=1)
+    return jnp.outer(rows, power_of_two(-exponents, z.dtype))
+
+
+def _orthonormal(z: jax.Array, formed: jax.Array | None) -> _Factors:
+    """QR with the columns as they come, except that lost ones go to the end.
+
+    What a lost column leaves behind in Q is an arbitrary direction; standing before others it
+    would take their growth away from them.
+    """
+    row_sizes = jnp.linalg.norm(lax.stop_gradient(z), axis=1)
+    as_they_come = jnp.arange(z.shape[1], dtype=jnp.int32)
+    first = _factor(z, formed, row_sizes, as_they_come)
+    fixed = lax.stop_gradient(z)
+    settled = lax.while_loop(
+        lambda state: state[0].misplaced & (state[1] < z.shape[1]),
+        lambda state: _move_lost(fixed, formed, row_sizes, *state),
+        (jax.tree.map(lax.stop_gradient, first), jnp.asarray(0, jnp.int32)),
+    )[0]
+    # The same QR once more, so that it can be differentiated: a loop cannot be, backward.
+    moved = jnp.any(settled.order != as_they_come)
+    q, r = lax.cond(
+        moved,
+        lambda: sorted_qr(z[:, settled.order], row_sizes),
+        lambda: (first.q, first.r),
+    )
+    return settled._replace(q=q, r=r)
+
+
+def _factor(
+    z: jax.Array, formed: jax.Array | None, row_sizes: jax.Array, order: jax.Array
+) -> _Factors:
+    z = z[:, order]
+    q, r = sorted_qr(z, row_sizes)
+    noise = jnp.zeros_like(r[0])
+    if formed is not None:
+        noise = noise_of_pivots(z, q, formed[:, order])
+    lost = jnp.abs(jnp.diagonal(r)) <= noise
+    index = jnp.arange(z.shape[1], dtype=jnp.int32)
+    count = jnp.asarray(z.shape[1], jnp.int32)
+    kept = jnp.where(jnp.any(lost), lax.argmax(lost, 0, jnp.int32), count)
+    # Where all that follows is noise there is nothing to be moved out of its way.
+    misplaced = jnp.any((index >= kept) & (jnp.max(jnp.abs(r), axis=1) > noise))
+    return _Factors(order, q, r, kept, misplaced)
+
+
+def _move_lost(
+    z: jax.Array,
+    formed: jax.Array | None,
+    row_sizes: jax.Array,
+    factors: _Factors,
+    moves: jax.Array,
+) -> tuple[_Factors, jax.Array]:
+    """Puts the first lost column last and factors again."""
+    index = jnp.arange(z.shape[1], dtype=jnp.int32)
+    last = jnp.asarray(z.shape[1] - 1, jnp.int32)
+    take = jnp.where(index < factors.kept, index, jnp.minimum(index + 1, last))
+    take = take.at[last].set(factors.kept)
+    return _factor(z, formed, row_sizes, factors.order[take]), moves + 1

@@ -1,0 +1,1 @@
+"""Where a run's arrays lie, and who runs it."""
