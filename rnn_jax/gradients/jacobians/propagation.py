@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
-from rnn_jax.gradients.linearize import Linearization
+from rnn_jax.gradients.linearize import Record
 from rnn_jax.gradients.numerics.scaled import normalizing_exponent, power_of_two
 
 Emit = Callable[[jax.Array, jax.Array], Any]
@@ -25,14 +25,14 @@ _SCAN_STEPS = 64  # Shorter sequences are not worth cutting.
 
 
 def sweep_forward(
-    lin: Linearization, wrt: str, emit: Emit, *, rescale: bool, fill: float, time_last: bool
+    record: Record, wrt: str, emit: Emit, *, rescale: bool, fill: float, time_last: bool
 ) -> Any:
     """∂(output or state at t)/∂(source at s) for every s at once, t by t.
 
     P_t[s] = A_t P_{t−1}[s] for s < t, and P_t[t] = B_t (sources are inputs) or I (states).
 
     Args:
-      lin: the one-step Jacobians.
+      record: of the sequence, for its one-step Jacobians.
       wrt: "input" (of outputs by inputs) or "state" (of carries by carries).
       emit: called at each t with the derivatives by the sources that the scan reaches, exact zeros
         for s > t, and their exponents, one for each source; it returns an array with an axis of
@@ -45,20 +45,21 @@ def sweep_forward(
     Returns:
       What `emit` returned for all T sources, with a leading axis T.
     """
-    steps, size, features = lin.input_jacobians.shape
+    one_step = record.jacobians
+    steps, size, features = one_step.state_by_input.shape
     columns = size if wrt == "state" else features
     sources = 2 if time_last else 1
-    step = _forward_step(lin, wrt, emit, rescale=rescale, sources=sources)
+    step = _forward_step(record, wrt, emit, rescale=rescale, sources=sources)
     count = max(1, min(_SCANS, steps // _SCAN_STEPS))
     ends = [steps * (k + 1) // count for k in range(count)]
     shape = (size, columns, 0) if time_last else (size, 0, columns)
-    dtype = lin.state_jacobians.dtype
+    dtype = one_step.state_by_state.dtype
     p, exponents = jnp.zeros(shape, dtype), jnp.zeros(0, jnp.int32)
-    a, results = StepMatrices.of(lin), None
+    whole, results = (jnp.arange(steps), StepMatrices.of(record), one_step), None
     for start, end in zip([0, *ends[:-1]], ends, strict=True):
         # Sources enter as they are reached, with derivatives of 0 until then.
         p, exponents = _grow(p, end - start, sources), _grow(exponents, end - start, 0)
-        part = jax.tree.map(lambda leaf, i=start, j=end: leaf[i:j], (jnp.arange(steps), a, lin))
+        part = jax.tree.map(lambda leaf, i=start, j=end: leaf[i:j], whole)
         if results is None:
             results = _unfilled(step, (p, exponents), part, steps, end, time_last, fill)
         (p, exponents, results), _ = lax.scan(
@@ -94,25 +95,23 @@ def _write(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, at: Any) -> 
 
 
 def _forward_step(
-    lin: Linearization, wrt: str, emit: Emit, *, rescale: bool, sources: int
+    record: Record, wrt: str, emit: Emit, *, rescale: bool, sources: int
 ) -> Callable[[Any, Any], tuple[Any, Any]]:
     """The body of `sweep_forward`'s scans."""
     by_state = wrt == "state"
-    dtype = lin.state_jacobians.dtype
-    eye = jnp.eye(lin.state_jacobians.shape[1], dtype=dtype)
+    dtype, output_rows = record.jacobians.state_by_state.dtype, record.output_rows
+    eye = jnp.eye(record.sizes.state, dtype=dtype)
     # An output that is a part of the state needs no product of its own, only its rows.
-    rows = slice(None) if by_state or lin.output_rows is None else slice(*lin.output_rows)
-    own_output = not by_state and lin.output_rows is None
+    rows = slice(None) if by_state or output_rows is None else slice(*output_rows)
+    own_output = not by_state and output_rows is None
     other_axes = (0, 3 - sources)
 
     def body(carry: tuple[jax.Array, jax.Array], at: Any) -> tuple[Any, Any]:
         p_prev, exponents = carry
         t, a, now = at
-        p = _put(a.times(p_prev), t, eye if by_state else now.input_jacobians, sources)
+        p = _put(a.times(p_prev), t, eye if by_state else now.state_by_input, sources)
         if own_output:
-            value = _put(
-                _times(now.output_state_jacobians, p_prev), t, now.output_input_jacobians, sources
-            )
+            value = _put(_times(now.output_by_state, p_prev), t, now.output_by_input, sources)
             result = emit(_until(t, value, sources), exponents)
         if rescale:
             shift = normalizing_exponent(p, other_axes)
@@ -141,15 +140,15 @@ class StepMatrices:
     columns: tuple[int, int] | None = struct.field(pytree_node=False)
 
     @classmethod
-    def of(cls, lin: Linearization) -> "StepMatrices":
+    def of(cls, record: Record) -> "StepMatrices":
         """Takes A_t apart where the cell says which columns are diagonal."""
-        a = lin.state_jacobians
-        if lin.diagonal_columns is None:
+        a = record.jacobians.state_by_state
+        if record.diagonal_columns is None:
             return cls(a, None, None)
-        start, stop = lin.diagonal_columns
+        start, stop = record.diagonal_columns
         blocks = a[:, :, start:stop].reshape(a.shape[0], -1, stop - start, stop - start)
         dense = jnp.concatenate([a[:, :, :start], a[:, :, stop:]], axis=2)
-        return cls(dense, jnp.diagonal(blocks, axis1=2, axis2=3), lin.diagonal_columns)
+        return cls(dense, jnp.diagonal(blocks, axis1=2, axis2=3), record.diagonal_columns)
 
     def times(self, p: jax.Array) -> jax.Array:
         """A_t · P for one t: (S, ·, ·) to (S, ·, ·)."""
@@ -164,14 +163,14 @@ class StepMatrices:
         return _times(self.dense, others) + direct.reshape(p.shape)
 
 
-def sweep_backward(lin: Linearization, targets: jax.Array, wrt: str, emit: Emit) -> Any:
+def sweep_backward(record: Record, targets: jax.Array, wrt: str, emit: Emit) -> Any:
     """∂(output or state at each target)/∂(source at s), s by s from the last step to the first.
 
     R_{s−1}[k] = R_s[k] A_s for s below target k, where R_s[k] is the target's derivative by
     carry_s.
 
     Args:
-      lin: the one-step Jacobians.
+      record: of the sequence, for its one-step Jacobians.
       targets: the steps t to differentiate, (K,), in [0, T).
       wrt: "input" or "state", as for `sweep_forward`.
       emit: called at each s with the derivatives (K, O or S, n), exact zeros where s > t, and
@@ -180,45 +179,38 @@ def sweep_backward(lin: Linearization, targets: jax.Array, wrt: str, emit: Emit)
     Returns:
       What `emit` returned, with a leading axis T over s.
     """
-    steps, size, _ = lin.input_jacobians.shape
-    dtype = lin.state_jacobians.dtype
+    steps, size, outputs, _, dtype = record.sizes
     by_state = wrt == "state"
-    rows = size if by_state else lin.outputs.shape[1]
+    rows = size if by_state else outputs
     eye = jnp.eye(size, dtype=dtype)
 
     def body(carry: tuple[jax.Array, jax.Array], at: Any) -> tuple[Any, Any]:
         r, exponents = carry
-        s, a, b, c, d = at
+        s, (a, b, c, d) = at
         here = jnp.expand_dims(targets == s, (1, 2))
         # Set to 0 once more, because 0 times a Jacobian that is not finite is NaN.
         ahead = jnp.expand_dims(targets < s, (1, 2))
         if by_state:
             r = _choose(ahead, jnp.zeros_like(eye), _choose(here, eye, r))
             result = emit(r, exponents)
-            r = jnp.matmul(r, a, precision="highest")
+            r = jnp.matmul(r, a)
         else:
-            value = _choose(here, d, jnp.matmul(r, b, precision="highest"))
+            value = _choose(here, d, jnp.matmul(r, b))
             result = emit(_choose(ahead, jnp.zeros_like(d), value), exponents)
-            r = _choose(here, c, jnp.matmul(r, a, precision="highest"))
+            r = _choose(here, c, jnp.matmul(r, a))
         shift = normalizing_exponent(r, (1, 2))
         r = r * jnp.broadcast_to(power_of_two(-shift, dtype)[:, None, None], r.shape)
         return (r, exponents + shift), result
 
     count = targets.shape[0]
     start = (jnp.zeros((count, rows, size), dtype), jnp.zeros(count, jnp.int32))
-    inputs = (
-        jnp.arange(steps),
-        lin.state_jacobians,
-        lin.input_jacobians,
-        lin.output_state_jacobians,
-        lin.output_input_jacobians,
-    )
+    inputs = (jnp.arange(steps), record.jacobians)
     return lax.scan(body, start, inputs, reverse=True)[1]
 
 
 def _times(a: jax.Array, p: jax.Array) -> jax.Array:
     """A · P for every source as one matrix product: (m, S) with (S, ·, ·) to (m, ·, ·)."""
-    return jnp.einsum("ij,jsn->isn", a, p, precision="highest")
+    return jnp.einsum("ij,jsn->isn", a, p)
 
 
 def _put(p: jax.Array, t: jax.Array, source: jax.Array, axis: int) -> jax.Array:
