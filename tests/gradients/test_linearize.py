@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_reference import FAMILIES, FEATURES, QUICK, XS, H, T, network, unrolled
+from test_reference import FAMILIES, FEATURES, QUICK, XS, H, T, arrays_of, network, unrolled
 
 import oracles
 import rnn_jax as rj
@@ -18,18 +18,6 @@ import zoo
 def linearized(name):
     net = network(name)
     return rj.linearize(net.cell, jnp.asarray(XS), net.carry)
-
-
-def arrays_of(lin):
-    """Trajectory and Jacobians, without the cell and the inputs that they are of."""
-    return (
-        lin.carries,
-        lin.outputs,
-        lin.state_jacobians,
-        lin.input_jacobians,
-        lin.output_state_jacobians,
-        lin.output_input_jacobians,
-    )
 
 
 @pytest.mark.parametrize("name", sorted(zoo.CELLS))

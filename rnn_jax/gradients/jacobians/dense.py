@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from rnn_jax.gradients.jacobians.propagation import sweep_forward
+from rnn_jax.gradients.jacobians.propagation import AtStep, sweep_forward
 from rnn_jax.gradients.linearize import Record, Source, accept, sizes_of
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.precision import compiled
@@ -64,7 +64,7 @@ def state_jacobian(cell: Any, xs: ArrayLike, carry: Carry | None = None) -> jax.
 @functools.partial(compiled, static=("wrt",))
 def _sweep(source: Source, *, wrt: str) -> jax.Array:
     return sweep_forward(
-        Record(source), wrt, lambda p, _: p, rescale=False, fill=0.0, time_last=False
+        Record(source), wrt, AtStep.masked, rescale=False, fill=0.0, time_last=False
     )
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax.checks import check_choice
-from rnn_jax.gradients.jacobians.propagation import sweep_backward, sweep_forward
+from rnn_jax.gradients.jacobians.propagation import AtStep, sweep_backward, sweep_forward
 from rnn_jax.gradients.linearize import (
     Record,
     Sizes,
@@ -50,8 +50,8 @@ def jacobian_log_norms(
 
     Returns:
       (T, T), or (K, T) with targets; −inf only where the derivative is structurally (s > t) or
-      exactly 0. One exponent serves each whole product, so a path that is more than 2^126 times
-      (float32; 2^1022 in float64) below the largest entry of the same product reads as 0 too.
+      exactly 0. One exponent serves each whole product, so a path that is more than 2^100 times
+      (float32; 2^800 in float64) below the largest entry of the same product reads as 0 too.
 
     Raises:
       ValueError: wrong shapes, unknown names, targets out of range, an empty sequence, or a
@@ -99,12 +99,12 @@ def log_norms_of(record: Record, *, wrt: str, norm: str = "fro") -> jax.Array:
     sizes = record.sizes
     columns = sizes.state if wrt == "state" else sizes.inputs
 
-    def emit(p: jax.Array, exponents: jax.Array) -> jax.Array:
+    def emit(at: AtStep) -> jax.Array:
         if norm == "fro" or columns == 1:
-            logs = log_frobenius(p, (0, 1))
+            logs = at.log_norms()
         else:
-            logs = log_spectral(jnp.moveaxis(p, 2, 0))
-        return logs + LN2 * exponents.astype(sizes.dtype)
+            logs = log_spectral(jnp.moveaxis(at.masked(), 2, 0))
+        return logs + LN2 * at.exponents.astype(sizes.dtype)
 
     return sweep_forward(record, wrt, emit, rescale=True, fill=-jnp.inf, time_last=True)
 

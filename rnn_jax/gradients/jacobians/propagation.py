@@ -6,7 +6,7 @@ retreat together: R · A_t. Both carry a whole exponent for each product, so not
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +14,80 @@ from flax import struct
 from jax import lax
 
 from rnn_jax.gradients.linearize import Record
-from rnn_jax.gradients.numerics.scaled import normalizing_exponent, power_of_two
-
-Emit = Callable[[jax.Array, jax.Array], Any]
+from rnn_jax.gradients.numerics.scaled import (
+    in_middle,
+    log_exactly,
+    log_frobenius,
+    normalizing_exponent,
+    power_of_two,
+)
 
 # A sweep over all sources is cut into at most so many scans, each of which knows only the sources
 # that it reaches: 4 do 5/8 of the work of one, for four times its compile time.
 _SCANS = 4
 _SCAN_STEPS = 64  # Shorter sequences are not worth cutting.
+
+
+class Products(NamedTuple):
+    """The derivatives by all sources that a scan reaches: p · 2^exponents.
+
+    Attributes:
+      p: with an axis of sources, 0 for those that are still ahead.
+      exponents: whole numbers, (sources,).
+      zero: whether p is exactly 0 for a source, as far as was looked, (sources,).
+    """
+
+    p: jax.Array
+    exponents: jax.Array
+    zero: jax.Array
+
+
+class AtStep(NamedTuple):
+    """What a forward sweep shows at step t: the derivatives by every source it reaches.
+
+    Attributes:
+      t: the step.
+      value: derivatives as `Products.p`, not to be trusted for the sources ahead of t.
+      exponents: of value, (sources,).
+      zero: where value is known to be exactly 0, (sources,).
+      square: the sum of squares of value by source, wrong where that leaves the type's range.
+      axis: of the sources.
+    """
+
+    t: jax.Array
+    value: jax.Array
+    exponents: jax.Array
+    zero: jax.Array
+    square: jax.Array
+    axis: int
+
+    def reached(self) -> jax.Array:
+        """Which sources are not ahead, (sources,)."""
+        return jnp.arange(self.exponents.shape[0]) <= self.t
+
+    def masked(self) -> jax.Array:
+        """The derivatives, 0 for the sources ahead, also where 0 times a Jacobian was NaN."""
+        reached = jnp.expand_dims(self.reached(), (0, 3 - self.axis))
+        reached = jnp.broadcast_to(reached, self.value.shape)
+        return jnp.where(reached, self.value, jnp.zeros_like(self.value))
+
+    def log_norms(self) -> jax.Array:
+        """ln of the Frobenius norm of the value by source, (sources,); −inf for those ahead."""
+        # Almost always the squares are numbers of middling size, and their sums all there is to do.
+        exact = jnp.all(in_middle(self.square) | self.zero)
+        logs = lax.cond(
+            exact,
+            lambda value, square: 0.5 * log_exactly(square),
+            lambda value, square: log_frobenius(value, (0, 3 - self.axis)),
+            self.value,
+            self.square,
+        )
+        return jnp.where(self.reached(), logs, jnp.full_like(logs, -jnp.inf))
+
+
+Emit = Callable[[AtStep], jax.Array]
+# Called by a backward sweep with derivatives (K, O or S, n), 0 for sources ahead, and exponents.
+EmitBackward = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def sweep_forward(
@@ -34,9 +100,8 @@ def sweep_forward(
     Args:
       record: of the sequence, for its one-step Jacobians.
       wrt: "input" (of outputs by inputs) or "state" (of carries by carries).
-      emit: called at each t with the derivatives by the sources that the scan reaches, exact zeros
-        for s > t, and their exponents, one for each source; it returns an array with an axis of
-        sources, last with `time_last` and second with not. These are stacked over t.
+      emit: called at each t with what is known there, an `AtStep`; it returns an array with an axis
+        of sources, last with `time_last` and second with not. These are stacked over t.
       rescale: keep each P[s] near 1 and count its exponent; False leaves plain numbers.
       fill: what `emit` gives for the sources of the future.
       time_last: lay the derivatives out as (O or S, n, sources), which is fast to reduce, or as
@@ -48,24 +113,34 @@ def sweep_forward(
     one_step = record.jacobians
     steps, size, features = one_step.state_by_input.shape
     columns = size if wrt == "state" else features
-    sources = 2 if time_last else 1
-    step = _forward_step(record, wrt, emit, rescale=rescale, sources=sources)
+    axis = 2 if time_last else 1
+    step = _forward_step(record, wrt, emit, rescale=rescale, axis=axis)
     count = max(1, min(_SCANS, steps // _SCAN_STEPS))
     ends = [steps * (k + 1) // count for k in range(count)]
     shape = (size, columns, 0) if time_last else (size, 0, columns)
     dtype = one_step.state_by_state.dtype
-    p, exponents = jnp.zeros(shape, dtype), jnp.zeros(0, jnp.int32)
+    products = Products(jnp.zeros(shape, dtype), jnp.zeros(0, jnp.int32), jnp.zeros(0, bool))
     whole, results = (jnp.arange(steps), StepMatrices.of(record), one_step), None
     for start, end in zip([0, *ends[:-1]], ends, strict=True):
-        # Sources enter as they are reached, with derivatives of 0 until then.
-        p, exponents = _grow(p, end - start, sources), _grow(exponents, end - start, 0)
+        products = _grow(products, end - start, axis)
         part = jax.tree.map(lambda leaf, i=start, j=end: leaf[i:j], whole)
         if results is None:
-            results = _unfilled(step, (p, exponents), part, steps, end, time_last, fill)
-        (p, exponents, results), _ = lax.scan(
-            lambda carry, at: (_write(step, carry, at), None), (p, exponents, results), part
+            results = _unfilled(step, products, part, steps, end, time_last, fill)
+        (products, results), _ = lax.scan(
+            lambda carry, at: (_write(step, carry, at), None), (products, results), part
         )
     return results
+
+
+def _grow(products: Products, by: int, axis: int) -> Products:
+    """Makes room for more sources, which are 0 until they are reached."""
+    widths = [(0, 0)] * products.p.ndim
+    widths[axis] = (0, by)
+    return Products(
+        jnp.pad(products.p, widths),
+        jnp.pad(products.exponents, (0, by)),
+        jnp.pad(products.zero, (0, by), constant_values=True),
+    )
 
 
 def _unfilled(
@@ -88,39 +163,60 @@ def _unfilled(
 
 def _write(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, at: Any) -> Any:
     """One step, its result put in its place."""
-    *carry, results = carry
-    after, result = step(tuple(carry), at)
+    products, results = carry
+    products, result = step(products, at)
     where = (at[0], *(jnp.zeros((), at[0].dtype) for _ in result.shape))
-    return (*after, lax.dynamic_update_slice(results, result[None], where))
+    return products, lax.dynamic_update_slice(results, result[None], where)
 
 
 def _forward_step(
-    record: Record, wrt: str, emit: Emit, *, rescale: bool, sources: int
+    record: Record, wrt: str, emit: Emit, *, rescale: bool, axis: int
 ) -> Callable[[Any, Any], tuple[Any, Any]]:
     """The body of `sweep_forward`'s scans."""
     by_state = wrt == "state"
     dtype, output_rows = record.jacobians.state_by_state.dtype, record.output_rows
     eye = jnp.eye(record.sizes.state, dtype=dtype)
     # An output that is a part of the state needs no product of its own, only its rows.
-    rows = slice(None) if by_state or output_rows is None else slice(*output_rows)
+    start, stop = (0, eye.shape[0]) if by_state or output_rows is None else output_rows
     own_output = not by_state and output_rows is None
-    other_axes = (0, 3 - sources)
+    others = (0, 3 - axis)
 
-    def body(carry: tuple[jax.Array, jax.Array], at: Any) -> tuple[Any, Any]:
-        p_prev, exponents = carry
+    def squares(p: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Sums of squares by source, of the rows that are shown and of all rows."""
+        shown = jnp.sum(p[start:stop] ** 2, others)
+        return shown, shown + sum(
+            jnp.sum(rest**2, others) for rest in (p[:start], p[stop:]) if rest.shape[0]
+        )
+
+    def bring_back(p: jax.Array, exponents: jax.Array) -> tuple[Products, jax.Array]:
+        shift = normalizing_exponent(p, others)
+        scale = jnp.expand_dims(power_of_two(-shift, dtype), others)
+        p = p * jnp.broadcast_to(scale, p.shape)
+        return Products(p, exponents + shift, jnp.all(p == 0, others)), squares(p)[0]
+
+    def body(before: Products, at: Any) -> tuple[Products, jax.Array]:
         t, a, now = at
-        p = _put(a.times(p_prev), t, eye if by_state else now.state_by_input, sources)
+        p, exponents, zero = before
         if own_output:
-            value = _put(_times(now.output_by_state, p_prev), t, now.output_by_input, sources)
-            result = emit(_until(t, value, sources), exponents)
+            y = _put(_times(now.output_by_state, p), t, now.output_by_input, axis)
+            nothing = jnp.zeros_like(zero)
+            shown = AtStep(t, y, exponents, nothing, jnp.sum(y**2, others), axis)
+        p = _put(a.times(p), t, eye if by_state else now.state_by_input, axis)
+        zero = zero.at[t].set(False)
+        square, total = squares(p)
+        products = Products(p, exponents, zero)
         if rescale:
-            shift = normalizing_exponent(p, other_axes)
-            scale = jnp.expand_dims(power_of_two(-shift, dtype), other_axes)
-            p = p * jnp.broadcast_to(scale, p.shape)
-            exponents = exponents + shift
+            # Few steps leave the middle of the type's range; those that do bring back all sources.
+            products, square = lax.cond(
+                jnp.all(in_middle(total) | (zero & (total == 0))),
+                lambda p, exponents, zero, square: (Products(p, exponents, zero), square),
+                lambda p, exponents, zero, square: bring_back(p, exponents),
+                *products,
+                square,
+            )
         if not own_output:
-            result = emit(_until(t, p[rows], sources), exponents)
-        return (p, exponents), result
+            shown = AtStep(t, products.p[start:stop], *products[1:], square, axis)
+        return products, emit(shown)
 
     return body
 
@@ -163,7 +259,7 @@ class StepMatrices:
         return _times(self.dense, others) + direct.reshape(p.shape)
 
 
-def sweep_backward(record: Record, targets: jax.Array, wrt: str, emit: Emit) -> Any:
+def sweep_backward(record: Record, targets: jax.Array, wrt: str, emit: EmitBackward) -> Any:
     """∂(output or state at each target)/∂(source at s), s by s from the last step to the first.
 
     R_{s−1}[k] = R_s[k] A_s for s below target k, where R_s[k] is the target's derivative by
@@ -216,19 +312,6 @@ def _times(a: jax.Array, p: jax.Array) -> jax.Array:
 def _put(p: jax.Array, t: jax.Array, source: jax.Array, axis: int) -> jax.Array:
     """P with the newest source, (m, n), entered at t."""
     return lax.dynamic_update_index_in_dim(p, source, t, axis=axis)
-
-
-def _until(t: jax.Array, p: jax.Array, axis: int) -> jax.Array:
-    """P with zeros for the sources after t, also where 0 times a Jacobian was NaN."""
-    reached = jnp.expand_dims(jnp.arange(p.shape[axis]) <= t, (0, 3 - axis))
-    return jnp.where(jnp.broadcast_to(reached, p.shape), p, jnp.zeros_like(p))
-
-
-def _grow(x: jax.Array, by: int, axis: int) -> jax.Array:
-    """x with `by` more zeros at the end of an axis."""
-    widths = [(0, 0)] * x.ndim
-    widths[axis] = (0, by)
-    return jnp.pad(x, widths)
 
 
 def _choose(condition: jax.Array, one: jax.Array, other: jax.Array) -> jax.Array:
