@@ -32,6 +32,24 @@ def new_axes(ax: Axes | None, *, size: tuple[float, float] = (6.4, 4.0)) -> Axes
     return ax
 
 
+def check_figsize(figsize: tuple[float, float]) -> tuple[float, float]:
+    """Width and height of a figure in inches.
+
+    Raises:
+      ValueError: they are not two positive, finite numbers.
+    """
+    try:
+        width, height = (float(inches) for inches in figsize)
+    except (TypeError, ValueError):
+        width = height = math.nan
+    if not (0 < width < math.inf and 0 < height < math.inf):
+        raise ValueError(
+            f"figsize must be two positive numbers, width and height in inches; got {figsize!r}. "
+            "Pass for example figsize=(12, 8), or leave it out."
+        )
+    return width, height
+
+
 def cycle_color(index: int) -> str:
     """The colour of the index-th series."""
     return COLORS[CYCLE[index % len(CYCLE)]]
