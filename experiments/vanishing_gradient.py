@@ -151,6 +151,7 @@ def save(config: Config, results: Results, claims: list[Claim], seconds: float) 
                 "horizon": reach.horizon,
                 "float32_zero_lag": reach.zero_lag,
                 "parameters": reach.parameters,
+                "operations_per_step": reach.operations,
                 "log_norm_by_lag": [round(float(v), 4) for v in reach.flow.by_lag()],
             }
             for name, reach in results.reach.items()
