@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 import rnn_jax as rj
-from launching import display, fill_in, plain, prepare, refusing
+from launching import RATE, SEED, SIZE, check_ranges, display, fill_in, plain, prepare, refusing
 from learning.choices import CellOptions, GRUOptions, LSTMOptions, SimpleOptions, choose
 from learning.comparison import Outcome, Prediction, Training, compare, predict
 from learning.reach_picture import draw
@@ -85,6 +85,15 @@ DEFAULTS: dict[str, tuple[Any, Any]] = {
     "steps": (3000, 600),
     "seeds": (4, 2),
 }
+RANGES = {
+    "lengths": SIZE,
+    "hidden": SIZE,
+    "batch_size": SIZE,
+    "steps": SIZE,
+    "seeds": SIZE,
+    "learning_rate": RATE,
+    "seed": SEED,
+}
 
 
 def resolve(config: Config) -> Config:
@@ -93,7 +102,8 @@ def resolve(config: Config) -> Config:
     Raises:
       ValueError: an unknown network or task, or a number out of range.
     """
-    config = dataclasses.replace(config, **fill_in(config, DEFAULTS, {}))
+    config = dataclasses.replace(config, **fill_in(config, DEFAULTS))
+    check_ranges(config, RANGES)
     for name in config.networks:
         choose("network", name, NETWORKS)
     for name, length in itertools.product(config.tasks, config.lengths):
