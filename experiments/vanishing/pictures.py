@@ -46,6 +46,7 @@ def norm_by_lag(results: Results) -> Figure:
     figure, ax = _figure((8.6, 4.8))
     curves = {name: np.asarray(results.reach[name].flow.by_lag()) for name in COMPARED}
     plot_by_lag(curves, ax, colors=COLOR)
+    _show_both(ax)
     _label_ends(ax, curves)
     ax.set_ylabel("ln ‖∂y_t / ∂x_{t−k}‖  (nats, mean over t)")
     ax.set_title(
@@ -151,6 +152,7 @@ def gain(results: Results) -> Figure:
     ax.text(0.01, 0.97, "explodes", transform=ax.transAxes, va="top", fontsize="small")
     ax.text(0.2, 0.03, "vanishes", transform=ax.transAxes, va="bottom", fontsize="small")
     finish(ax, "The price of slope 1: growth, once the weights are large enough")
+    _show_both(ax)
     ax.legend(frameon=False, fontsize="small", loc="lower right")
     return figure
 
@@ -210,7 +212,15 @@ def _four(size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
     return plt.subplots(2, 2, figsize=size, layout="constrained", sharex=True, sharey=True)
 
 
+def _show_both(ax: Axes) -> None:
+    """Dashes where leaky ReLU lies on top of ReLU, which it does nearly everywhere."""
+    for line in ax.lines:
+        if line.get_label() == "leaky ReLU":
+            line.set_linestyle((0, (4, 2)))
+
+
 def _legend_outside(ax: Axes) -> None:
+    _show_both(ax)
     ax.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
