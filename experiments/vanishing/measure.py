@@ -133,7 +133,7 @@ def operations(cell: Any, x: jax.Array) -> int:
     Before it is compiled, so that the count is the same on every machine.
     """
     step = jax.jit(lambda cell, carry, x: cell(carry, x))
-    counted = step.lower(cell, cell.initialize_carry(x.shape), x).cost_analysis()
+    counted: Any = step.lower(cell, cell.initialize_carry(x.shape), x).cost_analysis()
     return int(counted["flops"])
 
 

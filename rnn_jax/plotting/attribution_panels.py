@@ -35,7 +35,7 @@ def plot_attribution(
     Raises:
       ValueError: a `GradientFlow` without an attribution.
     """
-    part = getattr(result, "attribution", result)  # A flow holds one; what does not, is one.
+    part: Any = getattr(result, "attribution", result)  # A flow holds one; what does not, is one.
     if part is None:
         raise ValueError(
             "this GradientFlow holds no attribution. Make it with gradient_flow(cell, xs)."

@@ -9,6 +9,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from rnn_jax.plotting.attribution_panels import plot_attribution
 from rnn_jax.plotting.gate_panels import plot_gates
@@ -48,8 +49,8 @@ def flow_figure(flow: GradientFlow, *, figsize: tuple[float, float] | None = Non
     width, height = natural if figsize is None else check_figsize(figsize)
     scale = min(max(min(width / natural[0], height / natural[1]), 0.3), 1.6)
     with mpl.rc_context({"font.size": _POINTS * scale}):
-        figure = plt.figure(figsize=(width, height), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.08 * scale, h_pad=0.08 * scale, wspace=0.04)
+        layout = ConstrainedLayoutEngine(w_pad=0.08 * scale, h_pad=0.08 * scale, wspace=0.04)
+        figure = plt.figure(figsize=(width, height), layout=layout)
         for panel, ax in zip(panels, _axes(figure, rows), strict=True):
             panel(ax)
         for ax in figure.axes:  # Ticks are made when they are drawn, outside of this context.
