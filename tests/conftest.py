@@ -66,7 +66,7 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(config, items):
     every = config.getoption("--every")
     if every < 1:
-        raise pytest.UsageError(f"--every must be at least 1; got {every}.")
+        raise pytest.UsageError(f"--every must be at least 1; got {every}. Pass 1 for all tests.")
     files = defaultdict(list)
     for item in items:
         files[item.path].append(item)

@@ -2,11 +2,13 @@
 
 import ast
 import graphlib
-from collections import Counter
+import types
+from collections import Counter, namedtuple
 from pathlib import Path
 
 import pytest
 
+import conftest
 import rnn_jax
 
 ROOT = Path(rnn_jax.__file__).parent
@@ -124,3 +126,40 @@ def test_the_rules_see_what_they_forbid(tmp_path, monkeypatch):
         test_imports_point_down(tmp_path / "rnn_jax" / "cells" / "a.py")
     with pytest.raises(graphlib.CycleError):
         test_no_file_is_imported_by_what_it_imports()
+
+
+def test_nothing_sets_a_flag_of_xla():
+    """They come and go with its versions, and one that is not known ends the process."""
+    flag = "--" + "xla_"
+    house = ROOT.parent
+    texts = [house / "Makefile", house / ".ci" / "run", house / "pyproject.toml"]
+    for folder in ("rnn_jax", "experiments", "benchmarks", "tests"):
+        texts += (house / folder).rglob("*.py")
+    assert len(texts) > 100
+    assert not [path for path in texts if flag in path.read_text(encoding="utf-8")]
+
+
+Item = namedtuple("Item", "path number")
+
+
+@pytest.mark.parametrize("every", [1, 2, 8, 1000])
+def test_a_part_of_the_suite_leaves_out_no_file(every):
+    items = [
+        Item(path, number)
+        for path, count in (("one", 9), ("two", 1), ("three", 30))
+        for number in range(count)
+    ]
+    whole, left_out = list(items), []
+    hook = types.SimpleNamespace(pytest_deselected=lambda items: left_out.extend(items))
+    config = types.SimpleNamespace(getoption=lambda name: every, hook=hook)
+    conftest.pytest_collection_modifyitems(config, items)
+    assert [item for item in items if item.number == 0] == [w for w in whole if w.number == 0]
+    assert {item.number % every for item in items} == {0}
+    assert len(items) == sum(-(-count // every) for count in (9, 1, 30))
+    assert len(items) + len(left_out) == len(whole)
+
+
+def test_a_part_must_be_a_part():
+    config = types.SimpleNamespace(getoption=lambda name: 0)
+    with pytest.raises(pytest.UsageError, match="--every must be at least 1; got 0"):
+        conftest.pytest_collection_modifyitems(config, [])
