@@ -139,17 +139,23 @@ class GradientFlow:
         """A few lines that say in words what the numbers mean."""
         return summarize(self)
 
-    def plot(self) -> Figure:
+    def plot(self, *, figsize: tuple[float, float] | None = None) -> Figure:
         """One figure: the (t, s) map, norm by lag, and gates and weight shares where known.
+
+        Args:
+          figsize: width and height in inches; None gives each panel the room that it needs.
 
         Returns:
           A matplotlib `Figure`; needs the `experiments` extra.
+
+        Raises:
+          ValueError: a figsize that is not two positive numbers.
         """
         # Here and not above: only plotting may import matplotlib, and importing this package
         # must not.
         from rnn_jax.plotting.flow_figure import flow_figure
 
-        return flow_figure(self)
+        return flow_figure(self, figsize=figsize)
 
 
 @functools.partial(compiled, marks_unknown=True)
