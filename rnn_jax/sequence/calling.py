@@ -8,6 +8,8 @@ import numpy as np
 from flax import linen, nnx
 from jax.tree_util import Partial
 
+from rnn_jax.cells.claims import owner_of
+
 Carry = Any
 ArrayLike = Any
 
@@ -168,11 +170,6 @@ def abstract_step(cell: Any, carry: Carry, x: jax.ShapeDtypeStruct) -> tuple[Any
             f"{describe(result)}. If the state is the output, return (state, state)."
         )
     return result[0], result[1]
-
-
-def owner_of(cell: Any) -> Any:
-    """The object that has a cell's methods: one that is no pytree was wrapped by `as_pytree`."""
-    return cell.func if type(cell) is Partial else cell
 
 
 def check_batch_axes(carry: Carry, batch: tuple[int, ...]) -> None:

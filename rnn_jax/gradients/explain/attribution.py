@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from rnn_jax.activations import activation_slope_range
+from rnn_jax.cells.claims import claim, makes_claim, owner_of
 from rnn_jax.checks import check_number
 from rnn_jax.gradients.explain.memory_path import MemoryPath, split_path
 from rnn_jax.gradients.linearize import Linearization, linearize_flat
@@ -18,7 +18,6 @@ from rnn_jax.sequence.calling import (
     as_pytree,
     as_sequence,
     check_carry_leaves,
-    owner_of,
     resolve_carry,
 )
 from rnn_jax.sequence.unroll import unroll
@@ -143,7 +142,7 @@ def _attribution(cell: Any, xs: jax.Array, carry: Carry | None) -> Attribution:
         name: split_path(lin.state_jacobians, factors, _rows_of(name, flat.parts))
         for name, factors in along_trajectory(cell, "memory_path", xs, carry).items()
     }
-    simple = hasattr(cell, "slopes") and hasattr(cell, "recurrent_kernel")
+    simple = makes_claim(cell, "slopes") and hasattr(owner_of(cell), "recurrent_kernel")
     slopes = along_trajectory(cell, "slopes", xs, carry) if simple else None
     slope_log, recurrent_log = _split_slopes(cell, slopes)
     return Attribution(
@@ -159,14 +158,14 @@ def _attribution(cell: Any, xs: jax.Array, carry: Carry | None) -> Attribution:
 
 
 def along_trajectory(cell: Any, method: str, xs: jax.Array, carry: Carry | None) -> Any:
-    """What cell.method(carry, x) gives at every step, with a leading T; {} without the method."""
-    owner = owner_of(cell)
-    if not hasattr(owner, method):
+    """What the claim cell.method(carry, x) gives at every step, with a leading T; {} without it."""
+    found = claim(cell, method)
+    if found is None:
         return {}
     start = resolve_carry(cell, jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype), carry)
     _, _, carries = unroll(cell, xs, start, return_carries=True)
     before = jax.tree.map(lambda c0, c: jnp.concatenate([c0[None], c[:-1]]), start, carries)
-    return jax.vmap(getattr(owner, method))(before, xs)
+    return jax.vmap(found)(before, xs)
 
 
 def _rows_of(name: str, parts: dict[str, tuple[int, int]]) -> tuple[int, int]:
@@ -194,7 +193,7 @@ def _block_log_norms(lin: Linearization, parts: dict[str, tuple[int, int]]) -> d
 def _split_slopes(cell: Any, slopes: jax.Array | None) -> tuple[jax.Array | None, jax.Array | None]:
     if slopes is None:
         return None, None
-    kernel = jnp.asarray(cell.recurrent_kernel[...], slopes.dtype)
+    kernel = jnp.asarray(owner_of(cell).recurrent_kernel[...], slopes.dtype)
     whole = log_frobenius(kernel, (0, 1))
     into = log_exactly(jnp.linalg.norm(kernel, axis=0))
     weighted = slopes * jnp.broadcast_to(jnp.exp(into - whole)[None], slopes.shape)
@@ -202,8 +201,9 @@ def _split_slopes(cell: Any, slopes: jax.Array | None) -> tuple[jax.Array | None
 
 
 def _slope_bound(cell: Any) -> float | None:
+    """sup|φ'|, if the cell states a bound with it."""
+    bound = claim(cell, "jacobian_bound")
     try:
-        low, high = activation_slope_range(cell.activation)
+        return None if bound is None else bound()[0]
     except ValueError:  # A plain callable whose slopes no one has stated.
         return None
-    return max(abs(low), abs(high))
