@@ -2,32 +2,38 @@
 
 import functools
 import math
+import types
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
 
 from rnn_jax.checks import check_choice, check_number
+from rnn_jax.functions import portable, restored, value_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Activation:
     """A pointwise function φ together with the closed range of its derivative φ'.
 
     Calling it applies φ. The slope range is what bounds a product of recurrent Jacobians, so an
     activation of your own needs one before `jacobian_log_bound` can use it.
 
+    Two are equal if they have the same name and slope range, and functions that compute the same as
+    far as can be told: the same object, or the same code closing over equal values. Cells that
+    differ in nothing else share one compiled program, and can be members of one ensemble.
+
     Attributes:
       name: what error messages and pictures call it.
       function: φ, acting element by element.
-      slope_range: (inf φ', sup φ').
+      slope_range: (inf φ', sup φ'); None if nothing is known.
     """
 
     name: str
     function: Callable[[jax.Array], jax.Array]
-    slope_range: tuple[float, float]
+    slope_range: tuple[float, float] | None
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -35,26 +41,50 @@ class Activation:
                 f"function must be callable, φ(x); got {self.function!r} of type "
                 f"{type(self.function).__name__}. Pass for example jax.numpy.tanh."
             )
-        try:
-            low, high = self.slope_range
-            ordered = low <= high  # False for NaN too.
-        except (TypeError, ValueError):
-            ordered = False
-        if not ordered:
-            raise ValueError(
-                "slope_range must be a pair (low, high) with low <= high; got "
-                f"{self.slope_range!r}. Pass for example slope_range=(0.0, 1.0)."
-            )
+        if self.slope_range is not None:
+            object.__setattr__(self, "slope_range", _check_range(self.slope_range))
+        object.__setattr__(self, "_value", value_of(self.function))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.function(x)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Activation):
+            return NotImplemented
+        if self is other:
+            return True
+        # What has closed over something else since may stand in a program compiled before.
+        return self._key() == other._key() and self._is_as_built() and other._is_as_built()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __copy__(self) -> "Activation":
+        return self
+
+    def __deepcopy__(self, memo: Any) -> "Activation":
+        return self
+
+    def __reduce__(self) -> Any:
+        if ACTIVATIONS.get(self.name) == self:
+            return get_activation, (self.name,)
+        return _restored, (self.name, portable(self.function), self.slope_range)
+
+    def _key(self) -> Any:
+        return self.name, self.slope_range, self._built_with()
+
+    def _built_with(self) -> Any:
+        return vars(self)["_value"]
+
+    def _is_as_built(self) -> bool:
+        return bool(self._built_with() == value_of(self.function))
 
 
 def leaky_relu(negative_slope: float = 0.01) -> Activation:
     """Leaky ReLU φ(x) = x for x > 0, α·x otherwise (Maas, Hannun and Ng, 2013).
 
     Args:
-      negative_slope: α. Equal arguments return the same object, so that two cells that use it
+      negative_slope: α. Equal arguments give equal activations, so that two cells that use them
         share one compiled program.
 
     Returns:
@@ -63,13 +93,27 @@ def leaky_relu(negative_slope: float = 0.01) -> Activation:
     Raises:
       ValueError, TypeError: the slope is not one finite number.
     """
-    return _leaky_relu(check_number("negative_slope", negative_slope))
-
-
-@functools.lru_cache
-def _leaky_relu(alpha: float) -> Activation:
+    alpha = check_number("negative_slope", negative_slope)
     function = functools.partial(jax.nn.leaky_relu, negative_slope=alpha)
     return Activation(f"leaky_relu({alpha:g})", function, (min(alpha, 1.0), max(alpha, 1.0)))
+
+
+def _restored(name: str, function: Any, slope_range: Any) -> Activation:
+    return Activation(name, restored(function), slope_range)
+
+
+def _check_range(slope_range: Any) -> tuple[float, float]:
+    try:
+        low, high = map(float, slope_range)
+        ordered = low <= high  # False for NaN too.
+    except (TypeError, ValueError):
+        ordered = False
+    if not ordered:
+        raise ValueError(
+            "slope_range must be a pair (low, high) with low <= high; got "
+            f"{slope_range!r}. Pass for example slope_range=(0.0, 1.0)."
+        )
+    return low, high
 
 
 def _identity(x: jax.Array) -> jax.Array:
@@ -100,11 +144,24 @@ ACTIVATIONS: dict[str, Activation] = {
     "sin": Activation("sin", jnp.sin, (-1.0, 1.0)),
 }
 
+# What is a function alone; other callables may be pytrees.
+_FUNCTIONS = (
+    types.FunctionType,
+    types.MethodType,
+    types.BuiltinFunctionType,
+    jax.custom_jvp,
+    jax.custom_vjp,
+    type(jnp.tanh),
+)
+
 ActivationLike = str | Activation | Callable[[jax.Array], jax.Array]
 
 
 def get_activation(activation: ActivationLike) -> Activation | Callable[[jax.Array], jax.Array]:
-    """Returns the callable that a name stands for; a callable is returned as it is.
+    """Returns the activation that a name or a function stands for.
+
+    A function becomes an `Activation` of which no slope range is known, and so is compared by what
+    it computes. A callable of another kind, which may have weights, is returned as it is.
 
     Raises:
       ValueError: the name is not known.
@@ -112,6 +169,8 @@ def get_activation(activation: ActivationLike) -> Activation | Callable[[jax.Arr
     """
     if isinstance(activation, str):
         return ACTIVATIONS[check_choice("activation", activation, ACTIVATIONS)]
+    if isinstance(activation, _FUNCTIONS) or type(activation) is functools.partial:
+        return Activation(getattr(activation, "__name__", repr(activation)), activation, None)
     if callable(activation):
         return activation
     raise TypeError(
@@ -131,7 +190,7 @@ def is_own(activation: object) -> TypeGuard[Activation]:
         return set(function.keywords) == {"negative_slope"} and isinstance(
             function.keywords["negative_slope"], float
         )
-    return activation in ACTIVATIONS.values()
+    return ACTIVATIONS.get(activation.name) == activation
 
 
 def activation_slope_range(activation: ActivationLike) -> tuple[float, float]:
@@ -151,13 +210,15 @@ def activation_slope_range(activation: ActivationLike) -> tuple[float, float]:
       ValueError: the name is unknown, or nothing is known about this callable.
     """
     resolved = get_activation(activation)
+    name, function = getattr(resolved, "__name__", resolved), resolved
     if isinstance(resolved, Activation):
-        return resolved.slope_range
-    for known in ACTIVATIONS.values():
-        if known.function is resolved:
-            return known.slope_range
+        name, function = resolved.name, resolved.function
+    named = (known.slope_range for known in ACTIVATIONS.values() if known.function is function)
+    slope_range = getattr(resolved, "slope_range", None) or next(named, None)
+    if slope_range is not None:
+        return slope_range
     raise ValueError(
         "the slope range of an activation must be known analytically; got the callable "
-        f"{getattr(resolved, '__name__', resolved)!r}, about which nothing is known. State it: "
+        f"{name!r}, about which nothing is known. State it: "
         "rnn_jax.Activation('my_activation', function, slope_range=(low, high))."
     )

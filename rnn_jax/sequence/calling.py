@@ -131,7 +131,6 @@ def resolve_carry(cell: Any, x: jax.ShapeDtypeStruct, carry: Carry | None) -> Ca
       ValueError: the cell refuses the input, does not return (carry, y), or changes its carry's
         structure or shape.
     """
-    _check_features(cell, x)
     made = carry is None
     if made:
         if _carry_maker(cell) is None:
@@ -160,6 +159,7 @@ def abstract_step(cell: Any, carry: Carry, x: jax.ShapeDtypeStruct) -> tuple[Any
     try:
         result = jax.eval_shape(lambda k, c, v: k(c, v), cell, carry, x)
     except Exception as error:
+        _check_features(cell, x)
         raise ValueError(
             "the cell could not take one step cell(carry, x) with carry "
             f"{describe(carry)} and x {describe(x)}: {error}"

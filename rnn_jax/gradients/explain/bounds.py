@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.cells.claims import claim
-from rnn_jax.checks import check_size
+from rnn_jax.cells.claims import claim, owner_of
+from rnn_jax.checks import check_size, kind_of
 
 
 def jacobian_log_bound(cell: Any, T: int) -> jax.Array:
@@ -36,9 +36,9 @@ def jacobian_log_bound(cell: Any, T: int) -> jax.Array:
     bound = claim(cell, "jacobian_bound")
     if bound is None:
         raise ValueError(
-            "the bound (sup|φ'|·σ₁(W_h))^k is known for cells with one recurrent kernel inside one "
-            f"activation, such as SimpleRNNCell; got {type(cell).__name__}, whose gates make the "
-            "factor depend on the trajectory. Measure it: jacobian_log_norms(cell, xs, "
+            "the bound (sup|φ'|·σ₁(W_h))^k needs a cell whose step is one recurrent kernel inside "
+            f"one activation, such as SimpleRNNCell; got {kind_of(owner_of(cell))}, which states "
+            "no jacobian_bound of its own step. Measure it: jacobian_log_norms(cell, xs, "
             'wrt="state", norm="spectral").'
         )
     slope, kernel = bound()
