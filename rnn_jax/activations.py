@@ -170,7 +170,7 @@ def get_activation(activation: ActivationLike) -> Activation | Callable[[jax.Arr
     if isinstance(activation, str):
         return ACTIVATIONS[check_choice("activation", activation, ACTIVATIONS)]
     if isinstance(activation, _FUNCTIONS) or type(activation) is functools.partial:
-        return Activation(getattr(activation, "__name__", repr(activation)), activation, None)
+        return Activation(_name_of(activation), activation, None)
     if callable(activation):
         return activation
     raise TypeError(
@@ -178,6 +178,12 @@ def get_activation(activation: ActivationLike) -> Activation | Callable[[jax.Arr
         f"got {activation!r} of type {type(activation).__name__}. Known names: "
         f"{', '.join(ACTIVATIONS)}."
     )
+
+
+def _name_of(function: Any) -> str:
+    if type(function) is functools.partial:
+        return f"partial of {_name_of(function.func)}"
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 def is_own(activation: object) -> TypeGuard[Activation]:
@@ -210,7 +216,7 @@ def activation_slope_range(activation: ActivationLike) -> tuple[float, float]:
       ValueError: the name is unknown, or nothing is known about this callable.
     """
     resolved = get_activation(activation)
-    name, function = getattr(resolved, "__name__", resolved), resolved
+    name, function = _name_of(resolved), resolved
     if isinstance(resolved, Activation):
         name, function = resolved.name, resolved.function
     named = (known.slope_range for known in ACTIVATIONS.values() if known.function is function)

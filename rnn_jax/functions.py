@@ -22,7 +22,7 @@ import numpy as np
 # Larger arrays are compared as objects: reading them each time would cost more than compiling.
 _READ_BYTES = 1 << 16
 
-_PLAIN = (type(None), type(...), bool, int, str, bytes, types.ModuleType)
+_PLAIN = (type(None), type(...), bool, int, str, bytes, types.ModuleType, types.CodeType)
 
 
 class _Object:
@@ -74,6 +74,8 @@ def _value(value: Any, inside: tuple[int, ...]) -> Any:
         return (kind, frozenset(map(within, value)))
     if kind in (float, complex):
         return (kind, repr(value))  # −0 is not 0, and NaN is NaN.
+    if kind is _Object:
+        return value
     if kind in _PLAIN or isinstance(value, (type, np.dtype, enum.Enum)):
         return (kind, value)
     if isinstance(value, (np.ndarray, np.generic, jax.Array)):
