@@ -9,9 +9,10 @@ from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from rnn_jax._functions import portable, restored, value_of
 from rnn_jax.checks import check_choice, check_number
-from rnn_jax.functions import portable, restored, value_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,6 +198,31 @@ def is_own(activation: object) -> TypeGuard[Activation]:
             function.keywords["negative_slope"], float
         )
     return ACTIVATIONS.get(activation.name) == activation
+
+
+def acts_by_element(
+    activation: Callable[[jax.Array], jax.Array], features: int, dtype: Any
+) -> bool:
+    """Whether each output of φ depends on the input at its own place alone.
+
+    Stated for an `Activation` with a slope range; of another function it is tried out, by its
+    Jacobian at a few points, and of one whose values are not at hand (weights of a model that is
+    being traced) it is not known.
+
+    Args:
+      activation: φ.
+      features: H, the length of what φ is given.
+      dtype: its type.
+    """
+    if getattr(activation, "slope_range", None) is not None:
+        return True
+    points = np.random.default_rng(0).normal(size=(3, features)) * [[0.1], [1.0], [100.0]]
+    try:
+        with jax.ensure_compile_time_eval():
+            jacobians = jax.vmap(jax.jacfwd(activation))(jnp.asarray(points, dtype))
+            return not np.any(np.asarray(jacobians)[:, ~np.eye(features, dtype=bool)])
+    except (TypeError, ValueError):  # Traced, or not for a vector of this length.
+        return False
 
 
 def activation_slope_range(activation: ActivationLike) -> tuple[float, float]:

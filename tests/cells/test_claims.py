@@ -212,6 +212,46 @@ def test_a_leaky_subclass_has_none_of_its_parents_explanations():
     refuses(lambda: rj.jacobian_log_bound(cell, 5), ValueError, "one recurrent kernel", "Leaky")
 
 
+def clipped(u):
+    """Mixes units only where they are large."""
+    return u / jnp.maximum(1.0, jnp.linalg.norm(u) / 10)
+
+
+class Weighed(nnx.Module):
+    """Has weights, which are no numbers while it is traced."""
+
+    def __init__(self):
+        self.weight = nnx.Param(jnp.ones(H))
+
+    def __call__(self, u):
+        return jnp.tanh(self.weight[...] * (u - jnp.mean(u)))
+
+
+@pytest.mark.parametrize(
+    ("activation", "by_element"),
+    [
+        (lambda u: u**3, True),
+        (lambda u: jnp.where(u > 0, u, 0.1 * u), True),
+        (functools.partial(jax.nn.leaky_relu, negative_slope=0.3), True),
+        (lambda u: jnp.arange(1.0, H + 1) * jnp.tanh(u), True),
+        (jax.nn.softmax, False),
+        (lambda u: jnp.tanh((u - jnp.mean(u)) / jnp.std(u)), False),
+        (lambda u: jnp.roll(jnp.tanh(u), 1), False),
+        (clipped, False),
+        (Weighed(), False),
+    ],
+)
+def test_an_activation_that_mixes_units_has_no_slopes(activation, by_element):
+    cell = rj.SimpleRNNCell(IN, H, activation=activation, rngs=nnx.Rngs(0))
+    found = rj.attribution(cell, XS, jnp.ones(H))
+    assert (found.slopes is not None) == by_element
+    if by_element:
+        whole = found.slope_log + found.recurrent_log
+        np.testing.assert_allclose(whole, found.step_log_norms, **CLOSE)
+    else:
+        assert (found.slope_log, found.recurrent_log) == (None, None)
+
+
 class Named(Leaky):
     """Makes claims of its own, of a step that it inherits."""
 

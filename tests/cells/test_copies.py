@@ -15,11 +15,11 @@ from flax import nnx
 
 import rnn_jax as rj
 import zoo
+from rnn_jax._functions import value_of
 from rnn_jax.activations import ACTIVATIONS
 from rnn_jax.cells.claims import CLAIMS, makes_claim
 from rnn_jax.cells.structure import fused_form
 from rnn_jax.cells.wrappers.wrapper import CellWrapper
-from rnn_jax.functions import value_of
 from rnn_jax.initializers import identity, orthogonal
 
 IN, H = 2, 3
