@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Larger arrays are compared as objects: reading them each time would cost more than compiling.
+# What is larger is compared as an object: it is read each time that two structures are compared.
 _READ_BYTES = 1 << 16
+_READ_ITEMS = 1000
 
 _PLAIN = (type(None), type(...), bool, int, str, bytes, types.ModuleType, types.CodeType)
 
@@ -66,6 +67,8 @@ def _value(value: Any, inside: tuple[int, ...]) -> Any:
         return (kind, within(value.__func__), within(value.__self__))
     if kind is functools.partial:
         return (kind, within((value.func, value.args, value.keywords, vars(value))))
+    if kind in (tuple, list, dict, set, frozenset) and len(value) > _READ_ITEMS:
+        return _Object(value)
     if kind in (tuple, list) or (isinstance(value, tuple) and hasattr(kind, "_fields")):
         return (kind, tuple(map(within, value)))
     if kind is dict:

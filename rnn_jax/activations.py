@@ -4,7 +4,7 @@ import functools
 import math
 import types
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeGuard
 
 import jax
@@ -54,6 +54,8 @@ class Activation:
             return NotImplemented
         if self is other:
             return True
+        if not type(self) is type(other) is Activation:
+            return False  # A subclass may compute something else with the same function.
         # What has closed over something else since may stand in a program compiled before.
         return self._key() == other._key() and self._is_as_built() and other._is_as_built()
 
@@ -69,7 +71,8 @@ class Activation:
     def __reduce__(self) -> Any:
         if ACTIVATIONS.get(self.name) == self:
             return get_activation, (self.name,)
-        return _restored, (self.name, portable(self.function), self.slope_range)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return _restored, (type(self), values | {"function": portable(self.function)})
 
     def _key(self) -> Any:
         return self.name, self.slope_range, self._built_with()
@@ -99,8 +102,8 @@ def leaky_relu(negative_slope: float = 0.01) -> Activation:
     return Activation(f"leaky_relu({alpha:g})", function, (min(alpha, 1.0), max(alpha, 1.0)))
 
 
-def _restored(name: str, function: Any, slope_range: Any) -> Activation:
-    return Activation(name, restored(function), slope_range)
+def _restored(kind: type[Activation], values: dict[str, Any]) -> Activation:
+    return kind(**values | {"function": restored(values["function"])})
 
 
 def _check_range(slope_range: Any) -> tuple[float, float]:
@@ -189,7 +192,7 @@ def _name_of(function: Any) -> str:
 
 def is_own(activation: object) -> TypeGuard[Activation]:
     """Whether an activation is one of this package's, whose function is known to act by element."""
-    if not isinstance(activation, Activation):
+    if type(activation) is not Activation:
         return False
     function = activation.function
     if isinstance(function, functools.partial) and function.func is jax.nn.leaky_relu:

@@ -13,6 +13,10 @@ What is known to have no part in a step (how an object is built, printed or copi
 carry) may differ, and whoever changes the mathematics may make a claim anew. Attributes that are
 data, such as weights, are read by step and claim alike. A cell that is none of this package's is
 held to the same rule, and believed about its own step.
+
+A method that is set on one object and bound to it keeps that object's weights, which `jax.jit` and
+`jax.grad` take for constants, as they do with whatever a function closes over. To train a cell with
+another step, write a subclass.
 """
 
 import functools

@@ -317,6 +317,31 @@ def test_other_names_for_the_parts_void_what_is_said_in_these_names(where):
     assert not claims_of(cell)
 
 
+class Normed(rj.SimpleRNNCell):
+    """Weights that are computed from others: data, which step and claim read alike."""
+
+    @property
+    def recurrent_kernel(self):
+        return nnx.Param(self.raw[...] / jnp.linalg.norm(self.raw[...]))
+
+    @recurrent_kernel.setter
+    def recurrent_kernel(self, value):
+        self.raw = value
+
+
+def test_claims_are_about_the_weights_that_the_step_uses():
+    cell = Normed(IN, H, rngs=nnx.Rngs(0))
+    assert claims_of(cell) == claims_of(built("simple_tanh"))
+    assert_runs_its_own_call(cell)
+    slope, kernel = claim(cell, "jacobian_bound")()
+    np.testing.assert_allclose(slope * np.linalg.norm(kernel), 1.0, rtol=1e-12)
+
+
+def test_the_call_of_a_cell_as_a_function_is_the_cell():
+    cell = built("lstm")
+    chex.assert_trees_all_close(rj.unroll(cell.__call__, XS), rj.unroll(cell, XS), **CLOSE)
+
+
 # What is hoisted out of the loop
 
 

@@ -185,6 +185,26 @@ def test_a_copy_of_an_activation_is_equal(activation):
         np.testing.assert_array_equal(again(XS), activation(XS))
 
 
+class Steeper(rj.Activation):
+    """Computes something else with the same function."""
+
+    def __call__(self, x):
+        return 2 * self.function(x)
+
+
+def test_an_activation_of_another_class_is_not_equal():
+    own, steeper = ACTIVATIONS["tanh"], Steeper("tanh", jnp.tanh, (0.0, 1.0))
+    assert steeper != own
+    assert own != steeper
+    assert pickled(copy.deepcopy(steeper))(XS).tolist() == (2 * jnp.tanh(XS)).tolist()
+    cells = simple(own), simple(steeper)
+    assert fused_form(cells[0]) is not None
+    assert fused_form(cells[1]) is None
+    one, other = (measured(cell) for cell in cells)
+    assert not np.allclose(one, other)
+    np.testing.assert_allclose(other, measured(simple(lambda x: 2 * jnp.tanh(x))), rtol=1e-12)
+
+
 def test_an_activation_of_a_lambda_is_copied_but_not_pickled():
     mine = rj.Activation("mine", lambda x: x**3, (0.0, math.inf))
     assert copy.deepcopy(mine) == mine
@@ -296,6 +316,7 @@ UNEQUAL = {
         functools.partial(jax.nn.leaky_relu, negative_slope=slope) for slope in (0.5, 0.25)
     ),
     "compiled_anew": (jax.jit(scaled(0.5)), jax.jit(scaled(0.5))),
+    "many": (scaled([0] * 2000), scaled([0] * 2000)),
     "opaque": (scaled(object()), scaled(object())),
     "iterator": (scaled(iter([1.0])), scaled(iter([1.0]))),
     "globals": (
