@@ -88,7 +88,7 @@ def leaky_relu(negative_slope: float = 0.01) -> Activation:
     """Leaky ReLU φ(x) = x for x > 0, α·x otherwise (Maas, Hannun and Ng, 2013).
 
     Args:
-      negative_slope: α. Equal arguments give equal activations, so that two cells that use them
+      negative_slope: α. Equal arguments return the same object, so that two cells that use it
         share one compiled program.
 
     Returns:
@@ -97,7 +97,11 @@ def leaky_relu(negative_slope: float = 0.01) -> Activation:
     Raises:
       ValueError, TypeError: the slope is not one finite number.
     """
-    alpha = check_number("negative_slope", negative_slope)
+    return _leaky_relu(check_number("negative_slope", negative_slope))
+
+
+@functools.lru_cache
+def _leaky_relu(alpha: float) -> Activation:
     function = functools.partial(jax.nn.leaky_relu, negative_slope=alpha)
     return Activation(f"leaky_relu({alpha:g})", function, (min(alpha, 1.0), max(alpha, 1.0)))
 

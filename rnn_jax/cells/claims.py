@@ -125,12 +125,12 @@ def holds(owner: Any, name: str, *, of: Iterable[str] | None = None) -> bool:
     if name in own:
         return True
     lineage = type(owner).__mro__[:-1]
-    made_at = next((k for k, cls in enumerate(lineage) if name in vars(cls)), None)
-    if made_at is None:
+    position = next((k for k, cls in enumerate(lineage) if name in vars(cls)), None)
+    if position is None:
         return False
-    overriding, ancestry = lineage[:made_at], lineage[made_at:]
+    overriding, ancestry = lineage[:position], lineage[position:]
     known = {n for cls in ancestry for n in vars(cls)} - {name}
-    spoken_of = known & set(of) if of is not None else known - _never_read(lineage[made_at])
+    spoken_of = known & set(of) if of is not None else known - _never_read(lineage[position])
     if any("__getattribute__" in vars(cls) for cls in overriding):
         return False
     return not any(
