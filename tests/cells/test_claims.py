@@ -1,91 +1,43 @@
-"""What a cell tells of itself counts for the mathematics that it runs, and is true of it.
+"""What a cell tells of itself counts for the mathematics that it runs.
 
 Every method of every cell and wrapper is overridden in every way that Python has, and what the
-package computes is then held against the plain call of the cell; every claim that is made is held
-against the cell's own Jacobian. Run step by step (`jax.disable_jit`), where hundreds of classes
-would each be compiled.
+package computes is then held against the plain call of the cell. Run step by step
+(`jax.disable_jit`), where hundreds of classes would each be compiled.
 """
 
 import functools
 import types
 
 import chex
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from claiming import (
+    CLOSE,
+    IN,
+    WRAPPERS,
+    XS,
+    H,
+    Leaky,
+    Named,
+    T,
+    assert_runs_its_own_call,
+    built,
+    by_hand,
+    claims_of,
+    jacobian,
+    random_carry,
+)
 from flax import nnx
 from jax.flatten_util import ravel_pytree
-from jax.tree_util import Partial
 
 import rnn_jax as rj
 import zoo
 from refusing import refuses
-from rnn_jax.cells.claims import CLAIMS, NOISE, claim, makes_claim, splits_call
-from rnn_jax.cells.structure import fused_form
+from rnn_jax.cells.claims import CLAIMS, NOISE, claim, splits_call
 from rnn_jax.cells.wrappers.noise import draw_noise
 from rnn_jax.cells.wrappers.wrapper import CellWrapper
-
-IN, H, T = 2, 3, 3
-XS = jnp.asarray(np.random.default_rng(0).normal(size=(T, IN)))
-CLOSE = {"rtol": 1e-11, "atol": 1e-13}
-OF_A_STEP = CLAIMS - {"splits_call"}
-
-WRAPPERS = {
-    "plain": lambda cell: cell,
-    "wrapper": CellWrapper,
-    "learned_carry": lambda cell: rj.LearnedCarry(cell, rngs=nnx.Rngs(0)),
-    "dropout": lambda cell: rj.RecurrentDropout(cell, 0.3, 0.1) if fused_form(cell) else cell,
-    "zoneout": lambda cell: rj.Zoneout(cell, 0.3),
-    "stack": lambda cell: rj.StackedCell([cell, zoo.CELLS["lstm"](H, 2, 5)]),
-}
-
-
-def built(name, wrap="plain"):
-    return WRAPPERS[wrap](zoo.CELLS[name](IN, H, 1))
-
-
-def claims_of(cell):
-    """Names of the claims that a cell makes and that say something."""
-    said = {name for name in OF_A_STEP if makes_claim(cell, name)}
-    return said - {"fused_form"} | ({"fused_form"} if fused_form(cell) is not None else set())
-
-
-def by_hand(cell, xs, carry):
-    """Carries before each step and outputs, by calling the cell."""
-    carries, ys = [], []
-    for x in xs:
-        carries.append(carry)
-        carry, y = cell(carry, x)
-        ys.append(y)
-    return carries, carry, jnp.stack(ys)
-
-
-def jacobian(cell, carry, x):
-    """∂carry'/∂carry of one call, (S, S)."""
-    state, unravel = ravel_pytree(carry)
-    return jax.jacfwd(lambda state: ravel_pytree(cell(unravel(state), x)[0])[0])(state)
-
-
-def random_carry(cell, seed=3):
-    rng = np.random.default_rng(seed)
-    zeros = cell.initialize_carry((IN,))
-    return jax.tree.map(lambda part: jnp.asarray(rng.normal(size=part.shape)), zeros)
-
-
-def assert_runs_its_own_call(cell):
-    """`unroll` and one-step Jacobians are those of cell(carry, x)."""
-    with jax.disable_jit():
-        carry = random_carry(cell)
-        carries, last, ys = by_hand(cell, XS, carry)
-        chex.assert_trees_all_close(rj.unroll(cell, XS, carry), (last, ys), **CLOSE)
-        found = rj.linearize(cell, XS, carry).state_jacobians
-        for a, before, x in zip(found, carries, XS, strict=True):
-            np.testing.assert_allclose(a, jacobian(cell, before, x), **CLOSE)
-
-
-# Every method of a step, overridden
 
 
 def methods_of(cls):
@@ -190,14 +142,6 @@ def test_a_model_is_trained_through_the_methods_that_were_overridden(method, mon
         chex.assert_trees_all_close(jax.grad(by_model)(model), jax.grad(by_call)(model), **CLOSE)
 
 
-class Leaky(rj.SimpleRNNCell):
-    """The parent's step, mixed with the state before."""
-
-    def step(self, carry, z):
-        h = 0.95 * carry + 0.05 * super().step(carry, z)[0]
-        return h, h
-
-
 def test_a_leaky_subclass_has_none_of_its_parents_explanations():
     cell = Leaky(IN, H, activation="sigmoid", rngs=nnx.Rngs(0))
     flow = rj.gradient_flow(cell, XS)
@@ -250,17 +194,6 @@ def test_an_activation_that_mixes_units_has_no_slopes(activation, by_element):
         np.testing.assert_allclose(whole, found.step_log_norms, **CLOSE)
     else:
         assert (found.slope_log, found.recurrent_log) == (None, None)
-
-
-class Named(Leaky):
-    """Makes claims of its own, of a step that it inherits."""
-
-    def memory_path(self, carry, x):
-        return {"h": jnp.full_like(carry, 0.95)}
-
-    def jacobian_bound(self):
-        slope, kernel = super().jacobian_bound()
-        return 1.0, 0.95 * jnp.eye(H) + 0.05 * slope * jnp.linalg.norm(kernel, 2) * jnp.eye(H)
 
 
 def test_a_class_with_another_step_may_make_claims_anew():
@@ -464,254 +397,3 @@ def test_what_both_steps_use_changes_both():
 
 def test_a_cell_that_draws_nothing_takes_any_step():
     assert not jax.tree.leaves(draw_noise(HalvedWrapper(built("lstm")), jax.random.key(0), T))
-
-
-# Cells that are none of this package's
-
-
-class Foreign:
-    """A plain object that says what it can of itself; a step uses a helper and the gates."""
-
-    def __init__(self, decay):
-        self.decay = decay
-
-    def __call__(self, carry, x):
-        h = self.gates(carry, x)["keep"] * carry + jnp.sum(self.drive(x))
-        return h, h
-
-    def drive(self, x):
-        return 0.1 * x
-
-    def gates(self, carry, x):
-        return {"keep": jnp.full_like(carry, self.decay)}
-
-    def memory_path(self, carry, x):
-        return {"h": jnp.full_like(carry, self.decay)}
-
-    def jacobian_bound(self):
-        return self.decay, jnp.eye(H)
-
-    def slopes(self, carry, x):
-        return jnp.full_like(carry, self.decay)
-
-    recurrent_kernel = np.eye(H)
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    [lambda cell: cell, Partial, lambda cell: cell.__call__, lambda cell: Partial(cell.__call__)],
-    ids=["object", "partial", "method", "partial_of_method"],
-)
-def test_a_foreign_cell_is_believed_about_its_own_step(wrap):
-    cell = wrap(Foreign(0.5))
-    flow = rj.gradient_flow(cell, XS, jnp.ones(H), wrt="state")
-    np.testing.assert_allclose(flow.attribution.gates["keep"], 0.5)
-    np.testing.assert_allclose(flow.attribution.paths["h"].factors, 0.5)
-    np.testing.assert_allclose(flow.attribution.slopes, 0.5)
-    assert flow.attribution.slope_bound == 0.5
-    np.testing.assert_allclose(flow.bound, np.arange(T) * np.log(0.5) + 0.5 * np.log(H), **CLOSE)
-
-
-class OtherDrive(Foreign):
-    """Another helper of the step."""
-
-    def drive(self, x):
-        return x
-
-
-class OtherGates(Foreign):
-    """Other gates, which its step uses."""
-
-    def gates(self, carry, x):
-        return {"keep": 0.1 * carry}
-
-
-class Delegating:
-    """Runs another step and hands every other question on."""
-
-    def __init__(self, cell):
-        self.cell = cell
-
-    def __call__(self, carry, x):
-        h, _ = self.cell(carry, x)
-        return 2 * h, h
-
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self.cell, name)
-
-
-class NNXForeign(nnx.SimpleCell):
-    """Flax's cell, with gates told of it."""
-
-    def gates(self, carry, x):
-        return {"all": jnp.ones_like(carry)}
-
-
-class NNXOther(NNXForeign):
-    """And another call than that."""
-
-    def __call__(self, carry, x):
-        return super().__call__(0.5 * carry, x)
-
-
-class Equinox(eqx.Module):
-    """An Equinox cell with a field that is a function, and a class that adds to it."""
-
-    weight: jax.Array
-    activation: types.FunctionType = jnp.tanh
-
-    def __call__(self, carry, x):
-        h = self.activation(self.weight * carry + jnp.sum(x))
-        return h, h
-
-    def gates(self, carry, x):
-        return {"all": jnp.ones_like(carry)}
-
-
-class EquinoxMore(Equinox):
-    def twice(self, carry, x):
-        return self(self(carry, x)[0], x)
-
-
-class EquinoxOther(Equinox):
-    def __call__(self, carry, x):
-        h = jnp.sin(self.weight * carry)
-        return h, h
-
-
-def shape_of(function):
-    function.gates = lambda carry, x: {"all": jnp.ones_like(carry)}
-    return function
-
-
-ALL = frozenset({"gates", "memory_path", "jacobian_bound", "slopes"})
-SIZES = {"rngs": nnx.Rngs(0)}
-
-
-@pytest.mark.parametrize(
-    ("cell", "claims"),
-    [
-        (Foreign(0.5), ALL),
-        (OtherDrive(0.5), set()),
-        (OtherGates(0.5), {"gates"}),
-        (Delegating(Foreign(0.5)), set()),
-        (Delegating(built("lstm")), set()),
-        (Partial(lambda cell, *at: cell(*at), built("lstm")), set()),
-        (built("lstm").step, set()),
-        (built("lstm").__call__, {"fused_form", "gates", "memory_path", "diagonal_part"}),
-        (NNXForeign(IN, H, **SIZES), {"gates"}),
-        (NNXOther(IN, H, **SIZES), set()),
-        (Equinox(jnp.ones(H)), {"gates"}),
-        (Equinox(jnp.ones(H), jnp.sin), {"gates"}),
-        (EquinoxMore(jnp.ones(H), jnp.sin), {"gates"}),
-        (EquinoxOther(jnp.ones(H)), set()),
-        (shape_of(lambda carry, x: (carry, carry)), {"gates"}),
-        (zoo.henon_step, set()),
-    ],
-)
-def test_foreign_claims_keep_the_same_rule(cell, claims):
-    assert claims_of(cell) == claims
-
-
-def test_a_claim_on_the_object_itself_is_its_own():
-    cell = Leaky(IN, H, rngs=nnx.Rngs(0))
-    cell.memory_path = Named.memory_path.__get__(cell)
-    assert claims_of(cell) == {"memory_path"}
-
-
-# Every claim that is made is true
-
-
-EVERY_CLAIM = [
-    (name, wrap, said)
-    for wrap in WRAPPERS
-    for name in zoo.CELLS
-    for said in sorted(claims_of(built(name, wrap)))
-]
-
-
-def part_rows(cell):
-    start, rows = 0, {}
-    for name, leaf in zip(
-        cell.carry_parts, jax.tree.leaves(cell.initialize_carry((IN,))), strict=True
-    ):
-        rows[name] = slice(start, start + leaf.size)
-        start += leaf.size
-    return rows
-
-
-def without_recurrent_weights(cell):
-    """The cell with all that mixes units set to 0."""
-
-    def cleared(path, leaf):
-        names = jax.tree_util.keystr(path)
-        return 0 * leaf if "recurrent_kernel" in names or "peephole" in names else leaf
-
-    return jax.tree_util.tree_map_with_path(cleared, cell)
-
-
-def assert_gates_are_those_of_the_step(cell, gates, carry, x):
-    """What a gate multiplies, solved for from the inner cell's step, is what can stand there."""
-    if isinstance(cell, rj.StackedCell):
-        gates = {n.removeprefix("0."): gate for n, gate in gates.items() if n.startswith("0.")}
-        cell, carry = cell.cells[0], carry[0]
-    while isinstance(cell, CellWrapper):
-        cell = cell.cell
-    after, y = cell(carry, x)
-    match cell:
-        case rj.LSTMCell():
-            assert set(gates) == set(cell.blocks) - {"candidate"} | {"input"}
-            np.testing.assert_allclose(gates["output"] * jnp.tanh(after[0]), y, **CLOSE)
-            candidate = (after[0] - gates.get("forget", 1.0) * carry[0]) / gates["input"]
-            z = cell.project(x) + carry[1] @ cell.recurrent_kernel[...]
-            known = jnp.split(z, len(cell.blocks))[cell.blocks.index("candidate")]
-            np.testing.assert_allclose(candidate, jnp.tanh(known), **CLOSE)
-        case rj.GRUCell():
-            candidate = (after - gates["update"] * carry) / (1 - gates["update"])
-            w, b = cell.recurrent_kernel[...][:, 2 * H :], cell.candidate_recurrent_bias
-            reset = gates["reset"]
-            term = (reset * carry) @ w if b is None else reset * (carry @ w + b[...])
-            known = cell.project(x)[2 * H :] + term
-            np.testing.assert_allclose(candidate, jnp.tanh(known), **CLOSE)
-        case _:
-            assert not gates
-
-
-@pytest.mark.parametrize(("name", "wrap", "said"), EVERY_CLAIM)
-def test_what_is_claimed_is_true_of_the_cells_own_jacobian(name, wrap, said):
-    cell = built(name, wrap)
-    carry, x = random_carry(cell), XS[0]
-    a, rows = np.asarray(jacobian(cell, carry, x)), part_rows(cell)
-    found = claim(cell, said)
-    match said:
-        case "slopes":
-            kernel = np.asarray(cell.recurrent_kernel[...])
-            np.testing.assert_allclose(a, found(carry, x)[:, None] * kernel.T, **CLOSE)
-        case "jacobian_bound":
-            slope, kernel = found()
-            assert np.linalg.norm(a, 2) <= slope * np.linalg.norm(kernel, 2) * (1 + 1e-12)
-        case "diagonal_part":
-            for to in rows.values():
-                block = a[to, rows[found]]
-                np.testing.assert_array_equal(block, np.diag(np.diag(block)))
-        case "memory_path":
-            bare = without_recurrent_weights(cell)
-            a = np.asarray(jacobian(bare, carry, x))
-            for part, factor in claim(bare, said)(carry, x).items():
-                np.testing.assert_allclose(a[rows[part], rows[part]], np.diag(factor), **CLOSE)
-        case "gates":
-            assert_gates_are_those_of_the_step(cell, found(carry, x), carry, x)
-        case "fused_form":
-            mathematics, kernels = found()
-            seen = [
-                jnp.concatenate([*([mathematics.hidden(carry)] * h), *([x] * i), jnp.ones(1)])
-                for h, i in mathematics.sees
-            ]
-            pre = tuple(v @ kernel for v, kernel in zip(seen, kernels, strict=True))
-            chex.assert_trees_all_close(
-                mathematics.advance(carry, pre)[0], cell(carry, x)[0], **CLOSE
-            )
-        case _:
-            raise AssertionError(f"no law holds {said}: write one")
