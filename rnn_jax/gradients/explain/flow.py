@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from rnn_jax.cells.claims import makes_claim
 from rnn_jax.checks import check_choice, check_count, check_flag
 from rnn_jax.gradients.explain.attribution import Attribution, attribution_of
 from rnn_jax.gradients.explain.bounds import jacobian_log_bound
@@ -353,7 +354,7 @@ MEASURES = (*_READINGS, "bound", "weight_log_norms")
 
 def _bound(cell: Any, log_norms: jax.Array) -> jax.Array | None:
     """The bound on the product, times the largest factor that it starts from."""
-    if not hasattr(cell, "jacobian_bound"):
+    if not makes_claim(cell, "jacobian_bound"):
         return None
     try:
         bound = jacobian_log_bound(cell, log_norms.shape[-1]).astype(log_norms.dtype)
