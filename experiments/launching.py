@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import io
-import logging
 import math
 import os
 import re
@@ -73,7 +72,6 @@ def refusing(console: Console) -> Iterator[None]:
         yield
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         line = " ".join(str(error).split())
-        # In one piece, as threads of a checkpoint that failed may be writing there too.
         console.print(Text.assemble(("error: ", "bold red"), line), soft_wrap=True)
         sys.exit(2)
 
@@ -87,9 +85,6 @@ def settle(console: Console) -> None:
         )
 
     warnings.showwarning = say
-    # Orbax logs each failure of its threads with a traceback and raises it as well; a run says what
-    # it means in one line.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
     mpl.use("Agg")
     use_one_thread_for_lapack()
     use_compilation_cache()

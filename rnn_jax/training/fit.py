@@ -15,7 +15,8 @@ from rnn_jax.training.devices import processes
 from rnn_jax.training.devices.layout import fetch, make_layout
 from rnn_jax.training.disk import configuration
 from rnn_jax.training.disk.checkpoints import named_leaves
-from rnn_jax.training.disk.run_directory import Journal, RunDirectory
+from rnn_jax.training.disk.journal import Journal
+from rnn_jax.training.disk.run_directory import RunDirectory
 from rnn_jax.training.disk.tensorboard import TensorBoard
 from rnn_jax.training.display import Display, LiveDisplay
 from rnn_jax.training.ensemble import ensemble_size
@@ -153,7 +154,7 @@ def fit(
     def journal() -> Journal:
         if folder is None:
             return Journal()
-        description = configuration.describe(plan, model, hyperparameters, seed, config)
+        description = configuration.describe(plan, model, members, hyperparameters, seed, config)
         return RunDirectory(folder, description, key_bits, resume=resume, seconds=seconds)
 
     title = f"{type(task).__name__}{'' if members is None else f' × {members}'}"
@@ -171,7 +172,7 @@ def fit(
         run.go(steps, stopping, display, on_evaluation or _nothing)
     return FitResult(
         model=run.state.model,
-        history=make_history(run.journal.rows, run.journal.found, members),
+        history=make_history(run.journal.metric_rows, run.journal.probe_rows, members),
         best_model=run.state.best_model,
         steps=run.done,
         optimizer_state=run.state.optimizer_state,

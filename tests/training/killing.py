@@ -37,7 +37,7 @@ class Found:
 
     Attributes:
       rows: of metrics, whole ones.
-      unfinished: checkpoints that were being written, or deleted.
+      unfinished: checkpoints that were being written.
     """
 
     rows: int
@@ -110,10 +110,9 @@ def left_by(directory: Path) -> Found:
     """What lies in a directory whose process was killed."""
     metrics, checkpoints = directory / "metrics.jsonl", directory / "checkpoints"
     names = [path.name for path in checkpoints.iterdir()] if checkpoints.is_dir() else []
-    whole = [name for name in names if (checkpoints / name / "_CHECKPOINT_METADATA").exists()]
     return Found(
         rows=metrics.read_bytes().count(b"\n") if metrics.exists() else 0,
-        unfinished=[name for name in names if not name.isdigit() or name not in whole],
+        unfinished=[name for name in names if name.endswith(".part")],
     )
 
 
@@ -124,13 +123,10 @@ class Trap:
     Attributes:
       number: counted from 0; None is any.
       begins: how the use begins, as "os.rename checkpoints".
-      after: what should lie in the directory before, such as what a thread is writing; waited for
-        some seconds, as it need not come.
     """
 
     number: int | None = None
     begins: str = ""
-    after: str = ""
 
 
 def start_trapped(case: str, directory: Path, trap: Trap) -> BaseProcess:
@@ -152,9 +148,6 @@ def _fit_and_die(case: str, weights: Any, directory: Path, trap: Trap) -> None:
             return
         number, text = next(numbers), f"{event} {path.removeprefix(within)}"
         if trap.number in (None, number) and text.startswith(trap.begins):
-            end = time.monotonic() + 3
-            while not (directory / trap.after).exists() and time.monotonic() < end:
-                time.sleep(0.001)
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(touch)

@@ -4,10 +4,10 @@ import functools
 import signal
 
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 import rnn_jax as rj
+from rnn_jax.training.disk.checkpoints import read_checkpoint
 from training import killing, runs
 from training.killing import Trap
 
@@ -78,10 +78,11 @@ def test_a_run_that_is_killed_before_any_use_of_its_directory_ends_bit_for_bit(w
         Trap(begins="open config.json"),
         Trap(begins="os.rename config.json"),
         Trap(begins="open metrics.jsonl"),
-        # Nothing was deleted yet, so the first to go is the oldest of three checkpoints.
-        Trap(begins="os.remove _CHECKPOINT_METADATA"),
         Trap(begins="os.mkdir checkpoints"),
-        Trap(begins="os.rename checkpoints"),
+        Trap(begins="os.rename checkpoints/0.ckpt"),
+        Trap(begins="os.rename checkpoints/4.ckpt"),
+        # The oldest of three checkpoints.
+        Trap(begins="os.remove checkpoints/0.ckpt"),
         *(Trap(int(number)) for number in rng.uniform(10, 200, 4)),
     ]
     for trap in traps:
@@ -93,17 +94,14 @@ def test_a_run_that_is_killed_before_any_use_of_its_directory_ends_bit_for_bit(w
 def kept_of_failure(directory):
     """The state that a member had before it failed."""
     folder = directory / "nonfinite" / f"member-0-step-{runs.BREAKS_AT}"
-    with ocp.StandardCheckpointer() as checkpointer:
-        return runs.bits(checkpointer.restore(folder / "state"))
+    return read_checkpoint(folder / "state.ckpt")[0]
 
 
 def test_what_a_member_was_before_it_failed_is_kept_even_if_its_run_is_killed(whole, tmp_path):
     case = "simple, breaking"
     undisturbed, result, _ = whole(case)
     directory, keep = tmp_path / "run", tmp_path / "kept"
-    checkpoint = f"checkpoints/{runs.rows(undisturbed / 'metrics.jsonl')[-1]['step']}"
-    trap = Trap(begins="os.mkdir nonfinite", after=checkpoint)
-    process = killing.start_trapped(case, directory, trap)
+    process = killing.start_trapped(case, directory, Trap(begins="os.mkdir nonfinite"))
     assert runs.exit_status(process) == -signal.SIGKILL
     assert_ends_as(case, undisturbed, result, directory, keep)
-    assert kept_of_failure(directory) == kept_of_failure(undisturbed)
+    assert runs.bits(kept_of_failure(directory)) == runs.bits(kept_of_failure(undisturbed))
