@@ -31,19 +31,6 @@ class Moment:
     share: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """What a killed process left.
-
-    Attributes:
-      rows: of metrics, whole ones.
-      unfinished: checkpoints that were being written.
-    """
-
-    rows: int
-    unfinished: list[str]
-
-
 @dataclasses.dataclass
 class Pace:
     """How long a process takes to its first row, and from one row to the next, in seconds."""
@@ -104,16 +91,6 @@ def kill_at(
         process.join(moment.share * pace.row)
     process.kill()
     return runs.exit_status(process) == -signal.SIGKILL
-
-
-def left_by(directory: Path) -> Found:
-    """What lies in a directory whose process was killed."""
-    metrics, checkpoints = directory / "metrics.jsonl", directory / "checkpoints"
-    names = [path.name for path in checkpoints.iterdir()] if checkpoints.is_dir() else []
-    return Found(
-        rows=metrics.read_bytes().count(b"\n") if metrics.exists() else 0,
-        unfinished=[name for name in names if name.endswith(".part")],
-    )
 
 
 @dataclasses.dataclass(frozen=True)
