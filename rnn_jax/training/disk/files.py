@@ -76,6 +76,15 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def folder_of(directory: str | Path) -> Path:
+    """The folder that a user means: absolute, "~" as in a shell, and all else literally."""
+    try:
+        path = Path(directory).expanduser()
+    except RuntimeError:  # No user of that name, and a shell takes that literally too.
+        path = Path(directory)
+    return path.absolute()
+
+
 def make_folder(folder: Path) -> Path:
     """The folder, made if need be.
 

@@ -65,9 +65,13 @@ class Records:
 
         Raises:
           ValueError: as `check`.
+          OSError: it cannot be written.
         """
         kept = self.check(position)
-        os.ftruncate(self._opened(), len(kept))
+        try:
+            os.ftruncate(self._opened(), len(kept))
+        except OSError as error:
+            raise self._unwritable(error) from error
         self._bytes, self._digest = len(kept), hashlib.sha256(kept)
         return [json.loads(line, object_hook=_restored) for line in kept.splitlines()]
 
@@ -83,10 +87,7 @@ class Records:
         try:
             self._append(text)
         except OSError as error:
-            raise OSError(
-                f"{self.path} cannot be written: {reason(error)}. Checkpoints are as they were; "
-                "make room or access, and run the same command again."
-            ) from error
+            raise self._unwritable(error) from error
         self._bytes += len(text)
         self._digest.update(text)
 
@@ -108,6 +109,12 @@ class Records:
             with contextlib.suppress(OSError):
                 os.ftruncate(descriptor, before)  # Half a row is none.
             raise
+
+    def _unwritable(self, error: OSError) -> OSError:
+        return OSError(
+            f"{self.path} cannot be written: {reason(error)}. Checkpoints are as they were; make "
+            "room or access, and run the same command again."
+        )
 
     def _opened(self) -> int:
         if self._descriptor is None:

@@ -8,6 +8,7 @@ import jax
 from rnn_jax.checks import check_choice
 from rnn_jax.training.disk.checkpoints import Arrays, Checkpoints, from_arrays
 from rnn_jax.training.disk.configuration import Description, model_differences, read_config
+from rnn_jax.training.disk.files import folder_of
 
 M = TypeVar("M")
 
@@ -33,7 +34,7 @@ def restore(directory: str | Path, model: M, *, which: str = "last") -> M:
       ValueError: a damaged checkpoint, or one of a model that is built or computes otherwise.
     """
     check_choice("which", which, ("last", "best"))
-    folder = Path(directory).expanduser().absolute()
+    folder = folder_of(directory)
     checkpoints = Checkpoints(folder / "checkpoints")
     if not folder.is_dir() or not any(folder.iterdir()):
         raise FileNotFoundError(f"{directory} holds no run. Pass the directory of one.")
