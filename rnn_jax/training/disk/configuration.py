@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rnn_jax.checks import is_key
 from rnn_jax.training.disk import source
 from rnn_jax.training.disk.checkpoints import Form, form_differences, form_of, named_leaves
 from rnn_jax.training.disk.files import reason, write_whole
@@ -177,7 +178,7 @@ def _one_member(model: Any, members: int | None) -> Any:
 
 def _weights(leaf: Any) -> Description:
     """Form and a few sums that tell other numbers, or another order of them, from these."""
-    values = np.asarray(leaf, np.float64).reshape(-1)
+    values = _reals(leaf)
     return {
         "shape": list(leaf.shape),
         "dtype": str(leaf.dtype),
@@ -185,6 +186,14 @@ def _weights(leaf: Any) -> Description:
         "rms": float(np.sqrt(np.square(values).mean())) if values.size else 0.0,
         "projection": float((values * np.cos(np.arange(values.size))).sum()),
     }
+
+
+def _reals(leaf: Any) -> np.ndarray:
+    """The numbers of an array of any type, one after the other."""
+    array = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf).reshape(-1)
+    if np.iscomplexobj(array):
+        array = np.concatenate([array.real, array.imag])
+    return array.astype(np.float64)
 
 
 def _form_differences(there: Description, here: Description) -> list[str]:

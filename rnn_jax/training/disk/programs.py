@@ -86,9 +86,10 @@ def _optimizer_digest(plan: Plan, model: Any, hyperparameters: Any) -> str:
         extra = {"value": value, "grad": gradient, "value_fn": _square_sum}
         return optimizer.update(gradient, optimizer.init(model), model, **extra)
 
+    trained = jax.tree.map(lambda leaf: leaf if _is_inexact(leaf) else None, model)
     with relaxed():
         value = jax.eval_shape(lambda: jax.numpy.zeros(()))
-        return program_digest(step, model, model, value)
+        return program_digest(step, trained, trained, value)
 
 
 def program_digest(function: Callable[..., Any], *arguments: Any) -> str:
