@@ -1,6 +1,7 @@
 """Directories whose files were damaged, and disks that are full."""
 
 import json
+import re
 import shutil
 import warnings
 
@@ -8,6 +9,7 @@ import pytest
 
 import rnn_jax as rj
 from rnn_jax.training.disk.checkpoints import read_checkpoint
+from rnn_jax.training.disk.configuration import read_config
 from training import runs, small_disks, toys
 
 
@@ -262,6 +264,33 @@ def test_a_description_that_was_cut_anywhere_is_named(half):
         (half / "config.json").write_bytes(content[:length])
         with pytest.raises(ValueError, match=r"config\.json is damaged: .* Bring it back"):
             runs.toy(half)
+
+
+def test_a_description_of_which_any_byte_is_another_one_is_named(half):
+    file = half / "config.json"
+    content = file.read_bytes()
+    end, description = content.index(b'"surroundings"'), read_config(half)
+    for place in range(0, end, 3):
+        changed = bytearray(content)
+        changed[place] ^= 1 << place % 7
+        file.write_bytes(changed)
+        try:
+            outcome = read_config(half)  # The same, such as by another kind of space.
+        except ValueError as error:
+            outcome = str(error)
+        words = r"config\.json is damaged|holds a run of format"
+        assert outcome == description or re.search(words, str(outcome))
+
+
+def test_a_damaged_run_that_is_called_as_one_of_its_folders_stays_in_its_folder(tmp_path):
+    run = tmp_path / "checkpoints"
+    runs.toy(run, steps=2)
+    for file in (run / "checkpoints").iterdir():
+        DAMAGES["zeros"](file)
+    with pytest.warns(UserWarning, match="cannot be used"), pytest.raises(ValueError, match="dam"):
+        runs.toy(run)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+    assert len(list((run / "damaged").iterdir())) == 4
 
 
 def test_records_without_a_description_are_not_written_over(half):

@@ -13,6 +13,7 @@ from flax import nnx
 from jax.tree_util import Partial
 
 import rnn_jax as rj
+from rnn_jax.training.disk.configuration import read_config, write_config
 from rnn_jax.training.disk.programs import program_digest
 from rnn_jax.training.disk.values import described
 from training import runs, spread, toys
@@ -164,21 +165,20 @@ def test_an_ensemble_that_computes_otherwise_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["jax", "flax", "optax", "rnn_jax", "backend"])
 def test_where_something_else_wrote_the_programs_they_are_not_compared(name, tmp_path):
     runs.toy(tmp_path, model=model(scaled(1.0)), steps=2, probes=())
-    file = tmp_path / "config.json"
-    config = json.loads(file.read_text())
-    run = config["run"]
+    run = read_config(tmp_path)
     run["programs"] |= dict.fromkeys(set(run["programs"]) - {"optimizer"}, "another")
-    file.write_text(json.dumps(config))
+    write_config(tmp_path, run)
     for call in (
         lambda: runs.toy(tmp_path, model=model(scaled(1.0)), probes=()),
         lambda: rj.restore(tmp_path, model(scaled(1.0))),
     ):
         with pytest.raises(ValueError, match="another program"):
             call()
-    run["versions" if name in run["versions"] else name] = (
-        {**run["versions"], name: "0"} if name in run["versions"] else "another"
-    )
-    file.write_text(json.dumps(config))
+    if name == "backend":
+        run["backend"] = "another"
+    else:
+        run["versions"][name] = "0"
+    write_config(tmp_path, run)
     rj.restore(tmp_path, model(scaled(1.0)))
     # What is written in words can be compared all the same.
     with pytest.raises(ValueError, match="activation"):

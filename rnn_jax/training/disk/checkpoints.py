@@ -11,6 +11,7 @@ their bits.
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +96,6 @@ class Checkpoints:
             raise ValueError("its notes do not say which rows belong to it")
         return arrays, notes
 
-    def set_aside(self, step: int) -> Path:
-        """Moves a checkpoint that cannot be used out of the way, and returns where it is."""
-        return set_aside(self.path(step))
-
     def path(self, step: int) -> Path:
         """Of one checkpoint."""
         return self.folder / f"{step}.ckpt"
@@ -113,13 +110,12 @@ class Checkpoints:
                 part.unlink()
 
 
-def set_aside(path: Path) -> Path:
-    """Moves a file of a run, or of its checkpoints, to the run's damaged/; says where it is."""
-    run = path.parent if path.parent.name != "checkpoints" else path.parent.parent
+def set_aside(path: Path, run: Path) -> Path:
+    """Moves what lies in the folder of a run to its damaged/; says where it is."""
     target = make_folder(run / "damaged") / path.name
     while target.exists():
         target = target.with_name(target.name + "+")
-    return path.rename(target)
+    return Path(shutil.move(path, target))  # Checkpoints may lie on another disk.
 
 
 def write_checkpoint(path: Path, arrays: Arrays, notes: Notes) -> None:

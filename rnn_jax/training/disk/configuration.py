@@ -1,5 +1,6 @@
 """What a run is, in plain words: enough to repeat it, and to tell it from another one."""
 
+import hashlib
 import json
 import math
 import os
@@ -116,7 +117,7 @@ def write_config(folder: Path, description: Description) -> None:
     Raises:
       OSError: the disk is full, or cannot be written.
     """
-    config = {"run": description, "surroundings": surroundings()}
+    config = {"run": description, "digest": _digest(description), "surroundings": surroundings()}
     try:
         for repository, patch in source.uncommitted().items():
             name = os.fsencode(repository)[:100].decode(errors="surrogateescape")
@@ -154,12 +155,17 @@ def read_config(folder: Path) -> Description:
             f"this one reads and writes format {FORMAT}. {fix} the version that wrote it, or pass "
             "another directory."
         )
-    parts = [("model", "weights"), ("model", "structure"), ("programs", None), ("inputs", "shape")]
-    if found is None or not all(_holds(run, name, inner) for name, inner in parts):
+    if found is None or config.get("digest") != _digest(run):
         raise ValueError(
-            f"{file} is damaged: it describes no run. Bring it back, or pass another directory."
+            f"{file} is damaged: it does not describe the run as it was written. Bring it back, or "
+            "pass another directory."
         )
     return run
+
+
+def _digest(description: Description) -> str:
+    text = json.dumps(plain(description), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _circumstances() -> Description:
@@ -271,8 +277,3 @@ def _value_differences(name: str, there: Any, here: Any, *, common: bool = False
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-
-
-def _holds(run: Description, name: str, inner: str | None) -> bool:
-    part = run.get(name)
-    return isinstance(part, dict) and (inner is None or inner in part)

@@ -213,7 +213,7 @@ class RunDirectory(Journal):
         # The rows first: as long as a checkpoint is there, nothing begins from the start.
         for file in (self._metrics, self._probes):
             if file.path.exists():
-                set_aside(file.path)
+                set_aside(file.path, self.path)
         self._set_aside(unusable)
         raise ValueError(
             f"no checkpoint in {self.path} can be used ({said}). They lie in its folder damaged/, "
@@ -223,7 +223,7 @@ class RunDirectory(Journal):
 
     def _set_aside(self, unusable: dict[int, str]) -> None:
         for step, why in unusable.items():
-            where = set_aside(self._checkpoints.path(step))
+            where = set_aside(self._checkpoints.path(step), self.path)
             warnings.warn(
                 f"the checkpoint of step {step} cannot be used: {why}. It now lies in {where}.",
                 stacklevel=2,
