@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import io
-import logging
 import math
 import os
 import re
@@ -85,7 +84,6 @@ def refusing(console: Console) -> Iterator[None]:
         yield
     except _SAID as error:
         line = " ".join(str(error).split())
-        # In one piece, as threads of a checkpoint that failed may be writing there too.
         console.print(Text.assemble(("error: ", "bold red"), line), soft_wrap=True)
         sys.exit(2)
 
@@ -99,9 +97,6 @@ def settle(console: Console) -> None:
         )
 
     warnings.showwarning = say
-    # Orbax logs each failure of its threads with a traceback and raises it as well; a run says what
-    # it means in one line.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
     mpl.use("Agg")
     use_one_thread_for_lapack()
     use_compilation_cache()

@@ -234,7 +234,13 @@ def report(options: Any, result: rj.FitResult, console: Console) -> None:
         )
     picture = options.out / "training.png"
     chance = getattr(options.task, "chance_loss", None)
-    history.plot(chance=chance).savefig(picture, dpi=150)
+    try:
+        history.plot(chance=chance).savefig(picture, dpi=150)
+    except OSError as error:
+        raise OSError(
+            f"the picture could not be written to {picture}: {error.strerror}. The run itself is "
+            "complete; make room or access, and run the same command again."
+        ) from error
     Console().print(table)
     console.print(f"All of it is in {options.out}; the picture is {picture}.", soft_wrap=True)
 

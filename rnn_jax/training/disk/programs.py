@@ -1,0 +1,178 @@
+"""What functions compute, as digests: by them another task, model or optimiser is told apart."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.sharding import Mesh, Sharding
+
+from rnn_jax.checks import is_key
+from rnn_jax.training.disk.values import number_digest, without_addresses
+from rnn_jax.training.plan import Plan
+from rnn_jax.training.step import relaxed, run_model
+
+# Of an operation: where it came from and where it runs, and not what it computes.
+_BESIDE_THE_POINT = ("name", "debug_info", "ctx_mesh")
+
+
+def program_digests(plan: Plan, model: Any, hyperparameters: Any) -> dict[str, str]:
+    """Digests of all programs that decide what a run computes, by what they are of.
+
+    Args:
+      plan: how to train.
+      model: one member, its arrays or their forms.
+      hyperparameters: of the first member, or None.
+    """
+    task, key = plan.task, jax.eval_shape(lambda: jax.random.key(0))
+    batch = jax.eval_shape(lambda key: task.sample(key, plan.batch_size), key)
+    outputs = jax.eval_shape(lambda model, xs: run_model(model, xs, None), model, batch.inputs)
+    metrics = jax.eval_shape(task.metrics, outputs, batch)
+    digests = {
+        "task.sample": program_digest(lambda key: task.sample(key, plan.batch_size), key),
+        # With its gradient, because a rule for that may be the task's own.
+        "task.loss": program_digest(jax.value_and_grad(task.loss), outputs, batch),
+        "task.metrics": program_digest(task.metrics, outputs, batch),
+        "task.solved": program_digest(task.solved, metrics),
+        "model": model_digest(model, batch.inputs),
+        "optimizer": _optimizer_digest(plan, model, hyperparameters),
+    }
+    if hasattr(task, "sample_held_out"):
+        draw = task.sample_held_out
+        digests["task.sample_held_out"] = program_digest(
+            lambda key: draw(key, plan.evaluation_size), key
+        )
+    return digests
+
+
+def model_digest(model: Any, inputs: Any) -> str:
+    """Of what one model computes in evaluation, and in training with its gradient.
+
+    Args:
+      model: one member, its arrays or their forms.
+      inputs: the form of a batch, (B, T, I).
+    """
+    leaves, structure = jax.tree.flatten(model)
+    trained = [index for index, leaf in enumerate(leaves) if _is_inexact(leaf)]
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    def evaluate(leaves: list[Any], xs: Any) -> Any:
+        return run_model(jax.tree.unflatten(structure, leaves), xs, None)
+
+    def train(leaves: list[Any], xs: Any, key: Any, cotangent: Any) -> Any:
+        def outputs(weights: list[Any]) -> Any:
+            given = dict(enumerate(leaves)) | dict(zip(trained, weights, strict=True))
+            return run_model(jax.tree.unflatten(structure, list(given.values())), xs, key)
+
+        ys, pull_back = jax.vjp(outputs, [leaves[index] for index in trained])
+        return ys, pull_back(cotangent)
+
+    outputs = jax.eval_shape(evaluate, leaves, inputs)
+    parts = (
+        program_digest(evaluate, leaves, inputs),
+        program_digest(train, leaves, inputs, key, outputs),
+    )
+    return _short("".join(parts))
+
+
+def _optimizer_digest(plan: Plan, model: Any, hyperparameters: Any) -> str:
+    """Its rates and schedules are numbers in its program."""
+
+    def step(gradient: Any, model: Any, value: Any) -> Any:
+        optimizer = plan.optimizer_for(hyperparameters)
+        # What a line search asks for; other optimisers take no notice.
+        extra = {"value": value, "grad": gradient, "value_fn": _square_sum}
+        return optimizer.update(gradient, optimizer.init(model), model, **extra)
+
+    trained = jax.tree.map(lambda leaf: leaf if _is_inexact(leaf) else None, model)
+    with relaxed():
+        value = jax.eval_shape(lambda: jax.numpy.zeros(()))
+        return program_digest(step, trained, trained, value)
+
+
+def program_digest(function: Callable[..., Any], *arguments: Any) -> str:
+    """A digest of what a function computes of arguments of these forms.
+
+    It covers each operation with its options, the forms of all intermediate results, and all
+    numbers that the function closes over. It does not depend on the process, on names in the source
+    or on how many devices there are, but on the versions of the packages that wrote the program,
+    and on the kind of device, for which they may choose another one.
+    """
+    with jax.disable_jit(False), jax.default_matmul_precision(None):
+        closed = jax.make_jaxpr(lambda *arguments: function(*arguments))(*arguments)
+    return _closed(closed, {})
+
+
+def _closed(closed: ClosedJaxpr, known: dict[int, str]) -> str:
+    return _short(_program(closed.jaxpr, known) + repr([number_digest(c) for c in closed.consts]))
+
+
+def _program(jaxpr: Jaxpr, known: dict[int, str]) -> str:
+    """Its operations in order, variables by number; `known` holds digests of parts met before."""
+    if id(jaxpr) in known:
+        return known[id(jaxpr)]
+    numbers: dict[Any, int] = {}
+
+    def bind(variable: Any) -> str:
+        return f"{numbers.setdefault(variable, len(numbers))}:{_form(variable.aval)}"
+
+    def read(atom: Any) -> str:
+        if isinstance(atom, Literal):
+            return f"={number_digest(atom.val)}:{_form(atom.aval)}"
+        return str(numbers[atom])
+
+    lines = [" ".join(map(bind, [*jaxpr.constvars, *jaxpr.invars]))]
+    for equation in jaxpr.eqns:
+        options = {
+            name: value for name, value in equation.params.items() if name not in _BESIDE_THE_POINT
+        }
+        parts = [equation.primitive.name, *map(read, equation.invars), _text(options, known)]
+        lines.append(" ".join([*parts, *map(bind, equation.outvars)]))
+    lines.append(" ".join(map(read, jaxpr.outvars)))
+    known[id(jaxpr)] = digest = _short("\n".join(lines))
+    return digest
+
+
+def _text(option: Any, known: dict[int, str]) -> str:
+    """An option of an operation; functions and layouts say nothing of what it computes."""
+    if isinstance(option, ClosedJaxpr):
+        return _closed(option, known)
+    if isinstance(option, Jaxpr):
+        return _program(option, known)
+    if isinstance(option, (np.ndarray, jax.Array)):
+        return number_digest(option)
+    if isinstance(option, dict):
+        parts = [f"{name}={_text(value, known)}" for name, value in option.items()]
+        return f"{{{' '.join(sorted(parts))}}}"
+    if isinstance(option, (set, frozenset)):
+        return f"{{{' '.join(sorted(_text(value, known) for value in option))}}}"
+    if isinstance(option, (list, tuple)):
+        return f"{type(option).__name__}({' '.join(_text(value, known) for value in option)})"
+    if isinstance(option, (Sharding, Mesh)) or _is_function(option):
+        return type(option).__name__ if _is_function(option) else ""
+    return without_addresses(str(option))
+
+
+def _is_function(option: Any) -> bool:
+    return callable(option) and not isinstance(option, type)
+
+
+def _form(aval: Any) -> str:
+    if not hasattr(aval, "dtype"):
+        return without_addresses(str(aval))
+    return f"{aval.dtype}{tuple(aval.shape)}{'~' if getattr(aval, 'weak_type', False) else ''}"
+
+
+def _is_inexact(leaf: Any) -> bool:
+    return not is_key(leaf) and bool(jax.numpy.issubdtype(leaf.dtype, jax.numpy.inexact))
+
+
+def _square_sum(tree: Any) -> Any:
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if _is_inexact(leaf)]
+    return sum(jax.numpy.sum(jax.numpy.square(leaf)) for leaf in leaves)
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
