@@ -1,4 +1,4 @@
-"""Where sequences begin and end within a row: lengths and resets, as part of a scan's body."""
+"""Where sequences begin and end within a row, as part of a scan's body."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,8 +15,9 @@ class Boundaries(NamedTuple):
     """For each step, None where the sequence has no such boundary.
 
     Attributes:
-      valid: whether the step belongs to the sequence, (T,); where not, the carry is frozen.
-      resets: whether the carry returns to the initial one before the step, (T, ...).
+      valid: whether the step belongs to a sequence, (T, ...); where not, it is skipped.
+      resets: whether a sequence starts on the way into the step, (T, ...), in the order in which
+        steps are run.
     """
 
     valid: jax.Array | None
@@ -24,7 +25,7 @@ class Boundaries(NamedTuple):
 
 
 def within(
-    advance: Advance, initial: Any, *, return_carries: bool
+    advance: Advance, initial: Any, spare: Any | None, *, return_carries: bool
 ) -> Callable[[Any, tuple[Any, Boundaries]], tuple[Any, Any]]:
     """A scan's body that keeps to the boundaries.
 
@@ -33,6 +34,7 @@ def within(
     Args:
       advance: one step inside a sequence.
       initial: the carry that a reset returns to.
+      spare: the carry from which skipped steps are computed, if there are any; see `spare_carry`.
       return_carries: stack the carries too.
 
     Returns:
@@ -41,15 +43,31 @@ def within(
 
     def body(carry: Any, at: tuple[Any, Boundaries]) -> tuple[Any, Any]:
         value, (is_valid, is_reset) = at
-        start = carry if is_reset is None else select(is_reset, initial, carry)
+        before = carry if is_reset is None else select(is_reset, initial, carry)
+        start = before if is_valid is None else select(is_valid, before, spare)
         after, y, more = advance(start, value)
         if is_valid is not None:
-            # Frozen is what came in: a reset that the padding marks must not undo the last carry.
-            after = select(is_valid, after, carry)
+            after = select(is_valid, after, before)
             y = select(is_valid, y, jax.tree.map(jnp.zeros_like, y))
         return after, (y, after if return_carries else None, more)
 
     return body
+
+
+def spare_carry(initial: Any) -> Any:
+    """A constant carry from which a loop computes the steps that are skipped.
+
+    Nothing comes of such a step, but its derivative must be finite, or 0 · ∞ spoils the gradient of
+    all who share the weights. The carry that passes by may be infinite, after an explosion; where
+    a sequence starts the cell has a derivative.
+    """
+
+    def finite(leaf: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            return leaf
+        return lax.select(jnp.isfinite(leaf), leaf, jnp.zeros_like(leaf))
+
+    return lax.stop_gradient(jax.tree.map(finite, initial))
 
 
 def select(condition: jax.Array, one: Any, other: Any) -> Any:
