@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rnn_jax.arrays import varying_like
 from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.structure import FusedForm, fused_form_for
 from rnn_jax.cells.wrappers.noise import Noise, draw_noise, has_noise
@@ -148,7 +149,9 @@ def _unroll(
     resets = effective_resets(marks, valid)
     starts = functools.partial(_starts, cell, resets=resets is not None, skips=valid is not None)
     start, other = mapped(starts, batch_axes)(xs, carry, initial)
-    initial = start if other is None else other
+    start, initial = varying_like(
+        (start, start if other is None else other), cell, xs, carry, initial, marks, keys
+    )
     if carry is not None and options.truncate is not None:
         start = lax.stop_gradient(start)
     if valid is not None:
