@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rnn_jax.arrays import call_automatic
 from rnn_jax.cells.cell import RNNCell, affine, promote
 from rnn_jax.cells.wrappers.noise import drawn_by_step, dropped
 from rnn_jax.cells.wrappers.wrapper import CellWrapper
@@ -16,7 +17,7 @@ from rnn_jax.initializers import InitializerLike, get_initializer, initialize
 from rnn_jax.sequence.bidirectional import Bidirectional
 from rnn_jax.sequence.calling import ArrayLike, as_sequence
 from rnn_jax.sequence.layers import check_layers
-from rnn_jax.sequence.masks import read_marks, valid_steps
+from rnn_jax.sequence.masks import Marks, read_marks, valid_steps
 from rnn_jax.sequence.unroll import mapped, split_for, unroll
 
 Layer = RNNCell | CellWrapper | Bidirectional
@@ -138,24 +139,29 @@ class SequenceModel(nnx.Module):
                 "array; a call runs a single one. Call jax.vmap(lambda model, xs: model(xs), "
                 "(0, None))(models, xs), or take one with rnn_jax.member(models, 0)."
             )
-        depth, h = len(self.cells), as_sequence(xs, batched=True)
-        valid = valid_steps(read_marks(h.shape[:-1], lengths, mask, resets), h.shape[-2])
-        options: dict[str, Any] = {
-            "lengths": lengths,
-            "mask": mask,
-            "resets": resets,
-            "checkpoint": checkpoint,
-            "truncate": truncate,
-        }
-        keys = [None] * depth if key is None else jax.random.split(check_key(key), depth)
+        xs = as_sequence(xs, batched=True)
+        marks = read_marks(xs.shape[:-1], lengths, mask, resets)
+        key = None if key is None else check_key(key)
+        options: dict[str, Any] = {"checkpoint": checkpoint, "truncate": truncate}
+
+        def run(model: SequenceModel, *arrays: Any) -> jax.Array:
+            return model._outputs(*arrays, **options)
+
+        return call_automatic(run, self, xs, marks, key, like=xs, axes=xs.ndim - 2)
+
+    def _outputs(self, xs: jax.Array, marks: Marks, key: jax.Array | None, **how: Any) -> jax.Array:
+        """What a call returns, of what it was given, checked."""
+        depth, h = len(self.cells), xs
+        valid = valid_steps(marks, xs.shape[-2])
+        options = {"lengths": marks.lengths, "mask": marks.mask, "resets": marks.resets, **how}
+        keys = [None] * depth if key is None else jax.random.split(key, depth)
         for level, (layer, layer_key) in enumerate(zip(self.cells, keys, strict=True)):
             cell_key, drop_key = (None, None) if key is None else jax.random.split(layer_key)
-            options["key"] = cell_key
             into = self._normalised(level, h)
             if isinstance(layer, Bidirectional):
-                _, ys = layer(into, **options)
+                _, ys = layer(into, key=cell_key, **options)
             else:
-                _, ys = unroll(layer, into, **options)
+                _, ys = unroll(layer, into, key=cell_key, **options)
             if drop_key is not None and self.dropout and level + 1 < depth:
                 ys = _drop(ys, drop_key, self.dropout)
             if self.residual and _keeps_size(layer):

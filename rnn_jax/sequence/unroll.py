@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnn_jax.arrays import varying_like
+from rnn_jax.arrays import call_automatic, varying_like
 from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.structure import FusedForm, fused_form_for
 from rnn_jax.cells.wrappers.noise import Noise, draw_noise, has_noise
@@ -135,6 +135,21 @@ class _Options(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames="options")
 def _unroll(
+    cell: Any,
+    xs: jax.Array,
+    carry: Carry | None,
+    initial: Carry | None,
+    marks: Marks,
+    keys: jax.Array | None,
+    *,
+    options: _Options,
+) -> Any:
+    run = functools.partial(_run_rows, options=options)
+    # Rows are spread over devices as they come; how the rest lies is the compiler's to find.
+    return call_automatic(run, cell, xs, carry, initial, marks, keys, like=xs, axes=xs.ndim - 2)
+
+
+def _run_rows(
     cell: Any,
     xs: jax.Array,
     carry: Carry | None,
