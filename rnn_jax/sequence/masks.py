@@ -40,8 +40,8 @@ def read_marks(
     """
     if lengths is not None and mask is not None:
         raise ValueError(
-            "a call takes lengths= or mask=, which say the same thing; got both, and they cannot "
-            "be told apart. Pass one mask: mask & (jnp.arange(T) < lengths[..., None])."
+            "lengths= and mask= cannot be given together, because each says by itself which steps "
+            "count; got both. Pass one mask: mask & (jnp.arange(T) < lengths[..., None])."
         )
     in_range = None
     if lengths is not None:

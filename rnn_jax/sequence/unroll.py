@@ -25,7 +25,7 @@ from rnn_jax.sequence.calling import (
     resolve_starts,
 )
 from rnn_jax.sequence.masks import Marks, effective_resets, read_marks, valid_steps
-from rnn_jax.sequence.running.boundaries import Boundaries, select, spare_carry, within
+from rnn_jax.sequence.running.boundaries import Boundaries, left_backwards, spare_carry, within
 from rnn_jax.sequence.running.checkpointing import checkpointed, resolve_interval
 from rnn_jax.sequence.running.chunks import Chunk
 from rnn_jax.sequence.running.fused_scan import Settings, fused_scan
@@ -175,15 +175,13 @@ def _run_rows(
     if keys is not None:
         draw = functools.partial(draw_noise, owner_of(cell), steps=steps)
         noise = mapped(draw, batch_axes)(keys)
-    boundaries = Boundaries(valid, _on_the_way_in(resets, options.reverse))
+    boundaries = Boundaries(valid, resets)
     form = None if has_noise(noise) else fused_form_for(cell, xs, start)
     if form is not None:
         last, ys, carries = _scan_fused(form, xs, start, initial, boundaries, options)
     else:
         scan = functools.partial(_scan_plain, cell, options=options)
         last, ys, carries = mapped(scan, batch_axes)(xs, start, initial, boundaries, noise)
-    if resets is not None and options.reverse:
-        last = select(resets[..., 0], initial, last)
     result = (last, ys, carries) if options.return_carries else (last, ys)
     if marks.in_range is not None:
         result = mapped(_nan_unless, batch_axes)(marks.in_range, result)
@@ -230,17 +228,6 @@ def _without_padding(xs: jax.Array, valid: jax.Array) -> jax.Array:
     return jnp.where(keep, xs, jnp.broadcast_to(lax.stop_gradient(stand_in), xs.shape))
 
 
-def _on_the_way_in(resets: jax.Array | None, reverse: bool) -> jax.Array | None:
-    """Whether a sequence starts on the way into each step, (..., T), in the order of running.
-
-    Backwards, the boundary before step t is crossed on the way into t − 1, and the one before the
-    first step after all of them.
-    """
-    if resets is None or not reverse:
-        return resets
-    return jnp.concatenate([resets[..., 1:], jnp.zeros_like(resets[..., :1])], axis=-1)
-
-
 def _scan_plain(
     cell: Any,
     xs: jax.Array,
@@ -264,7 +251,7 @@ def _scan_plain(
         last, (ys, carries, _) = lax.scan(body, carry, inputs, reverse=options.reverse)
         return last, (ys, carries)
 
-    return _run(run, start, (zs, boundaries), options)
+    return _run(run, start, initial, (zs, boundaries), options)
 
 
 def _scan_fused(
@@ -290,21 +277,22 @@ def _scan_fused(
         last, ys, carries = fused_scan(settings, form.kernels, *inputs, carry, initial)
         return last, (ys, carries)
 
-    last, ys, carries = _run(run, start, time_first((xs, boundaries)), options)
+    last, ys, carries = _run(run, start, initial, time_first((xs, boundaries)), options)
     return last, time_back(ys), time_back(carries)
 
 
 def _run(
-    run: Chunk, start: Carry, inputs: Any, options: _Options
+    run: Chunk, start: Carry, initial: Carry, inputs: Any, options: _Options
 ) -> tuple[Carry, Any, Carry | None]:
     """All steps, with the memory and the reach of gradients that the options ask for."""
     reverse = options.reverse
 
-    def stretch(carry: Carry, part: Any) -> tuple[Carry, Any]:
+    def piece(carry: Carry, part: Any) -> tuple[Carry, Any]:
         if options.every is None:
             return run(carry, part)
         return checkpointed(run, carry, part, every=options.every, reverse=reverse)
 
+    stretch = left_backwards(piece, initial) if reverse else piece
     if options.truncate is None:
         last, (ys, carries) = stretch(start, inputs)
     else:

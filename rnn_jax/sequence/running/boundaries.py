@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rnn_jax.sequence.running.chunks import Chunk
+
 # advance(carry, input) -> (carry after the step, y, whatever else is to be stacked)
 Advance = Callable[[Any, Any], tuple[Any, Any, Any]]
 
@@ -16,8 +18,7 @@ class Boundaries(NamedTuple):
 
     Attributes:
       valid: whether the step belongs to a sequence, (T, ...); where not, it is skipped.
-      resets: whether a sequence starts on the way into the step, (T, ...), in the order in which
-        steps are run.
+      resets: whether a sequence starts on the way into the step, (T, ...).
     """
 
     valid: jax.Array | None
@@ -52,6 +53,33 @@ def within(
         return after, (y, after if return_carries else None, more)
 
     return body
+
+
+def left_backwards(run: Chunk, initial: Any) -> Chunk:
+    """A run backwards over some steps that leaves a sequence through its first step.
+
+    Resets mark first steps in the order of time. Backwards, the boundary before step t is crossed
+    on the way out of t and into t − 1, if need be by those who run the steps before: the carry that
+    these are handed is the one to start from.
+
+    Args:
+      run: runs steps backwards: maps a carry and (inputs, boundaries) to a carry and outputs, its
+        resets on the way into steps in the order in which they are run.
+      initial: the carry that a reset returns to.
+
+    Returns:
+      The same of boundaries whose resets mark first steps in the order of time.
+    """
+
+    def left(carry: Any, part: tuple[Any, Boundaries]) -> tuple[Any, Any]:
+        inputs, (valid, resets) = part
+        if resets is None:
+            return run(carry, part)
+        inner = jnp.concatenate([resets[1:], jnp.zeros_like(resets[:1])])
+        last, outputs = run(carry, (inputs, Boundaries(valid, inner)))
+        return select(resets[0], initial, last), outputs
+
+    return left
 
 
 def spare_carry(initial: Any) -> Any:
