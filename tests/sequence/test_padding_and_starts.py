@@ -307,7 +307,7 @@ def test_a_callable_without_a_carry_of_its_own_starts_from_initial():
         "got float64[4]",
         "Leave initial out",
     ),
-    other_type=(
+    other_structure=(
         lambda: rj.unroll(plain, XS[0].astype("f4"), H0.astype("f4"), initial=(H0, H0)),
         ValueError,
         "could not take one step",
