@@ -59,18 +59,15 @@ KEY = jax.random.key(3)
 CALLS = {
     "fused": (*unrolled("lstm", return_carries=True), {}),
     "marks": (*unrolled("lstm", truncate=2, checkpoint=2), MARKS),
-    "backwards": (*unrolled("simple_tanh", reverse=True, truncate=2), MARKS),
-    "plain": (*unrolled("lstm_peephole", checkpoint="sqrt"), LENGTHS),
+    "plain": (*unrolled("lstm_peephole", checkpoint="sqrt", reverse=True), LENGTHS),
     "noise": (
         lambda: rj.Zoneout(zoo.CELLS["gru_reset_after"](IN, H, 1), 0.3),
         functools.partial(rj.unroll, key=KEY),
         MARKS,
     ),
-    "learned": (learned, functools.partial(rj.unroll, reverse=True), LENGTHS),
     "both": (both, called, MARKS),
     "model": (model, functools.partial(called, key=KEY), MARKS),
 }
-DRAWING = ("noise", "model")
 
 
 def value_and_grad(call, layer, xs, marks):
@@ -137,11 +134,21 @@ def on_explicit_axes(mesh, make, call, marks):
     rows = NamedSharding(mesh, P("rows"))
     with jax.set_mesh(mesh):
         xs, marks = jax.device_put((jnp.asarray(XS), marks), rows)
-        results = jax.jit(call)(make(), xs, **marks)
-        assert {leaf.sharding.spec[0] for leaf in jax.tree.leaves(results)} == {"rows"}
         found = jax.jit(functools.partial(value_and_grad, call))(make(), xs, marks)
-        assert_close(call(make(), xs, **marks), results)
-    return jax.tree.map(np.asarray, found)
+        spread = {leaf.sharding.spec[0] for leaf in jax.tree.leaves((found[0], found[2]))}
+        assert spread == {"rows"}
+        assert_close(call(make(), xs, **marks), found[0])
+    return found
+
+
+# Which call is spread which way; under `shard_map` each device would draw noise of its own.
+WAYS = {
+    "marks": (on_shards, of_a_layer_each, on_explicit_axes),
+    "plain": (on_shards, of_a_layer_each),
+    "noise": (on_explicit_axes,),
+    "both": (on_shards,),
+    "model": (on_explicit_axes,),
+}
 
 
 def check_on_devices():
@@ -149,26 +156,22 @@ def check_on_devices():
     devices = jax.devices()[:2]
     auto = jax.make_mesh((2,), ("rows",), (AxisType.Auto,), devices=devices)
     explicit = jax.make_mesh((2,), ("rows",), (AxisType.Explicit,), devices=devices)
-    for name, (make, call, marks) in CALLS.items():
+    for name, ways in WAYS.items():
+        make, call, marks = CALLS[name]
         expected = jax.jit(functools.partial(value_and_grad, call))(make(), XS, marks)
-        ways = {
-            "a layer each": of_a_layer_each(auto, make, call, marks),
-            "explicit axes": on_explicit_axes(explicit, make, call, marks),
-        }
-        if name not in DRAWING:  # A shard draws noise of its own.
-            ways["shards"] = on_shards(auto, make, call, marks)
-        for way, found in ways.items():
+        for way in ways:
+            mesh = explicit if way is on_explicit_axes else auto
             try:
-                assert_close(found, expected)
-            except AssertionError as error:
-                raise AssertionError(f"{name}, {way}") from error
+                assert_close(way(mesh, make, call, marks), expected)
+            except Exception as error:
+                raise AssertionError(f"{name}, {way.__name__}") from error
 
 
 def test_rows_and_layers_spread_over_devices_give_the_same():
-    tests = Path(__file__).parents[1]
+    tests, flags = Path(__file__).parents[1], os.environ.get("XLA_FLAGS", "")
     environment = {
         **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count=2",
         "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent), *sys.path]),
         "JAX_ENABLE_X64": "true",
         "JAX_NUMPY_DTYPE_PROMOTION": "strict",
