@@ -268,6 +268,19 @@ def test_a_sequence_starts_from_the_cells_own_carry_and_goes_on_from_carry(name,
     assert_close(away, np.stack(alone))
 
 
+def test_a_call_without_marks_chooses_between_no_carries():
+    cell = zoo.CELLS["lstm"](IN, H, 1)
+
+    def program(**marks):
+        def loss(cell, xs):
+            return jnp.sum(rj.unroll(cell, xs, **marks)[1])
+
+        return str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(cell, XS))
+
+    assert "select_n" not in program()
+    assert "select_n" in program(mask=MASK)
+
+
 def plain(carry, x):
     carry = jnp.tanh(carry + x)
     return carry, carry
