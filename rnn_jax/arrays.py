@@ -85,5 +85,6 @@ def _explicit_mesh(arguments: Any) -> Any:
 
 def _varying(leaf: Any) -> frozenset[str]:
     """The axes of `jax.shard_map` over which an array varies."""
-    kind = getattr(jax.typeof(leaf), "manual_axis_type", None)
+    is_type = isinstance(leaf, jax.core.AbstractValue)
+    kind = getattr(leaf if is_type else jax.typeof(leaf), "manual_axis_type", None)
     return frozenset() if kind is None else frozenset(kind.varying)

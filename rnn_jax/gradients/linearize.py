@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from rnn_jax.arrays import varying_like
 from rnn_jax.gradients.differentiation import step_jacobians
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.precision import compiled
@@ -148,6 +149,10 @@ class Record:
             lin.output_state_jacobians,
             lin.output_input_jacobians,
         )
+
+    def varying(self, tree: Any, *others: Any) -> Any:
+        """The start of a loop over the sequence, as `varying_like` all that the loop may use."""
+        return varying_like(tree, self.cell, self.inputs, self.carry, self.trajectory, others)
 
     @property
     def is_linearized(self) -> bool:

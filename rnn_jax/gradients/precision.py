@@ -12,6 +12,8 @@ from typing import Any
 
 import jax
 
+from rnn_jax.arrays import call_automatic
+
 FULL = "highest"
 
 
@@ -35,7 +37,8 @@ def compiled(
     @functools.wraps(function)
     def traced(*args: Any, **kwargs: Any) -> Any:
         with full_precision():
-            return function(*args, **kwargs)
+            # How arrays lie on the devices of a mesh is the compiler's to find.
+            return call_automatic(functools.partial(function, **kwargs), *args)
 
     program = jax.jit(traced, static_argnames=tuple(static))
     if not marks_unknown:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rnn_jax.arrays import varying_like
 from rnn_jax.gradients.differentiation import pullback, pushforward
 from rnn_jax.gradients.linearize import Jacobians, Record
 from rnn_jax.gradients.trajectory import FlatCell
@@ -52,19 +53,19 @@ def maps_at(flat: FlatCell, states: jax.Array, xs: jax.Array) -> StepMaps:
     """The maps of a cell's steps from the states before them (n, S) and their inputs (n, I)."""
 
     def push(at: Pair) -> PairMap:
-        return lambda v, u: pushforward(flat.step, at, (v, u))[1]
+        return lambda v, u: pushforward(flat.step, at, varying_like((v, u), at))[1]
 
     def pull(at: Pair) -> PairMap:
-        _, back = pullback(flat.step, *at)
-        return lambda w, z: back((w, z))
+        result, back = pullback(flat.step, *at)
+        return lambda w, z: back(varying_like((w, z), result))
 
     def push_state(at: Pair) -> Map:
         return _push_of_state(flat, *at)
 
     def pull_state(at: Pair) -> Map:
         state, x = at
-        _, back = pullback(lambda before: flat.step(before, x)[0], state)
-        return lambda w: back(w)[0]
+        result, back = pullback(lambda before: flat.step(before, x)[0], state)
+        return lambda w: back(varying_like(w, result))[0]
 
     return StepMaps((states, xs), push, pull, push_state, pull_state)
 
@@ -96,7 +97,11 @@ def pushes(record: Record) -> Pushes:
 
 
 def _push_of_state(flat: FlatCell, state: jax.Array, x: jax.Array) -> Map:
-    return lambda v: pushforward(lambda before: flat.step(before, x)[0], (state,), (v,))[1]
+    def push(v: jax.Array) -> jax.Array:
+        v = varying_like(v, state)
+        return pushforward(lambda before: flat.step(before, x)[0], (state,), (v,))[1]
+
+    return push
 
 
 def _push_by_matrices(at: Jacobians) -> PairMap:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from rnn_jax.arrays import varying_like
 from rnn_jax.cells.claims import claim, owner_of
 from rnn_jax.cells.structure import fused_form_for
 from rnn_jax.gradients.assembled import assembled_jacobians
@@ -66,7 +67,7 @@ def flatten_cell(cell: Any, xs: jax.Array, carry: Carry | None) -> FlatCell:
     first = resolve_step(cell, x, carry)
     _check_floats("carry", first.carry)
     _check_floats("output", first.output)
-    initial, unravel = ravel_pytree(first.carry)
+    initial, unravel = ravel_pytree(varying_like(first.carry, cell, xs, carry))
     _, unravel_output = ravel_pytree(
         jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), first.output)
     )

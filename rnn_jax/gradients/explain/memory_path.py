@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax import lax
 
+from rnn_jax.gradients import loops
 from rnn_jax.gradients.numerics.scaled import (
     LN2,
     add_scaled,
@@ -77,7 +77,7 @@ def split_path(state_jacobians: jax.Array, factors: jax.Array, rows: tuple[int, 
 
     whole = jnp.zeros(count, jnp.int32)
     start = (jnp.zeros((size, count), dtype), whole, jnp.ones(count, dtype), whole)
-    products, rest, total = lax.scan(body, start, (state_jacobians, factors))[1]
+    products, rest, total = loops.scan(body, start, (state_jacobians, factors))[1]
     path = jax.vmap(lambda row: log_of_sum(row, power=2))(products)
     return MemoryPath(factors, products, path, rest, total)
 

@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax import lax
 
 from rnn_jax.arrays import nan_unless
 from rnn_jax.checks import check_choice, check_count, check_key
+from rnn_jax.gradients import loops
 from rnn_jax.gradients.jacobians.log_norms import check_targets
 from rnn_jax.gradients.linearize import (
     Given,
@@ -141,7 +141,7 @@ def _probe(record: Record, targets: jax.Array, vectors: jax.Array, wrt: str) -> 
 
     start = (jnp.zeros((count, probes, size), dtype), jnp.zeros((count, probes), jnp.int32))
     at = (jnp.arange(record.sizes.steps), maps.at)
-    estimates = lax.scan(body, start, at, reverse=True)[1]
+    estimates = loops.scan(body, start, at, reverse=True)[1]
     return jax.tree.map(jnp.transpose, estimates)
 
 
@@ -241,7 +241,7 @@ def _leading(
         return _pass(maps, _pass(maps, basis, back=False).q, back=True).q, None
 
     if iterations:
-        basis, _ = lax.scan(there_and_back, basis, None, length=iterations)
+        basis, _ = loops.scan(there_and_back, basis, None, length=iterations)
     graded = flip(_pass(maps, basis, back=False))
     return log_singular_values(graded.mantissa, graded.exponent, graded.y)[:k]
 
@@ -256,4 +256,4 @@ def _pass(maps: StepMaps, basis: jax.Array, *, back: bool) -> Graded:
         rows = jnp.linalg.norm(z, axis=1, keepdims=True)
         return multiply(graded, z, jnp.broadcast_to(rows, z.shape)), None
 
-    return lax.scan(body, empty_product(basis), maps.at, reverse=back)[0]
+    return loops.scan(body, empty_product(basis), maps.at, reverse=back)[0]

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax import lax
 
 from rnn_jax.checks import check_choice, check_count
+from rnn_jax.gradients import loops
 from rnn_jax.gradients.linearize import Given, Problem, Record, accept, sizes_of, up_to
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.numerics.scaled import LN2, normalised
@@ -188,7 +188,7 @@ def _sweep(body: Any, start: Any, at: Any, *, reverse: bool) -> Any:
     """A scan that may have no step at all, which JAX refuses where it does not compile."""
     if not jax.tree.leaves(at)[0].shape[0]:
         return start
-    return lax.scan(body, start, at, reverse=reverse)[0]
+    return loops.scan(body, start, at, reverse=reverse)[0]
 
 
 def _split(at: Any, index: int) -> tuple[Any, Any]:

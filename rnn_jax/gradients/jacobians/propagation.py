@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
+from rnn_jax.gradients import loops
 from rnn_jax.gradients.linearize import Record
 from rnn_jax.gradients.numerics.scaled import (
     in_middle,
@@ -75,7 +76,7 @@ class AtStep(NamedTuple):
         """ln of the Frobenius norm of the value by source, (sources,); −inf for those ahead."""
         # Almost always the squares are numbers of middling size, and their sums all there is to do.
         exact = jnp.all(in_middle(self.square) | self.zero)
-        logs = lax.cond(
+        logs = loops.cond(
             exact,
             lambda value, square: 0.5 * log_exactly(square),
             lambda value, square: log_frobenius(value, (0, 3 - self.axis)),
@@ -126,7 +127,7 @@ def sweep_forward(
         part = jax.tree.map(lambda leaf, i=start, j=end: leaf[i:j], whole)
         if results is None:
             results = _unfilled(step, products, part, steps, end, time_last, fill)
-        (products, results), _ = lax.scan(
+        (products, results), _ = loops.scan(
             lambda carry, at: (_write(step, carry, at), None), (products, results), part
         )
     return results
@@ -207,7 +208,7 @@ def _forward_step(
         products = Products(p, exponents, zero)
         if rescale:
             # Few steps leave the middle of the type's range; those that do bring back all sources.
-            products, square = lax.cond(
+            products, square = loops.cond(
                 jnp.all(in_middle(total) | (zero & (total == 0))),
                 lambda p, exponents, zero, square: (Products(p, exponents, zero), square),
                 lambda p, exponents, zero, square: bring_back(p, exponents),
@@ -301,7 +302,7 @@ def sweep_backward(record: Record, targets: jax.Array, wrt: str, emit: EmitBackw
     count = targets.shape[0]
     start = (jnp.zeros((count, rows, size), dtype), jnp.zeros(count, jnp.int32))
     inputs = (jnp.arange(steps), record.jacobians)
-    return lax.scan(body, start, inputs, reverse=True)[1]
+    return loops.scan(body, start, inputs, reverse=True)[1]
 
 
 def _times(a: jax.Array, p: jax.Array) -> jax.Array:

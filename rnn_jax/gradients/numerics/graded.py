@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
+from rnn_jax.gradients import loops
 from rnn_jax.gradients.numerics.row_sorted_qr import noise_of_pivots, pivoted_qr, sorted_qr
 from rnn_jax.gradients.numerics.scaled import LN2, log_exactly, normalised, power_of_two
 
@@ -83,7 +83,7 @@ def multiply(graded: Graded, z: jax.Array, formed: jax.Array) -> Graded:
         pivoted = pivoted_qr(z, formed, weights, row_sizes)
         return _advanced(graded, pivoted.order, pivoted.q, pivoted.r)
 
-    return lax.cond(poor, again, lambda done: done, _advanced(graded, order, q, kept))
+    return loops.cond(poor, again, lambda done: done, _advanced(graded, order, q, kept))
 
 
 def flip(graded: Graded) -> Graded:

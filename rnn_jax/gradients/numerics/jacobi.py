@@ -5,9 +5,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from rnn_jax.arrays import nan_unless
+from rnn_jax.gradients import loops
 from rnn_jax.gradients.numerics.scaled import LN2, log_exactly, normalised, power_of_two
 
 # Convergence is quadratic once it sets in; after the QR steps before it, a handful of sweeps do.
@@ -60,7 +60,7 @@ def log_singular_values(mantissa: jax.Array, exponent: jax.Array, y: jax.Array) 
         return rows, cosine, sweeps + 1
 
     begin = (rows, jnp.asarray(jnp.inf, y.dtype), jnp.asarray(0, jnp.int32))
-    rows, cosine, _ = lax.while_loop(unfinished, sweep, begin)
+    rows, cosine, _ = loops.while_loop(unfinished, sweep, begin)
     logs = jnp.sort(_log_lengths(rows), descending=True)[:n]
     # Not settled (or NaN from the start) must not look like an answer.
     return nan_unless(jnp.broadcast_to(cosine <= tolerance, logs.shape), logs)
@@ -76,7 +76,7 @@ def _sweep(rows: _Rows) -> tuple[_Rows, jax.Array]:
         rows, cosine = _rotate(rows)
         return jax.tree.map(lambda a: a[turn], rows), jnp.maximum(worst, cosine)
 
-    return lax.fori_loop(0, size - 1, one_round, (rows, jnp.zeros((), rows.y.dtype)))
+    return loops.fori_loop(0, size - 1, one_round, (rows, jnp.zeros((), rows.y.dtype)))
 
 
 def _round_robin(size: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rnn_jax.gradients import loops
 from rnn_jax.gradients.numerics.scaled import log_exactly
 from rnn_jax.gradients.precision import full_precision
 
@@ -132,7 +133,7 @@ def pivoted_qr(
 
     eye = jnp.eye(size, dtype=z.dtype)
     start = (z, eye, columns, jnp.asarray(0, jnp.int32), jnp.zeros(size, z.dtype))
-    work, q, order, rank, _ = lax.fori_loop(jnp.int32(0), jnp.int32(count), body, start)
+    work, q, order, rank, _ = loops.fori_loop(jnp.int32(0), jnp.int32(count), body, start)
     kept = jnp.broadcast_to((columns < rank)[:, None], (count, count))
     r = jnp.where(kept, jnp.triu(work[:count]), jnp.zeros((count, count), z.dtype))
     return PivotedQR(q[jnp.argsort(rows)][:, :count], r, order)

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax import lax
 
+from rnn_jax.gradients import loops
 from rnn_jax.gradients.linearize import Problem, Record, Source, Trajectory, accept
 from rnn_jax.gradients.numerics.scaled import (
     LN2,
@@ -167,7 +167,7 @@ def signal_of(record: Record, output_gradients: Any) -> tuple[jax.Array, Backpro
         return ((pulled, exponent + shift), direct_prev), row
 
     start = ((zero, plain), zero)
-    last, found = lax.scan(body, start, (maps.at, gradients), reverse=True)
+    last, found = loops.scan(body, start, (maps.at, gradients), reverse=True)
     direct, total, exponents, by_input, input_exponents = found
     (pulled, pulled_exponent), direct_initial = last
     initial, initial_exponent = add_scaled(pulled, pulled_exponent, direct_initial, plain)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rnn_jax.gradients import loops
 from rnn_jax.gradients.linearize import Record, Source, accept, sizes_of
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.numerics.scaled import LN2, log_frobenius, normalizing_exponent, power_of_two
@@ -89,5 +90,5 @@ def _sweep(record: Record, direct: jax.Array) -> jax.Array:
         return (rows, exponents + shift), logs
 
     start = (jnp.zeros_like(direct), jnp.zeros(steps, jnp.int32))
-    _, table = lax.scan(body, start, (rank, maps.at, direct), reverse=True)
+    _, table = loops.scan(body, start, (rank, maps.at, direct), reverse=True)
     return table.T

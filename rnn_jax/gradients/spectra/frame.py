@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rnn_jax.gradients import loops
 from rnn_jax.gradients.numerics.row_sorted_qr import noise_of_pivots, sorted_qr
 from rnn_jax.gradients.numerics.scaled import LN2, log_exactly, normalizing_exponent, power_of_two
 from rnn_jax.gradients.step_maps import Map
@@ -64,7 +65,7 @@ def advance_window(
         z = z * jnp.broadcast_to(power_of_two(-shift, z.dtype)[None], z.shape)
         return (place, z, exponents + shift), None
 
-    (place, z, exponents), _ = lax.scan(step, (place, q, exponents), at)
+    (place, z, exponents), _ = loops.scan(step, (place, q, exponents), at)
     # Over several steps small pivots are what was asked for; only zeros count as lost then.
     formed = _formed(z, exponents) if jax.tree.leaves(at)[0].shape[0] == 1 else None
     done = _orthonormal(z, formed)
@@ -94,14 +95,14 @@ def _orthonormal(z: jax.Array, formed: jax.Array | None) -> _Factors:
     as_they_come = jnp.arange(z.shape[1], dtype=jnp.int32)
     first = _factor(z, formed, row_sizes, as_they_come)
     fixed = lax.stop_gradient(z)
-    settled = lax.while_loop(
+    settled = loops.while_loop(
         lambda state: state[0].misplaced & (state[1] < z.shape[1]),
         lambda state: _move_lost(fixed, formed, row_sizes, *state),
         (jax.tree.map(lax.stop_gradient, first), jnp.asarray(0, jnp.int32)),
     )[0]
     # The same QR once more, so that it can be differentiated: a loop cannot be, backward.
     moved = jnp.any(settled.order != as_they_come)
-    q, r = lax.cond(
+    q, r = loops.cond(
         moved,
         lambda: sorted_qr(z[:, settled.order], row_sizes),
         lambda: (first.q, first.r),

@@ -12,6 +12,7 @@ from jax import lax
 
 from rnn_jax.arrays import nan_unless
 from rnn_jax.checks import check_count
+from rnn_jax.gradients import loops
 from rnn_jax.gradients.linearize import (
     Record,
     Sizes,
@@ -213,14 +214,14 @@ def exponents_of(record: Record, *, k: int, warmup: int = 0, interval: int = 1) 
         return jax.tree.map(lambda a: a[start:stop].reshape(-1, length, *a.shape[1:]), maps.at)
 
     if warmup:
-        frame, _ = lax.scan(window, frame, at(0, warmup, 1))
+        frame, _ = loops.scan(window, frame, at(0, warmup, 1))
         # Whatever the warm-up has lost is refilled: from here on every direction counts anew.
         frame = frame._replace(label=label)
     whole = warmup + windows * interval
-    frame, growth = lax.scan(window, frame, at(warmup, whole, interval))
+    frame, growth = loops.scan(window, frame, at(warmup, whole, interval))
     lengths = [interval] * windows
     if rest:
-        _, (last,) = lax.scan(window, frame, at(whole, steps, rest))
+        _, (last,) = loops.scan(window, frame, at(whole, steps, rest))
         growth = jnp.concatenate([growth, last[None]])
         lengths.append(rest)
     return _spectrum(growth, jnp.asarray(lengths), size)

@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from rnn_jax.checks import check_count
+from rnn_jax.gradients import loops
 from rnn_jax.gradients.linearize import (
     Given,
     Record,
@@ -127,8 +127,8 @@ def _of_product(factors: jax.Array) -> jax.Array:
         return _advance(graded, a), None
 
     eye = jnp.eye(factors.shape[-1], dtype=factors.dtype)
-    graded, _ = lax.scan(body, empty_product(eye), factors)
-    graded = lax.fori_loop(0, _TURNS, lambda _, turned: flip(turned), graded)
+    graded, _ = loops.scan(body, empty_product(eye), factors)
+    graded = loops.fori_loop(0, _TURNS, lambda _, turned: flip(turned), graded)
     return log_singular_values(graded.mantissa, graded.exponent, graded.y)
 
 
@@ -160,7 +160,7 @@ def _advance(graded: Graded, a: jax.Array) -> Graded:
     )
 
     sizes = jnp.where(spread > _COLUMN_SPREAD, exponents, jnp.zeros_like(exponents))
-    graded = lax.cond(
+    graded = loops.cond(
         spread > _COLUMN_SPREAD,
         lambda: _multiplied(graded, jnp.diag(_powers(sizes, used, a.dtype))),
         lambda: graded,
@@ -197,8 +197,8 @@ def _without_dead_paths(factors: jax.Array) -> jax.Array:
     def backward(read: jax.Array, link: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jnp.any(link & jnp.broadcast_to(read[:, None], link.shape), axis=0), read
 
-    _, filled = lax.scan(forward, every, linked)
-    _, read = lax.scan(backward, every, linked, reverse=True)
+    _, filled = loops.scan(forward, every, linked)
+    _, read = loops.scan(backward, every, linked, reverse=True)
     after = filled & read
     before = jnp.concatenate([every[None], after[:-1]])
     keep = linked & jnp.broadcast_to(after[:, :, None] & before[:, None, :], linked.shape)
