@@ -20,11 +20,11 @@ from rnn_jax.training.disk.tensorboard import TensorBoard
 from rnn_jax.training.display import Display, LiveDisplay
 from rnn_jax.training.ensemble import ensemble_size
 from rnn_jax.training.history import History, make_history
+from rnn_jax.training.optimizer import standard_promotion
 from rnn_jax.training.plan import make_plan
 from rnn_jax.training.probes import Probe
 from rnn_jax.training.program import Program
 from rnn_jax.training.run import opened
-from rnn_jax.training.step import relaxed
 from rnn_jax.training.stopping import Stopping
 
 
@@ -227,7 +227,7 @@ def _check_hyperparameters(values: Any, members: int | None, model: Any) -> Any:
             "hyperparameters need a model with a leading axis, one member for each; got a single "
             "model. Make one with rnn_jax.ensemble(make_model, seeds=[0] * E)."
         )
-    with relaxed():
+    with standard_promotion():
         dtype = jnp.result_type(*jax.tree.leaves(model))
     named = values if isinstance(values, dict) else {"hyperparameters": values}
     arrays = {name: _numbers(name, value, dtype) for name, value in named.items()}

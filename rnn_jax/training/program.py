@@ -7,10 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.training import step as member_step
 from rnn_jax.training.devices.layout import Layout, fetch
 from rnn_jax.training.plan import Plan
-from rnn_jax.training.state import Report, TrainState
+from rnn_jax.training.step import (
+    Findings,
+    Report,
+    TrainState,
+    init_train_state,
+    run_probe,
+    train_steps,
+)
 
 
 class Program:
@@ -67,7 +73,7 @@ class Program:
         )
         return state, fetch(report)
 
-    def measure(self, state: TrainState) -> member_step.Findings:
+    def measure(self, state: TrainState) -> Findings:
         """What all probes find in the models as they are; numbers on the host."""
         if not self.plan.probes:
             return {}
@@ -101,7 +107,7 @@ def check_report(report: Report, members: int | None) -> None:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _start(plan: Plan, layout: Layout, model: Any, hyperparameters: Any) -> TrainState:
-    initialize = layout.over_members(functools.partial(member_step.initialize, plan))
+    initialize = layout.over_members(functools.partial(init_train_state, plan))
     return layout.constrain(initialize(model, hyperparameters))
 
 
@@ -117,7 +123,7 @@ def _advance(
     first: jax.Array,
 ) -> tuple[TrainState, Report]:
     def one(state: TrainState, key: jax.Array, hyperparameters: Any) -> tuple[TrainState, Report]:
-        return member_step.advance(
+        return train_steps(
             plan, layout.spread, length, state, key, probe_key, hyperparameters, first
         )
 
@@ -126,10 +132,8 @@ def _advance(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _measure(plan: Plan, layout: Layout, model: Any, probe_key: jax.Array) -> member_step.Findings:
-    def one(model: Any) -> member_step.Findings:
-        return {
-            probe.name: member_step.look(plan, probe, probe_key, model) for probe in plan.probes
-        }
+def _measure(plan: Plan, layout: Layout, model: Any, probe_key: jax.Array) -> Findings:
+    def one(model: Any) -> Findings:
+        return {probe.name: run_probe(plan, probe, probe_key, model) for probe in plan.probes}
 
     return layout.replicate(layout.over_members(one)(model))

@@ -18,8 +18,9 @@ from rnn_jax.sequence.model import SequenceModel
 from rnn_jax.training.disk import source
 from rnn_jax.training.disk.checkpoints import digest, named_leaves, to_arrays
 from rnn_jax.training.disk.records import plain
+from rnn_jax.training.optimizer import standard_promotion
 from rnn_jax.training.plan import Plan
-from rnn_jax.training.step import relaxed, run_model
+from rnn_jax.training.step import run_model
 
 _PACKAGES = ("rnn_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # Packages of which another version may compute the same optimiser by another program.
@@ -139,7 +140,7 @@ def _fingerprint(plan: Plan, model: Any, hyperparameters: Any) -> str:
     first = None if hyperparameters is None else jax.tree.map(lambda a: a[0], hyperparameters)
 
     def step(gradient: Any, model: Any) -> Any:
-        with relaxed():
+        with standard_promotion():
             optimizer = plan.optimizer_for(first)
             value = jax.numpy.zeros(())
             return optimizer.update(gradient, optimizer.init(model), model, value=value)

@@ -12,7 +12,7 @@ from typing import Any
 from rnn_jax.training.disk import configuration, source
 from rnn_jax.training.disk.checkpoints import Checkpoints, write_once
 from rnn_jax.training.disk.records import START, Position, Records, Row, plain
-from rnn_jax.training.state import TrainState
+from rnn_jax.training.step import TrainState
 
 
 class Journal:
@@ -58,7 +58,7 @@ class RunDirectory(Journal):
     metrics.jsonl   a row for each evaluation; equal, byte for byte, however often it was killed
     probes.jsonl    a row for each measurement of a probe
     sessions.jsonl  a row for each process that worked here: when, where, from and to which step
-    checkpoints/    the last two states: models, best models, optimiser, standing
+    checkpoints/    the last two states: models, best models, optimiser, status
     nonfinite/      last finite states of members that failed
     damaged/        checkpoints that could not be read
 
