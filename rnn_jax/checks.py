@@ -15,6 +15,16 @@ def check_size(name: str, value: Any) -> int:
     return check_count(name, value, low=1)
 
 
+def check_flag(name: str, value: Any) -> bool:
+    """Returns `value` if it is True or False, else raises."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(
+            f"{name} must be True or False; got {value!r} of type {type(value).__name__}. Pass a "
+            "bool."
+        )
+    return bool(value)
+
+
 def check_count(name: str, value: Any, *, low: int = 0, high: int | None = None) -> int:
     """Returns `value` if it is a whole number in [low, high], else raises."""
     try:

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from rnn_jax.checks import check_count, check_size
@@ -13,7 +14,10 @@ from rnn_jax.checks import check_count, check_size
 M = TypeVar("M")
 
 # What a seed is made into where the parameter of `make_model` has this name.
-_SOURCES: dict[str, Callable[[int], Any]] = {"rngs": nnx.Rngs, "key": jax.random.key}
+_SOURCES: dict[str, Callable[[int], Any]] = {
+    "rngs": lambda seed: nnx.Rngs(key_of(seed)),
+    "key": lambda seed: key_of(seed),
+}
 
 
 def ensemble(make_model: Callable[[Any], M], seeds: int | Iterable[int]) -> M:
@@ -79,6 +83,18 @@ def member(models: M, index: int) -> M:
     return jax.tree.map(lambda leaf: leaf[position], models)
 
 
+def key_of(seed: int) -> jax.Array:
+    """A random key of its own for every seed in [0, 2^63): `jax.random.key(seed)`, with all bits.
+
+    JAX itself drops the upper 32 bits of a seed, unless 64-bit types are enabled.
+    """
+    if seed < 2**32:
+        return jax.random.key(seed)
+    words = jax.eval_shape(jax.random.PRNGKey, 0).shape[0]
+    bits = np.array([seed >> 32, seed % 2**32], np.uint32)
+    return jax.random.wrap_key_data(jnp.asarray(np.resize(bits, words)))
+
+
 def ensemble_size(model: Any) -> int | None:
     """E of an ensemble of models that know their own rank, such as `SequenceModel`; else None."""
     return getattr(model, "ensemble_size", None)
@@ -87,7 +103,7 @@ def ensemble_size(model: Any) -> int | None:
 def _check_seeds(seeds: int | Iterable[int]) -> list[int]:
     if not isinstance(seeds, Iterable):
         return list(range(check_size("seeds", seeds)))
-    found = [check_count("each of seeds", seed) for seed in seeds]
+    found = [check_count("each of seeds", seed, high=2**63 - 1) for seed in seeds]
     if not found:
         raise ValueError("an ensemble needs at least one seed; got none. Pass for example seeds=8.")
     return found

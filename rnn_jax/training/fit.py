@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
-from rnn_jax.checks import check_count, check_number, check_size, kind_of
+from rnn_jax.checks import check_count, check_flag, check_number, check_size, kind_of
 from rnn_jax.training.devices import processes
 from rnn_jax.training.devices.layout import fetch, make_layout
 from rnn_jax.training.disk import configuration
@@ -20,12 +18,13 @@ from rnn_jax.training.disk.tensorboard import TensorBoard
 from rnn_jax.training.display import Display, LiveDisplay
 from rnn_jax.training.ensemble import ensemble_size
 from rnn_jax.training.history import History, make_history
-from rnn_jax.training.optimizer import standard_promotion
+from rnn_jax.training.optimizer import check_hyperparameters
 from rnn_jax.training.plan import make_plan
 from rnn_jax.training.probes import Probe
 from rnn_jax.training.program import Program
 from rnn_jax.training.run import opened
 from rnn_jax.training.stopping import Stopping
+from rnn_jax.training.variables import check_model
 
 
 class FitResult(NamedTuple):
@@ -133,7 +132,10 @@ def fit(
         probes=probes,
         hyperparameters=hyperparameters,
     )
-    steps, seed = check_count("steps", steps), check_count("seed", seed, high=2**63 - 1)
+    steps = check_count("steps", steps, high=2**31 - 1)
+    seed = check_count("seed", seed, high=2**63 - 1)
+    resume, progress = check_flag("resume", resume), check_flag("progress", progress)
+    tensorboard = check_flag("tensorboard", tensorboard)
     seconds = check_number("checkpoint_seconds", checkpoint_seconds)
     if seconds < 0:
         raise ValueError(f"checkpoint_seconds must be at least 0; got {seconds}. Pass 0 or more.")
@@ -142,10 +144,10 @@ def fit(
             f"on_evaluation must be a function of a row; got {kind_of(on_evaluation)}. Pass for "
             "example print."
         )
-    model = _check_model(model)
+    model = check_model(model)
     members = _check_members(members, model)
     layout = make_layout(members, mesh, plan.batch_size, plan.evaluation_size)
-    hyperparameters = _check_hyperparameters(hyperparameters, members, model)
+    hyperparameters = check_hyperparameters(hyperparameters, members, model)
     folder = _check_directory(directory, tensorboard)
     program = Program(plan, layout, seed, hyperparameters)
     key_bits = fetch(jax.random.key_data(program.key))
@@ -182,28 +184,6 @@ def _nothing(_: dict[str, Any]) -> None:
     pass
 
 
-def _check_model(model: Any) -> Any:
-    if isinstance(model, type) or not callable(model):
-        raise TypeError(
-            f"model must be callable, model(inputs) -> outputs; got {kind_of(model)}. Pass for "
-            "example a SequenceModel."
-        )
-    for name, leaf in named_leaves(model):
-        if not hasattr(leaf, "dtype") or not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            kind = getattr(leaf, "dtype", kind_of(leaf))
-            raise TypeError(
-                "every leaf of a model must be an array of floats, because all are trained; got "
-                f"{kind} at {name or 'the top'}. Close over what is not, as in "
-                "jax.tree_util.Partial(function, parameters)."
-            )
-    if not jax.tree.leaves(model):
-        raise TypeError(
-            f"a model must have arrays to train; {kind_of(model)} has none. Pass parameters as "
-            "pytree leaves, as in jax.tree_util.Partial(function, parameters)."
-        )
-    return model
-
-
 def _check_members(members: int | None, model: Any) -> int | None:
     if members is None:
         return ensemble_size(model)
@@ -216,44 +196,6 @@ def _check_members(members: int | None, model: Any) -> int | None:
                 "leave members out for a single model."
             )
     return members
-
-
-def _check_hyperparameters(values: Any, members: int | None, model: Any) -> Any:
-    """Arrays with a leading E, in the type of the model."""
-    if values is None:
-        return None
-    if members is None:
-        raise ValueError(
-            "hyperparameters need a model with a leading axis, one member for each; got a single "
-            "model. Make one with rnn_jax.ensemble(make_model, seeds=[0] * E)."
-        )
-    with standard_promotion():
-        dtype = jnp.result_type(*jax.tree.leaves(model))
-    named = values if isinstance(values, dict) else {"hyperparameters": values}
-    arrays = {name: _numbers(name, value, dtype) for name, value in named.items()}
-    for name, array in arrays.items():
-        if array.ndim == 0 or array.shape[0] != members:
-            raise ValueError(
-                f"{name} must have one value for each of the {members} members; got shape "
-                f"{array.shape}. Pass {members} numbers."
-            )
-    return arrays if isinstance(values, dict) else arrays["hyperparameters"]
-
-
-def _numbers(name: str, value: Any, dtype: Any) -> jax.Array:
-    """An array, or a list of plain numbers, one for each member."""
-    listed = isinstance(value, (list, tuple))
-    if listed and not all(isinstance(n, (int, float, np.number)) for n in value):
-        raise TypeError(
-            f"{name} must be an array or a list of numbers, one for each member; got {value!r}. "
-            'Several hyperparameters go into a dict: {"rate": [1e-3, 3e-3], "decay": [0.9, 0.8]}.'
-        )
-    if not listed and not jnp.issubdtype(getattr(value, "dtype", bool), jnp.number):
-        raise TypeError(
-            f"{name} must be an array or a list of numbers, one for each member; got "
-            f"{kind_of(value)}. Pass for example [1e-3, 3e-3]."
-        )
-    return jnp.asarray(value, dtype)
 
 
 def _check_directory(directory: str | Path | None, tensorboard: bool) -> Path | None:

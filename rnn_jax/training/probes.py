@@ -51,6 +51,28 @@ class Probe(Protocol):
         ...
 
 
+def check_finding(probe: Probe, found: Any) -> Finding:
+    """Returns what a probe has found, if records can hold it.
+
+    Raises:
+      ValueError: no dict, names that are no strings, or values that are no arrays of real numbers.
+    """
+    rule = f"measure of the probe {probe.name!r} must return a dict of arrays by name"
+    if not isinstance(found, dict):
+        raise ValueError(f"{rule}; got {kind_of(found)}. Return for example {{'norm': norm}}.")
+    for name, value in found.items():
+        if not isinstance(name, str):
+            raise ValueError(f"{rule}; got the name {name!r}. Pass a string.")
+        dtype = getattr(value, "dtype", None)
+        kinds = (jnp.floating, jnp.integer, jnp.bool_)
+        if dtype is None or not any(jnp.issubdtype(dtype, kind) for kind in kinds):
+            raise ValueError(
+                f"{rule}, of real numbers; got {kind_of(value) if dtype is None else dtype} for "
+                f"{name!r}. Flatten what is nested, and compute it with jax.numpy."
+            )
+    return {name: jnp.asarray(value) for name, value in found.items()}
+
+
 def recurrent_cell(model: Any) -> Any:
     """The cell of a `SequenceModel`: its only layer, or its layers as one `StackedCell`.
 

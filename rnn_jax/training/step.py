@@ -10,14 +10,23 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from rnn_jax.tasks.base import Batch
+from rnn_jax.tasks.base import Batch, Metrics, check_batch, check_loss, check_metrics, check_solved
 from rnn_jax.training.monitoring import global_norm
-from rnn_jax.training.optimizer import standard_promotion
+from rnn_jax.training.optimizer import apply_optimizer, parameters_type, standard_promotion
 from rnn_jax.training.plan import Plan
-from rnn_jax.training.probes import Probe
+from rnn_jax.training.probes import Finding, Probe, check_finding
+from rnn_jax.training.variables import (
+    in_evaluation,
+    merge,
+    split,
+    state_after,
+    state_stays_finite,
+)
 
 # The value of a step that has not come.
 NEVER = -1
+# More steps than a run can have.
+_NO_STEP = 2**31 - 1
 
 # Each use of randomness has a stream of its own, so that a step's data depend on its number alone.
 _TRAINING, _EVALUATION = range(2)
@@ -25,7 +34,8 @@ _TRAINING, _EVALUATION = range(2)
 # Lays the batch axis of inputs over devices, where there are several.
 Spread = Callable[[Any], Any]
 
-Findings = dict[str, dict[str, jax.Array]]
+# By probe.
+Findings = dict[str, Finding]
 
 
 class MemberStatus(NamedTuple):
@@ -46,7 +56,7 @@ class TrainState(NamedTuple):
     """One member's state, or with a leading axis that of an ensemble.
 
     Attributes:
-      model: as it is now.
+      model: as it is now, its own state (batch statistics, counters) included.
       optimizer_state: as it is now.
       best_model: the model of the best evaluation so far.
       best_loss: its loss on fresh data; inf before the first evaluation.
@@ -82,9 +92,10 @@ class Report(NamedTuple):
 
 def init_train_state(plan: Plan, model: Any, hyperparameters: Any) -> TrainState:
     """A member before its first step."""
+    parameters, _ = split(model)
     with standard_promotion():
-        dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(model))
-        optimizer_state = plan.optimizer_for(hyperparameters).init(model)
+        dtype = jnp.result_type(jnp.float32, parameters_type(model))
+        optimizer_state = plan.optimizer_for(hyperparameters).init(parameters)
     return TrainState(
         model=model,
         optimizer_state=optimizer_state,
@@ -147,12 +158,14 @@ def has_stopped(plan: Plan, status: MemberStatus) -> Any:
 
 def probe_inputs(plan: Plan, probe: Any, probe_key: jax.Array) -> jax.Array:
     """The sequences (B, T, I) that a probe looks at."""
-    return plan.task.sample(probe_key, probe.batch_size).inputs
+    size = int(probe.batch_size)
+    return check_batch(plan.task.sample(probe_key, size), size, "sample").inputs
 
 
-def run_probe(plan: Plan, probe: Probe, probe_key: jax.Array, model: Any) -> dict[str, jax.Array]:
+def run_probe(plan: Plan, probe: Probe, probe_key: jax.Array, model: Any) -> Finding:
     """What one probe finds in a model."""
-    return probe.measure(model, probe_inputs(plan, probe, probe_key))
+    found = probe.measure(in_evaluation(model), probe_inputs(plan, probe, probe_key))
+    return check_finding(probe, found)
 
 
 def run_probes(plan: Plan, probe_key: jax.Array, model: Any, step: jax.Array) -> Findings:
@@ -163,7 +176,7 @@ def run_probes(plan: Plan, probe_key: jax.Array, model: Any, step: jax.Array) ->
         shapes = jax.eval_shape(see, model)
         nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
         found[probe.name] = lax.cond(
-            step % int(probe.every) == 0, see, lambda _, empty=nothing: empty, model
+            step % min(int(probe.every), _NO_STEP) == 0, see, lambda _, empty=nothing: empty, model
         )
     return found
 
@@ -178,24 +191,28 @@ def train_step(
 ) -> tuple[TrainState, tuple[jax.Array, jax.Array, jax.Array]]:
     """One training step: (state, (loss, gradient norm, whether the model was updated))."""
     data_key, noise_key = jax.random.split(_fold(key, _TRAINING, step))
-    batch: Batch = spread(plan.task.sample(data_key, plan.batch_size))
+    size = plan.batch_size
+    batch: Batch = spread(check_batch(plan.task.sample(data_key, size), size, "sample"))
+    parameters, variables = split(state.model)
 
-    def objective(model: Any) -> jax.Array:
-        loss = plan.task.loss(run_model(model, batch.inputs, noise_key), batch)
-        if jnp.shape(loss) != ():
-            raise ValueError(
-                f"the task's loss must be a scalar; got shape {jnp.shape(loss)}. Return a mean."
-            )
-        return loss
+    def loss_of(parameters: Any) -> tuple[jax.Array, Any]:
+        model = merge(parameters, variables)
+        loss = check_loss(plan.task.loss(run_model(model, batch.inputs, noise_key), batch))
+        return loss, state_after(model, state.model)
 
-    loss, gradient = jax.value_and_grad(objective)(state.model)
-    with standard_promotion():
-        updates, optimizer_state = optimizer.update(
-            gradient, state.optimizer_state, state.model, value=loss
-        )
-        model = optax.apply_updates(state.model, updates)
+    (loss, new_variables), gradient = jax.value_and_grad(loss_of, has_aux=True)(parameters)
+    parameters, optimizer_state = apply_optimizer(
+        optimizer,
+        state.optimizer_state,
+        parameters,
+        loss,
+        gradient,
+        lambda other: loss_of(other)[0],
+    )
+    model = merge(parameters, new_variables)
     norm = global_norm(jax.tree.leaves(gradient))
-    finite = _all_finite((loss, gradient, model))
+    finite = _all_finite((loss, gradient, parameters))
+    finite &= state_stays_finite(variables, new_variables)
     active = ~has_stopped(plan, state.status)
     updated = active & finite
     failed = active & ~finite
@@ -214,16 +231,19 @@ def train_step(
 
 def evaluate(
     plan: Plan, spread: Spread, key: jax.Array, state: TrainState, done: jax.Array
-) -> tuple[TrainState, dict[str, jax.Array]]:
+) -> tuple[TrainState, Metrics]:
     """Metrics on fresh data, or held-out data if the task has some; keeps the best model."""
-    draw = getattr(plan.task, "sample_held_out", plan.task.sample)
-    batch: Batch = spread(draw(_fold(key, _EVALUATION, done), plan.evaluation_size))
-    outputs = run_model(state.model, batch.inputs, None)
-    loss = plan.task.loss(outputs, batch)
-    metrics = plan.task.metrics(outputs, batch)
+    name = "sample_held_out" if hasattr(plan.task, "sample_held_out") else "sample"
+    size = plan.evaluation_size
+    drawn = getattr(plan.task, name)(_fold(key, _EVALUATION, done), size)
+    batch: Batch = spread(check_batch(drawn, size, name))
+    outputs = run_model(in_evaluation(state.model), batch.inputs, None)
+    loss = check_loss(plan.task.loss(outputs, batch))
+    taken = {probe.name for probe in plan.probes}
+    metrics = check_metrics(plan.task.metrics(outputs, batch), taken)
     score = loss.astype(state.best_loss.dtype)
     better = score < state.best_loss
-    solved = plan.task.solved(metrics) & (state.status.solved_at == NEVER)
+    solved = check_solved(plan.task.solved(metrics)) & (state.status.solved_at == NEVER)
     status = state.status._replace(
         solved_at=jnp.where(solved, done.astype(jnp.int32), state.status.solved_at)
     )

@@ -14,13 +14,15 @@ from typing import Any
 import jax
 import numpy as np
 
+from rnn_jax.checks import is_key
 from rnn_jax.sequence.model import SequenceModel
 from rnn_jax.training.disk import source
 from rnn_jax.training.disk.checkpoints import digest, named_leaves, to_arrays
 from rnn_jax.training.disk.records import plain
-from rnn_jax.training.optimizer import standard_promotion
+from rnn_jax.training.optimizer import apply_optimizer, standard_promotion
 from rnn_jax.training.plan import Plan
 from rnn_jax.training.step import run_model
+from rnn_jax.training.variables import split
 
 _PACKAGES = ("rnn_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # Packages of which another version may compute the same optimiser by another program.
@@ -139,14 +141,26 @@ def _fingerprint(plan: Plan, model: Any, hyperparameters: Any) -> str:
     """A digest of the optimiser's own program: its rates and schedules are numbers in it."""
     first = None if hyperparameters is None else jax.tree.map(lambda a: a[0], hyperparameters)
 
-    def step(gradient: Any, model: Any) -> Any:
-        with standard_promotion():
-            optimizer = plan.optimizer_for(first)
-            value = jax.numpy.zeros(())
-            return optimizer.update(gradient, optimizer.init(model), model, value=value)
+    parameters, _ = split(model)
 
-    program = jax.make_jaxpr(step)(model, model)
+    def step(gradient: Any, parameters: Any) -> Any:
+        optimizer = plan.optimizer_for(first)
+        with standard_promotion():
+            state = optimizer.init(parameters)
+        return apply_optimizer(
+            optimizer, state, parameters, jax.numpy.zeros(()), gradient, _sum_of_squares
+        )
+
+    program = jax.make_jaxpr(step)(parameters, parameters)
     return _digest_of(program)
+
+
+def _sum_of_squares(parameters: Any) -> jax.Array:
+    """A loss for optimisers that ask for one."""
+    return 0.5 * sum(
+        (jax.numpy.sum(jax.numpy.square(abs(leaf))) for leaf in jax.tree.leaves(parameters)),
+        jax.numpy.zeros(()),
+    )
 
 
 def _model_program(plan: Plan, model: Any) -> str | None:
@@ -173,7 +187,8 @@ def _digest_of(program: Any) -> str:
 
 def _weights(leaf: Any) -> dict[str, Any]:
     """Form and a few sums that tell other numbers, or another order of them, from these."""
-    values = np.asarray(leaf, np.float64).reshape(-1)
+    bits = jax.random.key_data(leaf) if is_key(leaf) else leaf
+    values = np.asarray(bits, np.float64).reshape(-1)
     return {
         "shape": list(leaf.shape),
         "dtype": str(leaf.dtype),
