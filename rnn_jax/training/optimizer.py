@@ -81,10 +81,15 @@ def apply_optimizer(
     Raises:
       TypeError: it asks for something else, or refuses one of these.
     """
+
+    def value_fn(other: Any, *, obj_fn: Any = None, grad_fn: Any = None) -> jax.Array:
+        # A line search hands on whatever else it was told, by name.
+        return loss_of(other)
+
     known = {
         "value": loss,
         "grad": gradient,
-        "value_fn": loss_of,
+        "value_fn": value_fn,
         "obj_fn": loss_of,
         "grad_fn": lambda other, *_: jax.grad(loss_of)(other),
     }

@@ -14,7 +14,7 @@ from rnn_jax.gradients.jacobians.log_norms import jacobian_log_norms
 from rnn_jax.gradients.spectra.lyapunov import lyapunov_exponents
 from rnn_jax.gradients.trajectory import flatten_cell
 from rnn_jax.sequence.bidirectional import Bidirectional
-from rnn_jax.sequence.calling import as_pytree
+from rnn_jax.sequence.calling import as_pytree, describe, owner_of
 from rnn_jax.sequence.model import SequenceModel
 from rnn_jax.sequence.stack import StackedCell
 
@@ -59,7 +59,7 @@ def check_finding(probe: Probe, found: Any) -> Finding:
     """
     rule = f"measure of the probe {probe.name!r} must return a dict of arrays by name"
     if not isinstance(found, dict):
-        raise ValueError(f"{rule}; got {kind_of(found)}. Return for example {{'norm': norm}}.")
+        raise ValueError(f"{rule}; got {describe(found)}. Return for example {{'norm': norm}}.")
     for name, value in found.items():
         if not isinstance(name, str):
             raise ValueError(f"{rule}; got the name {name!r}. Pass a string.")
@@ -214,10 +214,16 @@ class GateProbe(_CellProbe):
         """
         cell = self._cell_of(model)
         gates = jax.vmap(lambda x: along_trajectory(cell, "gates", x, None))(xs)
+        if not isinstance(gates, dict):
+            raise TypeError(
+                f"the gates of a cell must be a dict of activations by name; {kind_of(cell)} "
+                f'returned {describe(gates)}. Return for example {{"forget": f}}.'
+            )
         if not gates:
             raise ValueError(
-                f"GateProbe needs a cell with gates; {kind_of(cell)} has none. Use "
-                "GradientFlowProbe or LyapunovProbe, or an LSTMCell or GRUCell."
+                f"GateProbe needs a cell with gates; {kind_of(owner_of(cell))} has none that hold "
+                "for its own step. Give it a method gates(carry, x) that returns a dict of "
+                "activations by name, or use GradientFlowProbe or LyapunovProbe."
             )
         found: Finding = {}
         for name, gate in gates.items():

@@ -68,8 +68,20 @@ class Program:
           ValueError, TypeError: of what the task, the model, the optimiser and the probes return,
             and what they raise themselves.
         """
-        if steps:
+        if not steps:
+            return
+        try:
             self._trained_for(self.plan.next_length(0, steps), state)
+        except (TypeError, ValueError) as error:
+            axes = {leaf.shape[:1] for leaf in jax.tree.leaves(state.model)}
+            if self.layout.members is not None or len(axes) != 1 or axes == {()}:
+                raise
+            members = axes.pop()[0]
+            raise type(error)(
+                f"{error}\nEvery array of this model has a leading axis of {members}: the model of "
+                "an ensemble must be said to be one, where it does not know it itself. Pass "
+                f"members={members} if it is one."
+            ) from error
 
     def advance(self, state: TrainState, first: int, length: int) -> tuple[TrainState, Report]:
         """`length` steps from `first` on; the report's numbers are on the host."""
