@@ -1,5 +1,6 @@
 """A cell as a map between vectors: carries and outputs flattened, one sequence at a time."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -58,6 +59,8 @@ def flatten_cell(cell: Any, xs: jax.Array, carry: Carry | None) -> FlatCell:
     x = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
     carry = resolve_carry(cell, x, carry)
     _, y = abstract_step(cell, carry, x)
+    for what, tree in (("carry", carry), ("output", y)):
+        _check_some(what, tree)
     _check_floats("carry", carry)
     _check_floats("output", y)
     initial, unravel = ravel_pytree(carry)
@@ -171,6 +174,14 @@ def _is_same(jaxpr: Any, one: Any, other: Any) -> bool:
             inner = equation.params["jaxpr"].jaxpr
             return _is_same(inner, *(inner.outvars[index] for (index,) in where))
     return False
+
+
+def _check_some(what: str, tree: Any) -> None:
+    if not sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)):
+        raise ValueError(
+            f"a cell's {what} must have at least one number to be differentiated; got "
+            f"{describe(tree)}. A cell without state has no past: differentiate it as a function."
+        )
 
 
 def _check_floats(name: str, tree: Any) -> None:

@@ -97,7 +97,7 @@ def key_of(seed: int) -> jax.Array:
     """
     if seed < 2**32:
         return jax.random.key(seed)
-    words = jax.eval_shape(jax.random.PRNGKey, 0).shape[0]
+    words = jax.random.key_data(jax.random.key(0)).size
     bits = np.array([seed >> 32, seed % 2**32], np.uint32)
     return jax.random.wrap_key_data(jnp.asarray(np.resize(bits, words)))
 

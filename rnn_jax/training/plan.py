@@ -103,7 +103,8 @@ def _check_task(task: Any) -> Any:
 
 
 def _is_positive(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and bool(value > 0)
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return whole and bool(value > 0)
 
 
 def _check_probes(probes: Any) -> tuple[Probe, ...]:

@@ -222,8 +222,8 @@ class GateProbe(_CellProbe):
         if not gates:
             raise ValueError(
                 f"GateProbe needs a cell with gates; {kind_of(owner_of(cell))} has none that hold "
-                "for its own step. Give it a method gates(carry, x) that returns a dict of "
-                "activations by name, or use GradientFlowProbe or LyapunovProbe."
+                "for its own step. Use GradientFlowProbe or LyapunovProbe, or give the cell a "
+                "method gates(carry, x) that returns a dict of activations by name."
             )
         found: Finding = {}
         for name, gate in gates.items():

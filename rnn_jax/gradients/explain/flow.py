@@ -186,6 +186,11 @@ def gradient_flow(
             f"xs must be one sequence (T, I) or a batch (B, T, I); got shape {xs.shape}. "
             "Merge the batch axes: xs.reshape(-1, *xs.shape[-2:])."
         )
+    if not xs.shape[0]:
+        raise ValueError(
+            f"xs must hold at least one sequence; got shape {xs.shape}, a batch of none. Pass B of "
+            "at least 1."
+        )
     if carry is not None:
         check_batch_axes(check_carry_leaves(carry), xs.shape[:-2])
     cell = as_pytree(cell)
