@@ -63,12 +63,13 @@ def check_finding(probe: Probe, found: Any) -> Finding:
     for name, value in found.items():
         if not isinstance(name, str):
             raise ValueError(f"{rule}; got the name {name!r}. Pass a string.")
-        dtype = getattr(value, "dtype", None)
-        kinds = (jnp.floating, jnp.integer, jnp.bool_)
-        if dtype is None or not any(jnp.issubdtype(dtype, kind) for kind in kinds):
+        dtype = getattr(value, "dtype", type(value))
+        kinds = (jnp.floating, jnp.integer, jnp.bool_, float, int)
+        if not any(jnp.issubdtype(dtype, kind) for kind in kinds):
+            got = kind_of(value) if dtype is type(value) else dtype
             raise ValueError(
-                f"{rule}, of real numbers; got {kind_of(value) if dtype is None else dtype} for "
-                f"{name!r}. Flatten what is nested, and compute it with jax.numpy."
+                f"{rule}, of real numbers; got {got} for {name!r}. Flatten what is nested, and "
+                "compute it with jax.numpy."
             )
     return {name: jnp.asarray(value) for name, value in found.items()}
 

@@ -17,9 +17,11 @@ from rnn_jax.training.step import (
     Report,
     TrainState,
     init_train_state,
+    run_model,
     run_probe,
     train_steps,
 )
+from rnn_jax.training.variables import in_evaluation
 
 
 class Program:
@@ -73,15 +75,31 @@ class Program:
         try:
             self._trained_for(self.plan.next_length(0, steps), state)
         except (TypeError, ValueError) as error:
-            axes = {leaf.shape[:1] for leaf in jax.tree.leaves(state.model)}
-            if self.layout.members is not None or len(axes) != 1 or axes == {()}:
+            members = self._members_of(state.model)
+            if members is None:
                 raise
-            members = axes.pop()[0]
             raise type(error)(
-                f"{error}\nEvery array of this model has a leading axis of {members}: the model of "
-                "an ensemble must be said to be one, where it does not know it itself. Pass "
-                f"members={members} if it is one."
+                f"{error}\nThe model of an ensemble must be said to be one where it does not know "
+                f"it itself; got a model whose arrays all have a leading axis of {members}. Pass "
+                f"members={members}."
             ) from error
+
+    def _members_of(self, model: Any) -> int | None:
+        """E of a model that was taken for a single one and is an ensemble; else None."""
+        axes = {leaf.shape[:1] for leaf in jax.tree.leaves(model)}
+        if self.layout.members is not None or len(axes) != 1 or axes == {()}:
+            return None
+        task, size = self.plan.task, self.plan.batch_size
+
+        def loss(model: Any) -> jax.Array:
+            batch = task.sample(self._probe_key, size)
+            return task.loss(run_model(in_evaluation(model), batch.inputs, None), batch)
+
+        try:
+            jax.eval_shape(jax.vmap(loss), model)
+        except Exception:  # What its members cannot do either is no matter of their number.
+            return None
+        return int(axes.pop()[0])
 
     def advance(self, state: TrainState, first: int, length: int) -> tuple[TrainState, Report]:
         """`length` steps from `first` on; the report's numbers are on the host."""

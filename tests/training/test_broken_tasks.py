@@ -271,7 +271,8 @@ FINDINGS = {
     "none": (lambda xs: None, "None"),
     "a list": (lambda xs: [jnp.sum(xs)], "float64"),
     "a name": (lambda xs: {3: jnp.sum(xs)}, "the name 3"),
-    "a number": (lambda xs: {"own": 0.5}, "float for 'own'"),
+    "text": (lambda xs: {"own": "much"}, "str for 'own'"),
+    "nothing": (lambda xs: {"own": None}, "NoneType for 'own'"),
     "nested": (lambda xs: {"own": {"inner": jnp.sum(xs)}}, "dict for 'own'"),
     "complex": (lambda xs: {"own": complex_of(jnp.sum(xs))}, "complex128 for 'own'"),
 }
@@ -306,8 +307,14 @@ def test_an_ensemble_that_does_not_know_it_is_one():
             **PACE,
         ),
     ):
-        with pytest.raises((TypeError, ValueError), match=r"(?s)leading axis.*[Pp]ass members="):
+        with pytest.raises(
+            (TypeError, ValueError), match=r"(?s)leading axis.*[Pp]ass members=[3E]"
+        ):
             call()
+    # What is wrong with the task is not blamed on the model's first axis.
+    with pytest.raises(TypeError) as caught:
+        fit(task_whose("loss", lambda loss: None))
+    assert "members" not in str(caught.value)
 
 
 class Gated(nnx.Module):
