@@ -45,6 +45,9 @@ class Batch(NamedTuple):
 class Task(Protocol):
     """A synthetic task.
 
+    `fit` reads it while it traces its loop, anew in each call, so what a task holds may change
+    between two calls, and not within one.
+
     A task whose examples are finite in number also has `sample_held_out`, of the same form as
     `sample`, for evaluation on examples that no training has seen.
     """
@@ -78,7 +81,7 @@ class Task(Protocol):
         ...
 
     def metrics(self, outputs: jax.Array, batch: Batch) -> Metrics:
-        """Scalars to be reported, by name."""
+        """Scalars to be reported, by name; none of the names in `RESERVED`."""
         ...
 
     def solved(self, metrics: Metrics) -> jax.Array:

@@ -79,12 +79,19 @@ def fit(
     Args:
       model: any callable pytree model(inputs (B, T, I)) -> outputs, such as a `SequenceModel`, or
         an ensemble of them made by `ensemble`. One whose call takes `key` is given one in training.
+        Of an NNX module the `nnx.Param` are trained. Its other variables (batch statistics, random
+        keys, counters, caches) and arrays are state: what a training step writes into them goes on
+        to the next one and into checkpoints, and no optimiser and no gradient norm sees it. Of any
+        other pytree every leaf is trained. Training calls modules as they are; evaluations and
+        probes call a copy as after its `.eval()`, whose state goes no further. The model that is
+        passed is never written to.
       task: what is learnt, such as rnn_jax.tasks.Adding(100).
-      optimizer: an optax transformation; clipping belongs into it (`optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adam(3e-3))`).
-      steps: training steps in all; a run that was longer already is left as it is.
+      optimizer: an optax transformation or `optax.MultiSteps`; clipping belongs into it
+        (`optax.chain(optax.clip_by_global_norm(1.0), optax.adam(3e-3))`). Line searches such as
+        `optax.lbfgs` see the loss on the batch, noise and state of their step.
+      steps: training steps in all, below 2^31; a run that was longer already is left as it is.
       batch_size: B, sequences of each step and member.
-      seed: of data and noise. Member i of an ensemble draws from stream i, a single model from
+      seed: of data and noise, in [0, 2^63). Member i of an ensemble draws from stream i, a single model from
         stream 0.
       directory: a folder for all of the run, see `RunDirectory`; None leaves nothing on disk.
       resume: go on with the run in the directory, if there is one; False refuses it.
@@ -99,8 +106,8 @@ def fit(
         batch_size.
       stop_when_solved: a member that has met the task's `solved` is left as it is; when all have,
         the run ends.
-      on_nonfinite: what a member does at a step whose loss, gradient or update is not finite:
-        "stop" for good, "skip" the step, or "raise" and end the run. Where it stops, its state
+      on_nonfinite: what a member does at a step whose loss, gradient or update is not finite, or
+        makes its state so: "stop" for good, "skip" the step, or "raise" and end the run. Where it stops, its state
         stays as it was before that step, and is kept in the directory for inspection; other
         members go on.
       checkpoint_seconds: least time between two checkpoints; 0 is one for each evaluation.

@@ -307,9 +307,8 @@ def test_an_ensemble_that_does_not_know_it_is_one():
             **PACE,
         ),
     ):
-        with pytest.raises(
-            (TypeError, ValueError), match=r"(?s)leading axis.*[Pp]ass members=[3E]"
-        ):
+        says = r"(?s)leading axis.*[Pp]ass members=[3E]"
+        with pytest.raises((TypeError, ValueError), match=says):
             call()
     # What is wrong with the task is not blamed on the model's first axis.
     with pytest.raises(TypeError) as caught:
