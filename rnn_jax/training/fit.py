@@ -91,8 +91,8 @@ def fit(
         `optax.lbfgs` see the loss on the batch, noise and state of their step.
       steps: training steps in all, below 2^31; a run that was longer already is left as it is.
       batch_size: B, sequences of each step and member.
-      seed: of data and noise, in [0, 2^63). Member i of an ensemble draws from stream i, a single model from
-        stream 0.
+      seed: of data and noise, in [0, 2^63). Member i of an ensemble draws from stream i, a single
+        model from stream 0.
       directory: a folder for all of the run, see `RunDirectory`; None leaves nothing on disk.
       resume: go on with the run in the directory, if there is one; False refuses it.
       probes: measured before step 0, every so many steps, and at the end; see `GradientFlowProbe`.
@@ -107,9 +107,9 @@ def fit(
       stop_when_solved: a member that has met the task's `solved` is left as it is; when all have,
         the run ends.
       on_nonfinite: what a member does at a step whose loss, gradient or update is not finite, or
-        makes its state so: "stop" for good, "skip" the step, or "raise" and end the run. Where it stops, its state
-        stays as it was before that step, and is kept in the directory for inspection; other
-        members go on.
+        makes its state so: "stop" for good, "skip" the step, or "raise" and end the run. Where it
+        stops, all stays as it was before that step, and is kept in the directory for inspection;
+        other members go on.
       checkpoint_seconds: least time between two checkpoints; 0 is one for each evaluation.
       progress: show how it is doing.
       on_evaluation: called after each evaluation with its row, as it stands in metrics.jsonl.
