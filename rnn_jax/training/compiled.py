@@ -27,6 +27,10 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any
     closes over, not by the objects that it was traced from. So an equal optimiser, task or schedule
     finds it again, and one whose data have changed in place does not.
     """
+    if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+        # Who debugs wants the function itself; what it refuses is still said now.
+        jax.eval_shape(function, *arguments)
+        return function
     traced = jax.jit(function).trace(*arguments)
     structure = jax.tree.structure(traced.out_info)
     name = _identity(traced.jaxpr)

@@ -52,6 +52,8 @@ def state_after(called: Any, before: Any) -> Any:
       TypeError: the call added or removed variables, or changed the shape or type of one.
     """
     was, now = named_leaves(before), dict(named_leaves(called))
+    for name in _sown(called) - dict(was).keys():
+        del now[name]
     trained = trained_leaves(before)
     changed = [name for name in dict(was) if name not in now]
     changed += [name for name in now if name not in dict(was)]
@@ -142,6 +144,16 @@ def check_unshared(model: Any) -> None:
                 "each place its own, such as rngs.fork()."
             )
         seen[id(node)] = name
+
+
+def _sown(model: Any) -> set[str]:
+    """What a call leaves behind for whoever looks, as `nnx.Module.sow` does, and nothing reads."""
+    nodes = jax.tree.map(
+        lambda node: jax.tree.map(lambda _: isinstance(node, nnx.Intermediate), node),
+        model,
+        is_leaf=_is_variable,
+    )
+    return {name for name, is_sown in named_leaves(nodes) if is_sown}
 
 
 def _trained(node: Any, *, inside_module: bool) -> Iterator[bool]:

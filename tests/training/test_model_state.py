@@ -247,6 +247,31 @@ def test_infinities_that_state_starts_with_are_no_failure():
     assert np.all(np.isinf(by_name(result.model)["least"]))
 
 
+class Sowing(Network):
+    def __call__(self, inputs):
+        outputs = super().__call__(inputs)
+        self.sow(nnx.Intermediate, "seen", outputs)
+        return outputs
+
+
+@pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")
+def test_what_a_call_sows_is_nobodys_state():
+    model = Sowing()
+    result = fit(model)
+    toys.same(by_name(result.model), by_name(trained().model))
+    model(jnp.ones((4, 2, 2)))  # Now it holds something of a call of the user's.
+    sown = by_name(fit(model, steps=1).model)
+    assert [name for name in sown if name.startswith("seen")] == ["seen.value.0"]
+
+
+def test_a_run_that_is_debugged_is_the_same_run():
+    expected = fit(Network(), steps=1).model
+    with jax.disable_jit():
+        toys.same(fit(Network(), steps=1).model, expected, rtol=1e-5, atol=1e-6)
+    with jax.debug_nans(True), jax.checking_leaks():
+        toys.same(fit(Network(), steps=1).model, expected, rtol=1e-5, atol=1e-6)
+
+
 class Growing(Network):
     def __call__(self, inputs):
         self.new = nnx.Variable(jnp.zeros(2))
