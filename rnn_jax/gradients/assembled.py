@@ -78,7 +78,7 @@ def _state_basis(
         jnp.zeros((size, kernel.shape[1]), kernel.dtype)
         if rows is None
         # Unit vectors pick rows, and leave the others 0: exact in any precision.
-        else jnp.matmul(h, rows, precision="highest")
+        else jnp.matmul(h, rows)
         for kernel, rows in zip(form.kernels, state_rows(form, xs.shape[1]), strict=True)
     ]
     return units, tuple(pre)

@@ -1,13 +1,20 @@
-"""One-step Jacobians along a trajectory."""
+"""One sequence, run once and linearized once: the record that every measure reads.
 
+A measure is given either a cell with its inputs (a `Problem`) or what was recorded of one before (a
+`Linearization`). Inside its compiled program it makes a `Record` of it, which computes trajectory
+and Jacobians when they are first asked for, and never twice.
+"""
+
+import functools
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 from rnn_jax.gradients.memory import check_fits
+from rnn_jax.gradients.precision import compiled
 from rnn_jax.gradients.trajectory import FlatCell, flatten_cell, run
 from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence, check_carry_leaves
 from rnn_jax.sequence.running.chunks import scan_chunks
@@ -16,9 +23,37 @@ from rnn_jax.sequence.running.chunks import scan_chunks
 _CHUNK_ELEMENTS = 2**20
 
 
+class Problem(NamedTuple):
+    """A cell, its inputs and where it starts: checked, and not run yet."""
+
+    cell: Any
+    inputs: jax.Array
+    carry: Carry | None
+
+
+class Trajectory(NamedTuple):
+    """A problem whose states (T+1, S) and outputs (T, O) are known."""
+
+    problem: Problem
+    states: jax.Array
+    outputs: jax.Array
+
+
+class Jacobians(NamedTuple):
+    """One-step Jacobians A, B, C, D as in `Linearization`."""
+
+    state_by_state: jax.Array
+    state_by_input: jax.Array
+    output_by_state: jax.Array
+    output_by_input: jax.Array
+
+
 @struct.dataclass
 class Linearization:
     """A trajectory and its one-step Jacobians; carries and outputs are flattened.
+
+    Every measure takes it in place of `cell, xs, carry`, and then runs and differentiates nothing
+    again: `jacobian_log_norms(lin)`, `backprop_signal(loss, lin)`, `gradient_flow(lin)`.
 
     Attributes:
       carries: carry_0 … carry_T, (T+1, S).
@@ -27,6 +62,9 @@ class Linearization:
       input_jacobians: B_t = ∂carry_t/∂x_t, (T, S, I).
       output_state_jacobians: C_t = ∂y_t/∂carry_{t−1}, (T, O, S).
       output_input_jacobians: D_t = ∂y_t/∂x_t, (T, O, I).
+      cell: the cell, a pytree.
+      inputs: x_1 … x_T, (T, I).
+      carry: where it started, as it was given; None asked the cell.
       output_rows: (start, stop) where y_t stands in carry_t; None if it is no part of it.
       diagonal_columns: (start, stop) of the columns of A_t that are known to be diagonal blocks,
         one on top of the other; None if none are.
@@ -38,13 +76,111 @@ class Linearization:
     input_jacobians: jax.Array
     output_state_jacobians: jax.Array
     output_input_jacobians: jax.Array
+    cell: Any = None
+    inputs: jax.Array | None = None
+    carry: Carry | None = None
     output_rows: tuple[int, int] | None = struct.field(pytree_node=False, default=None)
     diagonal_columns: tuple[int, int] | None = struct.field(pytree_node=False, default=None)
 
     @property
     def steps(self) -> int:
         """T, the length of the sequence."""
-        return self.outputs.shape[0]
+        return self.outputs.shape[-2]
+
+
+Source = Problem | Trajectory | Linearization
+
+
+class Sizes(NamedTuple):
+    """What a measure's memory depends on: T, S, O, I and the type of the carry."""
+
+    steps: int
+    state: int
+    output: int
+    inputs: int
+    dtype: Any
+
+
+class Record:
+    """What is known of one sequence while a measure of it is traced; each thing computed once.
+
+    What is asked for first must be asked for outside of loops and branches, whose values do not
+    outlive them.
+    """
+
+    def __init__(self, source: Source):
+        self._given: Linearization | None = None
+        if isinstance(source, Trajectory):
+            self.trajectory = source.states, source.outputs
+            source = source.problem
+        elif isinstance(source, Linearization):
+            self.trajectory = source.carries, source.outputs
+            self._given = source
+        self.cell, self.inputs, self.carry = source.cell, source.inputs, source.carry
+
+    @functools.cached_property
+    def flat(self) -> FlatCell:
+        """The cell as a map between vectors."""
+        return flatten_cell(self.cell, self.inputs, self.carry)
+
+    @functools.cached_property
+    def trajectory(self) -> tuple[jax.Array, jax.Array]:
+        """States (T+1, S) from the initial one on, and outputs (T, O)."""
+        return run(self.flat, self.inputs)
+
+    @property
+    def states(self) -> jax.Array:
+        """carry_0 … carry_T, (T+1, S)."""
+        return self.trajectory[0]
+
+    @functools.cached_property
+    def jacobians(self) -> Jacobians:
+        """Of every step."""
+        if self._given is None:
+            return _one_step_jacobians(self.flat, self.states, self.inputs)
+        lin = self._given
+        return Jacobians(
+            lin.state_jacobians,
+            lin.input_jacobians,
+            lin.output_state_jacobians,
+            lin.output_input_jacobians,
+        )
+
+    @property
+    def is_linearized(self) -> bool:
+        """Whether the Jacobians are at hand, so that using them costs no derivative of the step."""
+        return self._given is not None or "jacobians" in vars(self)
+
+    @property
+    def sizes(self) -> Sizes:
+        """T, S, O, I and the type of the carry."""
+        if self._given is not None:
+            return _sizes_of_linearization(self._given)
+        steps, inputs = self.inputs.shape
+        flat = self.flat
+        return Sizes(steps, flat.state_size, flat.output_size, inputs, flat.initial.dtype)
+
+    @property
+    def output_rows(self) -> tuple[int, int] | None:
+        """Where y_t stands in carry_t, (start, stop)."""
+        return self.flat.output_rows if self._given is None else self._given.output_rows
+
+    @property
+    def diagonal_columns(self) -> tuple[int, int] | None:
+        """Columns of A_t that are diagonal blocks, (start, stop)."""
+        return self.flat.diagonal_columns if self._given is None else self._given.diagonal_columns
+
+    def linearization(self) -> Linearization:
+        """All of it."""
+        return Linearization(
+            *self.trajectory,
+            *self.jacobians,
+            cell=self.cell,
+            inputs=self.inputs,
+            carry=self.carry,
+            output_rows=self.output_rows,
+            diagonal_columns=self.diagonal_columns,
+        )
 
 
 def linearize(cell: Any, xs: ArrayLike, carry: Carry | None = None) -> Linearization:
@@ -53,7 +189,8 @@ def linearize(cell: Any, xs: ArrayLike, carry: Carry | None = None) -> Lineariza
     carry_t ≈ A_t carry_{t−1} + B_t x_t,    y_t ≈ C_t carry_{t−1} + D_t x_t
 
     in the directions around the trajectory. Everything else in the instrument is products of
-    these.
+    these, and every measure takes the result in place of `cell, xs, carry`. All products are in
+    full precision, on every device.
 
     Args:
       cell: any callable pytree cell(carry, x) -> (carry, y).
@@ -67,41 +204,146 @@ def linearize(cell: Any, xs: ArrayLike, carry: Carry | None = None) -> Lineariza
       ValueError: wrong shapes, an empty sequence, or a result too large for memory.
       TypeError: inputs or carries that are no floats, or a cell that needs `carry`.
     """
-    return _linearize(as_pytree(cell), as_sequence(xs, batched=False), check_carry_leaves(carry))
+    source = accept(cell, xs, carry)
+    if isinstance(source, Linearization):
+        return source
+    check_jacobians("linearize", sizes_of(source), of=source)
+    return _linearize(source)
 
 
-@jax.jit
-def _linearize(cell: Any, xs: jax.Array, carry: Carry | None) -> Linearization:
-    return linearize_flat(flatten_cell(cell, xs, carry), xs)
+@compiled
+def _linearize(source: Source) -> Linearization:
+    return Record(source).linearization()
 
 
-def linearize_flat(flat: FlatCell, xs: jax.Array) -> Linearization:
-    """`linearize` for a cell that is flattened already."""
-    steps, inputs = xs.shape
-    size, outputs, rows = flat.state_size, flat.output_size, flat.output_rows
+def accept(
+    cell: Any, xs: ArrayLike | None, carry: Carry | None, *, batched: bool = False
+) -> Problem | Linearization:
+    """What a measure was given, checked.
+
+    Args:
+      cell: a cell, or a `Linearization` in place of all three.
+      xs: inputs, (T, I), or (B, T, I) if `batched`.
+      carry: initial carry, or None.
+      batched: whether one batch axis is allowed.
+
+    Raises:
+      TypeError: a `Linearization` beside inputs of its own, a cell without inputs; and as
+        `as_pytree`, `as_sequence` and `check_carry_leaves`.
+      ValueError: wrong ranks.
+    """
+    if isinstance(cell, Linearization):
+        if xs is not None or carry is not None:
+            raise TypeError(
+                "a Linearization stands for the cell, its inputs and its carry; got xs= or carry= "
+                "beside it. Pass it alone, or linearize(cell, xs, carry) anew."
+            )
+        if cell.cell is None or cell.inputs is None:
+            raise TypeError(
+                "a Linearization must hold the cell and the inputs that it is of; got one without. "
+                "Make it by rnn_jax.linearize(cell, xs)."
+            )
+        if cell.outputs.ndim > (3 if batched else 2):
+            raise ValueError(
+                "one Linearization at a time: got one with batch axes, outputs of shape "
+                f"{cell.outputs.shape}. Map over them: jax.vmap(call)(linearization)."
+            )
+        return cell
+    if xs is None:
+        raise TypeError(
+            "xs is missing: a cell is measured along a sequence of inputs (T, I). Pass xs, or a "
+            "Linearization in place of the cell."
+        )
+    return Problem(as_pytree(cell), as_sequence(xs, batched=batched), check_carry_leaves(carry))
+
+
+def check_jacobians(call: str, sizes: Sizes, *, of: Any, batch: int = 1) -> None:
+    """Raises ValueError unless the Jacobians of all steps fit; arguments as for `check_fits`."""
+    steps, size, outputs, inputs, dtype = sizes
     check_fits(
-        "linearize",
+        call,
         [(steps, size, size), (steps, size, inputs), (steps, outputs, size + inputs)],
-        flat.initial.dtype,
+        dtype,
         "Use a shorter sequence, or backprop_signal, which forms no Jacobian.",
+        of=of,
+        batch=batch,
     )
-    states, ys = run(flat, xs)
+
+
+def up_to(source: Problem | Linearization, stop: int) -> Problem | Linearization:
+    """The first `stop` steps of what is to be run; what is recorded already stays whole."""
+    if isinstance(source, Linearization):
+        return source
+    return source._replace(inputs=source.inputs[:stop])
+
+
+def sizes_of(source: Problem | Linearization, *, batched: bool = False) -> Sizes:
+    """T, S, O, I and the type of the carry, before anything is computed.
+
+    Args:
+      source: as `accept` gives it.
+      batched: whether inputs and carry lead with a batch axis.
+
+    Raises:
+      ValueError, TypeError: as `flatten_cell`.
+    """
+    if isinstance(source, Linearization):
+        return _sizes_of_linearization(source)
+    cell, xs, carry = source
+    if batched:
+        xs, carry = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(jnp.shape(a)[1:], jnp.result_type(a)), (xs, carry)
+        )
+    state, output = _vectors.eval_shape(Problem(cell, xs, carry))
+    return Sizes(*xs.shape[:1], state.size, output.size, xs.shape[1], state.dtype)
+
+
+@compiled
+def _vectors(problem: Problem) -> tuple[jax.Array, jax.Array]:
+    """An initial state and an output, of which only the shapes matter."""
+    flat = Record(problem).flat
+    return flat.initial, jnp.zeros(flat.output_size)
+
+
+def _sizes_of_linearization(lin: Linearization) -> Sizes:
+    *_, steps, size, inputs = lin.input_jacobians.shape
+    return Sizes(steps, size, lin.outputs.shape[-1], inputs, lin.carries.dtype)
+
+
+def check_decomposable(sizes: Sizes, what: str) -> None:
+    """Raises TypeError unless matrices of the carry's type can be decomposed."""
+    reason = why_undecomposable(sizes)
+    if reason is not None:
+        raise TypeError(
+            f"{what} needs {reason}. Build the cell with carry_dtype=jnp.float32, or pass a carry "
+            "of that type."
+        )
+
+
+def why_undecomposable(sizes: Sizes) -> str | None:
+    """What is missing for matrices of the carry's type to be decomposed; None if nothing is."""
+    if jnp.finfo(sizes.dtype).bits >= 32:
+        return None
+    return f"a carry of float32 or float64, which LAPACK can decompose; got {sizes.dtype}"
+
+
+def _one_step_jacobians(flat: FlatCell, states: jax.Array, xs: jax.Array) -> Jacobians:
+    """A, B, C and D of every step, some steps side by side."""
+    size, inputs, rows = flat.state_size, xs.shape[1], flat.output_rows
     if flat.assembled is not None:
         jacobians: Callable[..., Any] = flat.assembled
     else:
-        jacobians = jax.vmap(partial(_by_automatic_differentiation, flat))
+        jacobians = jax.vmap(functools.partial(_by_automatic_differentiation, flat))
     _, found = scan_chunks(
         lambda _, part: (None, jacobians(*part)),
         None,
         (states[:-1], xs),
         every=max(1, _CHUNK_ELEMENTS // (size * (size + inputs))),
     )
-    if rows:
-        a, b = found
-        c, d = a[:, slice(*rows)], b[:, slice(*rows)]
-    else:
-        a, b, c, d = found
-    return Linearization(states, ys, a, b, c, d, rows, flat.diagonal_columns)
+    if rows is None:
+        return Jacobians(*found)
+    a, b = found
+    return Jacobians(a, b, a[:, slice(*rows)], b[:, slice(*rows)])
 
 
 def _by_automatic_differentiation(

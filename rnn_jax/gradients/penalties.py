@@ -5,14 +5,28 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.gradients.signals.backprop import Loss, check_loss, loss_gradient, signal_sweep
+from rnn_jax.checks import check_flag
+from rnn_jax.gradients.linearize import Record, Source, accept
+from rnn_jax.gradients.precision import compiled, full_precision
+from rnn_jax.gradients.signals.backprop import (
+    Loss,
+    check_loss,
+    loss_gradient,
+    outputs_of,
+    signal_of,
+)
 from rnn_jax.gradients.spectra.lyapunov import lyapunov_exponents
-from rnn_jax.gradients.trajectory import FlatCell, flatten_cell
-from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence
+from rnn_jax.gradients.trajectory import FlatCell
+from rnn_jax.sequence.calling import ArrayLike, Carry
 
 
 def vanishing_penalty(
-    loss: Loss, cell: Any, xs: ArrayLike, carry: Carry | None = None, *, immediate: bool = False
+    loss: Loss,
+    cell: Any,
+    xs: ArrayLike | None = None,
+    carry: Carry | None = None,
+    *,
+    immediate: bool = False,
 ) -> jax.Array:
     """Penalty on error signals that change their length on the way back through a step.
 
@@ -43,25 +57,24 @@ def vanishing_penalty(
       networks", 2013, equations 9 (Ω) and 10 (its immediate derivative).
     """
     check_loss(loss)
-    cell, xs = as_pytree(cell), as_sequence(xs, batched=False)
-    fixed = cell
-    if immediate:
-        fixed, xs, carry = jax.lax.stop_gradient((cell, xs, carry))
-    gradients = loss_gradient(loss, fixed, xs, carry)
-    if immediate:  # The loss may close over weights of its own.
-        gradients = jax.lax.stop_gradient(gradients)
-    return _vanishing_penalty(cell, fixed, xs, carry, gradients)
+    source = accept(cell, xs, carry)
+    if check_flag("immediate", immediate):
+        ran, ys = jax.lax.stop_gradient(outputs_of(source))
+        # The loss may close over weights of its own.
+        gradients = jax.lax.stop_gradient(loss_gradient(loss, ys))
+    else:
+        ran, ys = outputs_of(source)
+        gradients = loss_gradient(loss, ys)
+    return _vanishing_penalty(source.cell, ran, gradients)
 
 
-@jax.jit
-def _vanishing_penalty(
-    cell: Any, fixed: Any, xs: jax.Array, carry: Carry | None, output_gradients: Any
-) -> jax.Array:
-    """Ω with the trajectory and the signal of `fixed` and the one-step Jacobians of `cell`."""
-    flat = flatten_cell(fixed, xs, carry)
-    states, _, signal = signal_sweep(flat, xs, output_gradients)
-    deviations = jax.vmap(lambda *at: _deviation(flat, cell, *at))(
-        states[1:-1], xs[1:], signal.total_directions[1:]
+@compiled
+def _vanishing_penalty(cell: Any, source: Source, output_gradients: Any) -> jax.Array:
+    """Ω with the trajectory and the signal of a source and the one-step Jacobians of `cell`."""
+    record = Record(source)
+    _, signal = signal_of(record, output_gradients)
+    deviations = jax.vmap(lambda *at: _deviation(record.flat, cell, *at))(
+        record.states[1:-1], record.inputs[1:], signal.total_directions[1:]
     )
     return jnp.sum(deviations)
 
@@ -86,7 +99,7 @@ def _norm(vector: jax.Array) -> jax.Array:
 
 def flossing_penalty(
     cell: Any,
-    xs: ArrayLike,
+    xs: ArrayLike | None = None,
     carry: Carry | None = None,
     *,
     k: int | None = None,
@@ -173,6 +186,7 @@ def orthogonality_penalty(cell: Any) -> jax.Array:
         )
     size = kernel.shape[0]
     blocks = kernel.reshape(size, -1, size).transpose(1, 0, 2)
-    gram = jnp.matmul(blocks.mT, blocks, precision="highest")
+    with full_precision():
+        gram = jnp.matmul(blocks.mT, blocks)
     eye = jnp.broadcast_to(jnp.eye(size, dtype=gram.dtype), gram.shape)
     return jnp.sum(jnp.square(gram - eye))

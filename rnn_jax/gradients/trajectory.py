@@ -1,5 +1,6 @@
-"""A cell as a map between vectors: carries and outputs flattened, one sequence at a time."""
+"""A cell as a map between vectors, and the path that it takes along one sequence."""
 
+import functools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from rnn_jax.cells.structure import describes_itself, fused_form_for
 from rnn_jax.gradients.assembled import assembled_jacobians
-from rnn_jax.sequence.calling import Carry, abstract_step, describe, owner_of, resolve_carry
+from rnn_jax.sequence.calling import Carry, Step, describe, owner_of, resolve_carry, resolve_step
 
 
 class FlatCell(NamedTuple):
@@ -22,6 +23,9 @@ class FlatCell(NamedTuple):
       step: one step, (S,), (I,) -> (S,), (O,).
       step_of: the same with the cell as first argument, to differentiate by its weights.
       initial: the initial state, (S,).
+      initial_of: the initial state that another cell of this structure makes for itself; None
+        where the carry was given.
+      unravel: back from (S,) to the cell's own carry.
       unravel_output: back from (O,) to the cell's own output.
       output_size: O.
       parts: where each part of the carry stands in the state, (start, stop) by name.
@@ -36,6 +40,8 @@ class FlatCell(NamedTuple):
     step: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
     step_of: Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
     initial: jax.Array
+    initial_of: Callable[[Any], jax.Array] | None
+    unravel: Callable[[jax.Array], Carry]
     unravel_output: Callable[[jax.Array], Any]
     output_size: int
     parts: dict[str, tuple[int, int]]
@@ -50,54 +56,46 @@ class FlatCell(NamedTuple):
 
 
 def flatten_cell(cell: Any, xs: jax.Array, carry: Carry | None) -> FlatCell:
-    """Checks a cell against one sequence (T, I) and flattens it.
+    """Checks a cell against one sequence (T, I) and flattens it; its step is traced once.
 
     Raises:
-      ValueError, TypeError: as `resolve_carry`; or a carry or output that is not made of floats
+      ValueError, TypeError: as `resolve_step`; or a carry or output that is not made of floats
         of one type, by which nothing can be differentiated.
     """
     x = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
-    carry = resolve_carry(cell, x, carry)
-    _, y = abstract_step(cell, carry, x)
-    for what, tree in (("carry", carry), ("output", y)):
+    first = resolve_step(cell, x, carry)
+    for what, tree in (("carry", first.carry), ("output", first.output)):
         _check_some(what, tree)
-    _check_floats("carry", carry)
-    _check_floats("output", y)
-    initial, unravel = ravel_pytree(carry)
-    _, unravel_output = ravel_pytree(jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), y))
+    _check_floats("carry", first.carry)
+    _check_floats("output", first.output)
+    initial, unravel = ravel_pytree(first.carry)
+    _, unravel_output = ravel_pytree(
+        jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), first.output)
+    )
 
     def step_of(cell: Any, state: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         after, y = cell(unravel(state), x)
         return ravel_pytree(after)[0], ravel_pytree(y)[0]
 
-    def step(state: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return step_of(cell, state, x)
+    def initial_of(cell: Any) -> jax.Array:
+        return ravel_pytree(resolve_carry(cell, x, None))[0].astype(initial.dtype)
 
-    size = sum(leaf.size for leaf in jax.tree.leaves(y))
-    parts = _name_parts(cell, carry)
-    rows = _find_output(cell, carry, x)
-    form = fused_form_for(cell, x, carry) if rows else None
+    parts = _name_parts(cell, first.carry)
+    rows = _find_output(first)
+    form = fused_form_for(cell, x, first.carry) if rows else None
     return FlatCell(
-        step,
-        step_of,
-        initial,
-        unravel_output,
-        size,
-        parts,
-        rows,
-        None if form is None else partial(assembled_jacobians, form, unravel=unravel),
-        _find_diagonal(cell, parts),
+        step=partial(step_of, cell),
+        step_of=step_of,
+        initial=initial,
+        initial_of=initial_of if carry is None else None,
+        unravel=unravel,
+        unravel_output=unravel_output,
+        output_size=sum(leaf.size for leaf in jax.tree.leaves(first.output)),
+        parts=parts,
+        output_rows=rows,
+        assembled=None if form is None else partial(assembled_jacobians, form, unravel=unravel),
+        diagonal_columns=_find_diagonal(cell, parts),
     )
-
-
-def check_decomposable(flat: FlatCell, what: str) -> None:
-    """Raises TypeError unless matrices of the carry's type can be decomposed."""
-    dtype = flat.initial.dtype
-    if jnp.finfo(dtype).bits < 32:
-        raise TypeError(
-            f"{what} needs a carry of float32 or float64, which LAPACK can decompose; got {dtype}. "
-            "Build the cell with carry_dtype=jnp.float32, or pass a carry of that type."
-        )
 
 
 def run(flat: FlatCell, xs: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -109,12 +107,6 @@ def run(flat: FlatCell, xs: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     _, (states, ys) = lax.scan(body, flat.initial, xs)
     return jnp.concatenate([flat.initial[None], states]), ys
-
-
-@jax.jit
-def trajectory(cell: Any, xs: jax.Array, carry: Carry | None) -> jax.Array:
-    """The states (T+1, S) of a cell along a sequence, compiled once for cells of one structure."""
-    return run(flatten_cell(cell, xs, carry), xs)[0]
 
 
 def flatten_outputs(tree: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
@@ -142,35 +134,34 @@ def _find_diagonal(cell: Any, parts: dict[str, tuple[int, int]]) -> tuple[int, i
     return None if name is None else parts[name]
 
 
-def _find_output(cell: Any, carry: Carry, x: jax.ShapeDtypeStruct) -> tuple[int, int] | None:
+def _find_output(step: Step) -> tuple[int, int] | None:
     """Rows of the flattened carry that a step returns as its output, read off the traced step.
 
-    Two results of a traced function are one value when they are one variable of its jaxpr, so
+    Two results of a traced function are one value when they are one variable of its program, so
     this never takes merely equal numbers for the same thing.
     """
-    after, y = jax.eval_shape(cell, carry, x)
-    if not jax.tree_util.treedef_is_leaf(jax.tree.structure(y)):
+    if not jax.tree_util.treedef_is_leaf(jax.tree.structure(step.output)):
         return None
-    jaxpr = jax.make_jaxpr(cell)(carry, x).jaxpr
-    *parts, output = jaxpr.outvars
+    program = step.program.jaxpr
+    *parts, output = program.outvars
     start = 0
-    for part, leaf in zip(parts, jax.tree.leaves(after), strict=True):
-        if _is_same(jaxpr, part, output):
+    for part, leaf in zip(parts, jax.tree.leaves(step.after), strict=True):
+        if _is_same(program, part, output):
             return start, start + leaf.size
         start += leaf.size
     return None
 
 
-def _is_same(jaxpr: Any, one: Any, other: Any) -> bool:
-    """Whether two variables of a jaxpr are one value, also where a jitted call returned both."""
+def _is_same(program: Any, one: Any, other: Any) -> bool:
+    """Whether two variables of a program are one value, also where a jitted call returned both."""
     if one is other:
         return True
-    for equation in jaxpr.eqns:
+    for equation in program.eqns:
         where = [
-            [index for index, made in enumerate(equation.outvars) if made is variable]
+            [index for index, result in enumerate(equation.outvars) if result is variable]
             for variable in (one, other)
         ]
-        if all(where) and equation.primitive.name in ("jit", "pjit"):
+        if all(where) and equation.primitive is _jitted_call():
             inner = equation.params["jaxpr"].jaxpr
             return _is_same(inner, *(inner.outvars[index] for (index,) in where))
     return False
@@ -184,6 +175,12 @@ def _check_some(what: str, tree: Any) -> None:
         )
 
 
+@functools.cache
+def _jitted_call() -> Any:
+    """The primitive that a jitted function is in the program of its caller."""
+    return jax.make_jaxpr(jax.jit(jnp.sin))(jax.ShapeDtypeStruct((), "float32")).eqns[0].primitive
+
+
 def _check_floats(name: str, tree: Any) -> None:
     kinds = {jnp.dtype(leaf.dtype) for leaf in jax.tree.leaves(tree)}
     if len(kinds) != 1 or not all(jnp.issubdtype(kind, jnp.floating) for kind in kinds):
@@ -191,4 +188,9 @@ def _check_floats(name: str, tree: Any) -> None:
             f"the cell's {name} must be made of real floats of one type to be differentiated; got "
             f"{describe(tree)}. Keep counters and keys out of it, and write complex parts as two "
             "real ones."
+        )
+    if not any(leaf.size for leaf in jax.tree.leaves(tree)):
+        raise ValueError(
+            f"the cell's {name} must hold at least one number; got {describe(tree)}. Build the "
+            "cell with at least one unit."
         )

@@ -1,6 +1,6 @@
 """How the package calls a cell it has never seen: normalise, check once per trace, then trust."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -113,8 +113,29 @@ def check_carry_leaves(carry: Carry) -> Carry:
     return carry
 
 
+class Step(NamedTuple):
+    """One step of a cell as it was traced: what goes in, and shapes and types of what comes out.
+
+    Attributes:
+      carry: before the step, arrays.
+      after: the carry after it, shapes and types.
+      output: y, shapes and types.
+      program: the jaxpr of cell(carry, x), its results the leaves of (after, output).
+    """
+
+    carry: Carry
+    after: Any
+    output: Any
+    program: Any
+
+
 def resolve_carry(cell: Any, x: jax.ShapeDtypeStruct, carry: Carry | None) -> Carry:
-    """The carry to start from, after one abstract step has shown that the cell keeps the contract.
+    """The carry to start from; see `resolve_step`."""
+    return resolve_step(cell, x, carry).carry
+
+
+def resolve_step(cell: Any, x: jax.ShapeDtypeStruct, carry: Carry | None) -> Step:
+    """The first step, traced once, after which the cell is known to keep the contract.
 
     A carry that the cell made itself is widened (never narrowed) to the type its step returns, so
     that float64 inputs to float32 parameters follow JAX's own promotion.
@@ -130,8 +151,8 @@ def resolve_carry(cell: Any, x: jax.ShapeDtypeStruct, carry: Carry | None) -> Ca
         structure or shape.
     """
     _check_features(cell, x)
-    made = carry is None
-    if made:
+    own = carry is None
+    if own:
         if _carry_maker(cell) is None:
             raise TypeError(
                 "this cell cannot make its own carry: it has no initialize_carry(input_shape). "
@@ -139,18 +160,19 @@ def resolve_carry(cell: Any, x: jax.ShapeDtypeStruct, carry: Carry | None) -> Ca
             )
         carry = _own_carry(cell, x)
     start = jax.tree.map(jnp.asarray, carry)
-    if not made:
+    if not own:
         _check_given_carry(cell, x, start)
-    after, _ = abstract_step(cell, start, x)
-    if made and _same_shapes(start, after):
-        start = jax.tree.map(_widen, start, after)
-        after, _ = abstract_step(cell, start, x)
-    _check_kept(start, after)
-    return start
+    step = _trace_step(cell, start, x)
+    if own and _same_shapes(start, step.after):
+        wider = jax.tree.map(_widen, start, step.after)
+        if _types(wider) != _types(start):
+            step = _trace_step(cell, wider, x)
+    _check_kept(step.carry, step.after)
+    return step
 
 
-def abstract_step(cell: Any, carry: Carry, x: jax.ShapeDtypeStruct) -> tuple[Any, Any]:
-    """Shapes and types of (carry, y) after one step, without computing them.
+def _trace_step(cell: Any, carry: Carry, x: jax.ShapeDtypeStruct) -> Step:
+    """One step, without computing it.
 
     Raises:
       ValueError: the cell raises on these shapes, or does not return a pair.
@@ -165,7 +187,7 @@ def abstract_step(cell: Any, carry: Carry, x: jax.ShapeDtypeStruct) -> tuple[Any
         return result
 
     try:
-        result = jax.eval_shape(step, cell, carry, x)
+        program, result = jax.make_jaxpr(step, return_shape=True)(cell, carry, x)
     except Exception as error:
         raise ValueError(
             "the cell could not take one step cell(carry, x) with carry "
@@ -177,7 +199,7 @@ def abstract_step(cell: Any, carry: Carry, x: jax.ShapeDtypeStruct) -> tuple[Any
             "a cell must return a pair (carry, y); got "
             f"{describe(result)}. If the state is the output, return (state, state)."
         )
-    return result[0], result[1]
+    return Step(carry, result[0], result[1], program)
 
 
 def check_pure(written: list[str]) -> None:
@@ -289,12 +311,16 @@ def _check_kept(before: Carry, after: Carry) -> None:
             f"{describe(before)} and returned {describe(after)}. Pass a carry= of the form that "
             "the cell returns, or mend the cell."
         )
-    if [a.dtype for a in jax.tree.leaves(before)] != [a.dtype for a in jax.tree.leaves(after)]:
+    if _types(before) != _types(after):
         raise TypeError(
             "a step must return a carry of the type that it took; took "
             f"{describe(before)} and returned {describe(after)}. Cast the carry or xs so that "
             "the types agree, or build the cell with that param_dtype."
         )
+
+
+def _types(tree: Any) -> list[Any]:
+    return [leaf.dtype for leaf in jax.tree.leaves(tree)]
 
 
 def _same_shapes(one: Any, other: Any) -> bool:

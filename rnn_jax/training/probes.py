@@ -11,8 +11,8 @@ from rnn_jax.checks import check_choice, check_count, check_number, check_size, 
 from rnn_jax.gradients.explain.attribution import along_trajectory
 from rnn_jax.gradients.explain.flow import GradientFlow
 from rnn_jax.gradients.jacobians.log_norms import jacobian_log_norms
+from rnn_jax.gradients.linearize import Problem, Record, accept, sizes_of
 from rnn_jax.gradients.spectra.lyapunov import lyapunov_exponents
-from rnn_jax.gradients.trajectory import flatten_cell
 from rnn_jax.sequence.bidirectional import Bidirectional
 from rnn_jax.sequence.calling import as_pytree, describe, owner_of
 from rnn_jax.sequence.model import SequenceModel
@@ -185,7 +185,7 @@ class LyapunovProbe(_CellProbe):
     def measure(self, model: Any, xs: jax.Array) -> Finding:
         """Exponents, (k,)."""
         cell = self._cell_of(model)
-        k = min(self.k, flatten_cell(as_pytree(cell), xs[0], None).state_size)
+        k = min(self.k, sizes_of(accept(cell, xs[0], None)).state)
 
         def leading(x: jax.Array) -> jax.Array:
             return lyapunov_exponents(cell, x, k=k, warmup=self.warmup).exponents
@@ -214,7 +214,12 @@ class GateProbe(_CellProbe):
           ValueError: the cell has no gates.
         """
         cell = self._cell_of(model)
-        gates = jax.vmap(lambda x: along_trajectory(cell, "gates", x, None))(xs)
+        cell = as_pytree(cell)
+
+        def along(x: jax.Array) -> Finding:
+            return along_trajectory(Record(Problem(cell, x, None)), "gates")
+
+        gates = jax.vmap(along)(xs)
         if not isinstance(gates, dict):
             raise TypeError(
                 f"the gates of a cell must be a dict of activations by name; {kind_of(cell)} "

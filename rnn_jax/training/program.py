@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.training.compiled import compiled
 from rnn_jax.training.devices.layout import Layout, fetch
 from rnn_jax.training.ensemble import key_of
 from rnn_jax.training.plan import Plan
+from rnn_jax.training.program_cache import cached_program
 from rnn_jax.training.step import (
     Findings,
     Report,
@@ -60,7 +60,7 @@ class Program:
             )
 
         arguments = (self.layout.place(model), self._hyperparameters)
-        state: TrainState = compiled(start, *arguments)(*arguments)
+        state: TrainState = cached_program(start, *arguments)(*arguments)
         return state
 
     def check(self, state: TrainState, steps: int) -> None:
@@ -122,7 +122,7 @@ class Program:
             return self.layout.replicate(self.layout.over_members(one)(model))
 
         if self._measure is None:
-            self._measure = compiled(measure, state.model, self._probe_key)
+            self._measure = cached_program(measure, state.model, self._probe_key)
         return fetch(self._measure(state.model, self._probe_key))
 
     def _trained_for(
@@ -145,7 +145,7 @@ class Program:
                 state, report = self.layout.over_members(one)(state, key, hyperparameters)
                 return self.layout.constrain(state), self.layout.replicate(report)
 
-            self._train[length] = compiled(train, *self._arguments(state), np.int32(0))
+            self._train[length] = cached_program(train, *self._arguments(state), np.int32(0))
         return self._train[length]
 
     def _arguments(self, state: TrainState) -> tuple[Any, ...]:

@@ -209,9 +209,9 @@ def measured(name, wrt):
 def test_a_flow_gathers_what_the_single_calls_return(name, wrt):
     net, flow = network(name), measured(name, wrt)
     expected = rj.jacobian_log_norms(net.cell, XS, net.carry, wrt=wrt)
-    np.testing.assert_array_equal(np.asarray(flow.log_norms), np.asarray(expected))
+    np.testing.assert_allclose(flow.log_norms, expected, rtol=1e-13, atol=1e-13)
     shares = rj.weight_gradient_log_norms(loss, net.cell, XS, net.carry)
-    np.testing.assert_array_equal(np.asarray(flow.weight_log_norms), np.asarray(shares))
+    np.testing.assert_allclose(flow.weight_log_norms, shares, rtol=1e-13, atol=1e-13)
     assert flow.wrt == wrt
     assert flow.steps == T
     assert (flow.bound is not None) == name.startswith("simple")

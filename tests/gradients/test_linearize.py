@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_reference import FAMILIES, FEATURES, QUICK, XS, H, T, network, unrolled
+from test_reference import FAMILIES, FEATURES, QUICK, XS, H, T, arrays_of, network, unrolled
 
 import oracles
 import rnn_jax as rj
@@ -27,7 +27,7 @@ def test_ours_equal_the_hand_derived_jacobians(name):
     carries, ys = oracles.run(twin.step, XS, net.state)
     As, Bs = oracles.one_step_jacobians(twin.jacobian, carries, XS)
     expected = (carries, ys, As, Bs, As[:, twin.output_rows], Bs[:, twin.output_rows])
-    for got, value in zip(jax.tree.leaves(lin), expected, strict=True):
+    for got, value in zip(arrays_of(lin), expected, strict=True):
         np.testing.assert_allclose(np.asarray(got), value, rtol=1e-12, atol=1e-14)
 
 
@@ -43,7 +43,7 @@ def test_foreign_equal_reverse_mode_of_each_step(name):
         return states, ys, A, B, C, D
 
     expected = reference(XS, net.state)
-    for got, value in zip(jax.tree.leaves(lin), expected, strict=True):
+    for got, value in zip(arrays_of(lin), expected, strict=True):
         np.testing.assert_allclose(np.asarray(got), np.asarray(value), rtol=1e-12, atol=1e-14)
 
 
@@ -192,7 +192,7 @@ def test_float32_is_float64_to_its_rounding(name):
     net, lin = network(name), linearized(name)
     single = jax.tree.map(lambda a: a.astype(jnp.float32), (net.cell, net.carry))
     got = rj.linearize(single[0], jnp.asarray(XS, jnp.float32), single[1])
-    for low, high in zip(jax.tree.leaves(got), jax.tree.leaves(lin), strict=True):
+    for low, high in zip(arrays_of(got), arrays_of(lin), strict=True):
         assert low.dtype == jnp.float32
         np.testing.assert_allclose(np.asarray(low), np.asarray(high), atol=2e-6)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.tree_util import Partial
-from test_reference import FAMILIES, FEATURES, QUICK, XS, H, T, jacobians, network
+from test_reference import FAMILIES, FEATURES, QUICK, XS, H, T, arrays_of, jacobians, network
 
 import oracles
 import rnn_jax as rj
@@ -30,7 +30,7 @@ def reference(name):
     net = network(name)
     if name in zoo.FOREIGN:
         lin = jax.jit(rj.linearize, compiler_options=QUICK)(as_pytree(net.cell), XS, net.carry)
-        return [np.asarray(part) for part in jax.tree.leaves(lin)[2:]]
+        return [np.asarray(part) for part in arrays_of(lin)[2:]]
     twin = zoo.oracle(net.cell)
     carries, _ = oracles.run(twin.step, XS, net.state)
     As, Bs = oracles.one_step_jacobians(twin.jacobian, carries, XS)

@@ -50,6 +50,18 @@ FAMILIES = (
 )
 
 
+def arrays_of(lin):
+    """Trajectory and Jacobians, without the cell and the inputs that they are of."""
+    return (
+        lin.carries,
+        lin.outputs,
+        lin.state_jacobians,
+        lin.input_jacobians,
+        lin.output_state_jacobians,
+        lin.output_input_jacobians,
+    )
+
+
 class Network(NamedTuple):
     """A cell, a carry away from zero, and the same as functions of vectors."""
 

@@ -9,19 +9,10 @@ from flax import struct
 from rnn_jax.activations import activation_slope_range
 from rnn_jax.checks import check_number
 from rnn_jax.gradients.explain.memory_path import MemoryPath, split_path
-from rnn_jax.gradients.linearize import Linearization, linearize_flat
+from rnn_jax.gradients.linearize import Record, Source, accept, check_jacobians, sizes_of
 from rnn_jax.gradients.numerics.scaled import log_exactly, log_frobenius
-from rnn_jax.gradients.trajectory import flatten_cell
-from rnn_jax.sequence.calling import (
-    ArrayLike,
-    Carry,
-    as_pytree,
-    as_sequence,
-    check_carry_leaves,
-    owner_of,
-    resolve_carry,
-)
-from rnn_jax.sequence.unroll import unroll
+from rnn_jax.gradients.precision import compiled
+from rnn_jax.sequence.calling import ArrayLike, Carry, owner_of
 
 
 @struct.dataclass
@@ -108,7 +99,7 @@ class Attribution:
         return self.slopes
 
 
-def attribution(cell: Any, xs: ArrayLike, carry: Carry | None = None) -> Attribution:
+def attribution(cell: Any, xs: ArrayLike | None = None, carry: Carry | None = None) -> Attribution:
     """Takes every one-step Jacobian apart, to say why the signal shrinks or grows there.
 
     Every cell gets the norm of each step and of each block between the parts of its carry. A cell
@@ -132,24 +123,30 @@ def attribution(cell: Any, xs: ArrayLike, carry: Carry | None = None) -> Attribu
       S. Hochreiter and J. Schmidhuber, "Long short-term memory", 1997 (the constant error
       carousel, here with its forget gate).
     """
-    return _attribution(as_pytree(cell), as_sequence(xs, batched=False), check_carry_leaves(carry))
+    source = accept(cell, xs, carry)
+    check_jacobians("attribution", sizes_of(source), of=source)
+    return _attribution(source)
 
 
-@jax.jit
-def _attribution(cell: Any, xs: jax.Array, carry: Carry | None) -> Attribution:
-    flat = flatten_cell(cell, xs, carry)
-    lin = linearize_flat(flat, xs)
+@compiled
+def _attribution(source: Source) -> Attribution:
+    return attribution_of(Record(source))
+
+
+def attribution_of(record: Record) -> Attribution:
+    """`attribution`, read off a record."""
+    cell, parts, a = record.cell, record.flat.parts, record.jacobians.state_by_state
     paths = {
-        name: split_path(lin.state_jacobians, factors, _rows_of(name, flat.parts))
-        for name, factors in along_trajectory(cell, "memory_path", xs, carry).items()
+        name: split_path(a, factors, _rows_of(name, parts))
+        for name, factors in along_trajectory(record, "memory_path").items()
     }
     simple = hasattr(cell, "slopes") and hasattr(cell, "recurrent_kernel")
-    slopes = along_trajectory(cell, "slopes", xs, carry) if simple else None
+    slopes = along_trajectory(record, "slopes") if simple else None
     slope_log, recurrent_log = _split_slopes(cell, slopes)
     return Attribution(
-        step_log_norms=log_frobenius(lin.state_jacobians, (1, 2)),
-        block_log_norms=_block_log_norms(lin, flat.parts),
-        gates=along_trajectory(cell, "gates", xs, carry),
+        step_log_norms=log_frobenius(a, (1, 2)),
+        block_log_norms=_block_log_norms(a, parts),
+        gates=along_trajectory(record, "gates"),
         paths=paths,
         slopes=slopes,
         slope_log=slope_log,
@@ -158,15 +155,13 @@ def _attribution(cell: Any, xs: jax.Array, carry: Carry | None) -> Attribution:
     )
 
 
-def along_trajectory(cell: Any, method: str, xs: jax.Array, carry: Carry | None) -> Any:
+def along_trajectory(record: Record, method: str) -> Any:
     """What cell.method(carry, x) gives at every step, with a leading T; {} without the method."""
-    owner = owner_of(cell)
+    owner = owner_of(record.cell)
     if not hasattr(owner, method):
         return {}
-    start = resolve_carry(cell, jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype), carry)
-    _, _, carries = unroll(cell, xs, start, return_carries=True)
-    before = jax.tree.map(lambda c0, c: jnp.concatenate([c0[None], c[:-1]]), start, carries)
-    return jax.vmap(getattr(owner, method))(before, xs)
+    before = jax.vmap(record.flat.unravel)(record.states[:-1])
+    return jax.vmap(getattr(owner, method))(before, record.inputs)
 
 
 def _rows_of(name: str, parts: dict[str, tuple[int, int]]) -> tuple[int, int]:
@@ -181,11 +176,9 @@ def _rows_of(name: str, parts: dict[str, tuple[int, int]]) -> tuple[int, int]:
     )
 
 
-def _block_log_norms(lin: Linearization, parts: dict[str, tuple[int, int]]) -> dict[str, jax.Array]:
+def _block_log_norms(a: jax.Array, parts: dict[str, tuple[int, int]]) -> dict[str, jax.Array]:
     return {
-        f"{to}_{origin}": log_frobenius(
-            lin.state_jacobians[:, slice(*rows), slice(*columns)], (1, 2)
-        )
+        f"{to}_{origin}": log_frobenius(a[:, slice(*rows), slice(*columns)], (1, 2))
         for to, rows in parts.items()
         for origin, columns in parts.items()
     }

@@ -3,35 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from rnn_jax.checks import check_choice, check_count
-from rnn_jax.gradients.explain.attribution import Attribution, attribution
+from rnn_jax.checks import check_choice, check_count, check_flag
+from rnn_jax.gradients.explain.attribution import Attribution, attribution_of
 from rnn_jax.gradients.explain.bounds import jacobian_log_bound
 from rnn_jax.gradients.explain.lags import by_lag
 from rnn_jax.gradients.explain.regime import classify
 from rnn_jax.gradients.explain.summary import summarize
-from rnn_jax.gradients.jacobians.log_norms import jacobian_log_norms
-from rnn_jax.gradients.numerics.scaled import log_frobenius
-from rnn_jax.gradients.signals.backprop import Loss, check_loss
-from rnn_jax.gradients.signals.weight_gradient import weight_gradient_log_norms
-from rnn_jax.gradients.spectra.lyapunov import LyapunovSpectrum, lyapunov_exponents
-from rnn_jax.gradients.spectra.singular_values import jacobian_log_singular_values
-from rnn_jax.gradients.trajectory import trajectory
-from rnn_jax.sequence.calling import (
-    ArrayLike,
-    Carry,
-    as_pytree,
-    as_sequence,
-    check_batch_axes,
-    check_carry_leaves,
+from rnn_jax.gradients.jacobians.log_norms import check_log_norms, log_norms_of
+from rnn_jax.gradients.linearize import (
+    Jacobians,
+    Linearization,
+    Problem,
+    Record,
+    Sizes,
+    accept,
+    sizes_of,
+    why_undecomposable,
 )
+from rnn_jax.gradients.numerics.scaled import log_frobenius
+from rnn_jax.gradients.precision import compiled
+from rnn_jax.gradients.signals.backprop import Loss, check_loss, loss_gradient, own_outputs
+from rnn_jax.gradients.signals.weight_gradient import weight_log_norms_of, why_without_weights
+from rnn_jax.gradients.spectra.lyapunov import LyapunovSpectrum, check_exponents, exponents_of
+from rnn_jax.gradients.spectra.singular_values import check_spectrum, log_singular_values_of
+from rnn_jax.sequence.calling import ArrayLike, Carry, check_batch_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,6 +55,7 @@ class GradientFlow:
       change_log_norms: ln‖carry_t − carry_{t−1}‖, (B, T): whether the states themselves run away.
       weight_log_norms: ln‖share of dL/dW by step‖, (B, T); None without a loss.
       wrt: "input" or "state".
+      omissions: (measure, what it would need) of those that could not be had; see `omitted`.
     """
 
     log_norms: jax.Array
@@ -60,6 +66,12 @@ class GradientFlow:
     change_log_norms: jax.Array | None = None
     weight_log_norms: jax.Array | None = None
     wrt: str = struct.field(pytree_node=False, default="input")
+    omissions: tuple[tuple[str, str], ...] = struct.field(pytree_node=False, default=())
+
+    @property
+    def omitted(self) -> dict[str, str]:
+        """Measures that could not be had for this cell, by name, each with what it would need."""
+        return dict(self.omissions)
 
     @property
     def gates(self) -> dict[str, jax.Array] | None:
@@ -146,15 +158,20 @@ class GradientFlow:
 
 def gradient_flow(
     cell: Any,
-    xs: ArrayLike,
+    xs: ArrayLike | None = None,
     carry: Carry | None = None,
     *,
     loss: Loss | None = None,
     wrt: str = "input",
     k: int = 8,
     spectrum: bool = False,
+    measures: Collection[str] | None = None,
 ) -> GradientFlow:
     """Measures how every output depends on every earlier step, why, and what that does to learning.
+
+    The sequence is checked, run and linearized once, in one compiled program; all measures are
+    readings of that. What cannot be had for a cell (exponents of a bfloat16 carry) is left out and
+    named, with the reason, in `.omitted` and in the summary.
 
     Args:
       cell: any callable pytree cell(carry, x) -> (carry, y).
@@ -167,6 +184,9 @@ def gradient_flow(
       k: how many Lyapunov exponents, the leading ones; all S if S is smaller.
       spectrum: also find all singular values of ∂carry_T/∂carry_0; costs T QR decompositions of
         S × S, seconds where S is in the hundreds.
+      measures: what to measure beside the log-norms, by the names of the fields of `GradientFlow`:
+        "attribution", "bound", "change_log_norms", "exponents", "log_singular_values" and
+        "weight_log_norms". None is all that `loss` and `spectrum` ask for.
 
     Returns:
       A `GradientFlow`.
@@ -180,51 +200,156 @@ def gradient_flow(
     k = check_count("k", k, low=1)
     if loss is not None:
         check_loss(loss)
-    xs = as_sequence(xs, batched=True)
-    if xs.ndim > 3:
+    wanted = _wanted(measures, loss, check_flag("spectrum", spectrum))
+    source = accept(cell, xs, carry, batched=True)
+    if isinstance(source, Problem):
+        if source.inputs.ndim > 3:
+            raise ValueError(
+                "xs must be one sequence (T, I) or a batch (B, T, I); got shape "
+                f"{source.inputs.shape}. Merge the batch axes: xs.reshape(-1, *xs.shape[-2:])."
+            )
+        if not source.inputs.shape[0]:
+            raise ValueError(
+                f"xs must hold at least one sequence; got shape {source.inputs.shape}, a batch of "
+                "none. Pass B of at least 1."
+            )
+        if source.carry is not None:
+            check_batch_axes(source.carry, source.inputs.shape[:-2])
+    batch = source.inputs.shape[:-2]
+    sizes = sizes_of(source, batched=bool(batch))
+    k = min(k, sizes.state)
+    wanted, omissions = _possible(wanted, source, sizes)
+    _check_room(source, sizes, wrt, k, wanted)
+    flow, steps, ys = _measure(
+        source, wrt=wrt, k=k, wanted=wanted, batched=bool(batch), keep="weight_log_norms" in wanted
+    )
+    if loss is not None and "weight_log_norms" in wanted:
+        gradient = functools.partial(loss_gradient, loss)
+        gradients = jax.vmap(gradient)(ys) if batch else gradient(ys)
+        shares = _weight_shares(source, steps, gradients, batched=bool(batch))
+        flow = dataclasses.replace(flow, weight_log_norms=shares)
+    return dataclasses.replace(flow, omissions=omissions)
+
+
+def _wanted(measures: Collection[str] | None, loss: Loss | None, spectrum: bool) -> tuple[str, ...]:
+    """The measures to make, checked."""
+    asked_by_option = {"weight_log_norms": loss is not None, "log_singular_values": spectrum}
+    if measures is None:
+        return tuple(name for name in MEASURES if asked_by_option.get(name, True))
+    if isinstance(measures, str):
+        measures = (measures,)
+    for name in measures:
+        check_choice("each of measures", name, MEASURES)
+    if "weight_log_norms" in measures and loss is None:
         raise ValueError(
-            f"xs must be one sequence (T, I) or a batch (B, T, I); got shape {xs.shape}. "
-            "Merge the batch axes: xs.reshape(-1, *xs.shape[-2:])."
+            'the measure "weight_log_norms" is of the gradient of a loss; got loss=None. Pass '
+            "loss=, a function of the outputs."
         )
-    if not xs.shape[0]:
-        raise ValueError(
-            f"xs must hold at least one sequence; got shape {xs.shape}, a batch of none. Pass B of "
-            "at least 1."
-        )
-    if carry is not None:
-        check_batch_axes(check_carry_leaves(carry), xs.shape[:-2])
-    cell = as_pytree(cell)
-
-    def measure(xs: jax.Array, carry: Carry | None) -> GradientFlow:
-        return _measure(cell, xs, carry, loss, wrt, k, spectrum)
-
-    flow = measure(xs, carry) if xs.ndim == 2 else jax.vmap(measure)(xs, carry)
-    return dataclasses.replace(flow, bound=_bound(cell, flow.log_norms, wrt))
+    asked = [name for name, by_option in asked_by_option.items() if by_option]
+    return tuple(name for name in MEASURES if name in {*measures, *asked})
 
 
+def _possible(
+    wanted: tuple[str, ...], source: Problem | Linearization, sizes: Sizes
+) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+    """(the measures that this cell allows, the others with what they would need)."""
+    reasons = {
+        "exponents": why_undecomposable(sizes),
+        "log_singular_values": why_undecomposable(sizes),
+        "weight_log_norms": why_without_weights(source.cell),
+    }
+    left_out = {name: reasons[name] for name in wanted if reasons.get(name) is not None}
+    omissions = tuple((name, f"needs {reason}") for name, reason in left_out.items())
+    return tuple(name for name in wanted if name not in left_out), omissions
+
+
+def _check_room(
+    source: Problem | Linearization, sizes: Sizes, wrt: str, k: int, wanted: tuple[str, ...]
+) -> None:
+    """Raises ValueError for the first measure that does not fit into memory."""
+    batch = math.prod(source.inputs.shape[:-2])
+    check_log_norms(sizes, wrt, of=source, batch=batch)
+    if "exponents" in wanted:
+        check_exponents(sizes, k, sizes.steps, of=source, batch=batch)
+    if "log_singular_values" in wanted:
+        check_spectrum(sizes, of=source, batch=batch)
+
+
+class _Kept(NamedTuple):
+    """What a later program needs of a sequence: its trajectory and Jacobians, without the cell."""
+
+    trajectory: tuple[jax.Array, jax.Array]
+    jacobians: Jacobians
+
+
+@functools.partial(compiled, static=("wrt", "k", "wanted", "batched", "keep"))
 def _measure(
-    cell: Any,
-    xs: jax.Array,
-    carry: Carry | None,
-    loss: Loss | None,
+    source: Problem | Linearization,
+    *,
     wrt: str,
     k: int,
-    spectrum: bool,
-) -> GradientFlow:
-    log_norms = jacobian_log_norms(cell, xs, carry, wrt=wrt)
-    states = trajectory(cell, xs, carry)
-    return GradientFlow(
-        log_norms=log_norms,
-        attribution=attribution(cell, xs, carry),
-        exponents=lyapunov_exponents(cell, xs, carry, k=min(k, states.shape[1])),
-        log_singular_values=jacobian_log_singular_values(cell, xs, carry) if spectrum else None,
-        change_log_norms=log_frobenius(states[1:] - states[:-1], 1),
-        weight_log_norms=None if loss is None else weight_gradient_log_norms(loss, cell, xs, carry),
-        wrt=wrt,
-    )
+    wanted: tuple[str, ...],
+    batched: bool,
+    keep: bool,
+) -> tuple[GradientFlow, _Kept | None, Any]:
+    def measure(source: Problem | Linearization) -> tuple[GradientFlow, _Kept | None, Any]:
+        record = Record(source)
+        flow = GradientFlow(log_norms=log_norms_of(record, wrt=wrt), wrt=wrt)
+        for name in wanted:
+            if name in _READINGS:
+                flow = dataclasses.replace(flow, **{name: _READINGS[name](record, k)})
+        kept = _Kept(record.trajectory, record.jacobians) if keep else None
+        return flow, kept, own_outputs(record) if keep else None
+
+    flow, kept, ys = _mapped(measure, source, batched=batched)(source)
+    if "bound" in wanted:
+        flow = dataclasses.replace(flow, bound=_bound(source.cell, flow.log_norms))
+    return flow, kept, ys
 
 
-def _bound(cell: Any, log_norms: jax.Array, wrt: str) -> jax.Array | None:
+@functools.partial(compiled, static=("batched",))
+def _weight_shares(
+    source: Problem | Linearization, kept: _Kept, gradients: Any, *, batched: bool
+) -> jax.Array:
+    def shares(source: Problem | Linearization, kept: _Kept, gradients: Any) -> jax.Array:
+        record = Record(source)
+        record.trajectory, record.jacobians = kept
+        return weight_log_norms_of(record, gradients)
+
+    return _mapped(shares, source, batched=batched)(source, kept, gradients)
+
+
+def _mapped(
+    function: Callable[..., Any], source: Problem | Linearization, *, batched: bool
+) -> Callable[..., Any]:
+    """A function of a sequence (and of what belongs to it), for a batch of them."""
+    if not batched:
+        return function
+    # One cell for all sequences; a `Linearization` of a batch has one for each.
+    if isinstance(source, Linearization):
+        return jax.vmap(function)
+
+    def of_batch(source: Problem, *rest: Any) -> Any:
+        def one(inputs: jax.Array, carry: Carry | None, *rest: Any) -> Any:
+            return function(Problem(source.cell, inputs, carry), *rest)
+
+        return jax.vmap(one)(source.inputs, source.carry, *rest)
+
+    return of_batch
+
+
+# How each measure is read off a record; k is the number of exponents.
+_READINGS: dict[str, Callable[[Record, int], Any]] = {
+    "attribution": lambda record, k: attribution_of(record),
+    "exponents": lambda record, k: exponents_of(record, k=k),
+    "log_singular_values": lambda record, k: log_singular_values_of(record),
+    "change_log_norms": lambda record, k: log_frobenius(record.states[1:] - record.states[:-1], 1),
+}
+# And those that are of the cell, or of a loss.
+MEASURES = (*_READINGS, "bound", "weight_log_norms")
+
+
+def _bound(cell: Any, log_norms: jax.Array) -> jax.Array | None:
     """The bound on the product, times the largest factor that it starts from."""
     if not hasattr(cell, "jacobian_bound"):
         return None

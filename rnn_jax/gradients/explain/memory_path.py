@@ -61,7 +61,7 @@ def split_path(state_jacobians: jax.Array, factors: jax.Array, rows: tuple[int, 
         a, f = at
         leaves = a.at[inside, inside].add(-f)[:, begin:end]
         leaving = leaves * jnp.broadcast_to(path[None], leaves.shape)
-        rest = jnp.matmul(a, rest, precision="highest")
+        rest = jnp.matmul(a, rest)
         rest, exponents = add_scaled(rest, exponents, leaving, path_exponents, axis=0)
         (path,), shift = normalised((path * f)[None], axis=0)
         path_exponents = path_exponents + shift

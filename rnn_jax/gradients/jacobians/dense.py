@@ -1,14 +1,15 @@
 """Jacobians of the whole sequence, materialised."""
 
+import functools
 from typing import Any
 
 import jax
 
-from rnn_jax.gradients.jacobians.propagation import sweep_forward
-from rnn_jax.gradients.linearize import linearize_flat
+from rnn_jax.gradients.jacobians.propagation import AtStep, sweep_forward
+from rnn_jax.gradients.linearize import Record, Source, accept, sizes_of
 from rnn_jax.gradients.memory import check_fits
-from rnn_jax.gradients.trajectory import FlatCell, flatten_cell
-from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence, check_carry_leaves
+from rnn_jax.gradients.precision import compiled
+from rnn_jax.sequence.calling import ArrayLike, Carry
 
 
 def input_jacobian(cell: Any, xs: ArrayLike, carry: Carry | None = None) -> jax.Array:
@@ -31,9 +32,9 @@ def input_jacobian(cell: Any, xs: ArrayLike, carry: Carry | None = None) -> jax.
       ValueError: wrong shapes, an empty sequence, or a result too large for memory.
       TypeError: inputs or carries that are no floats, or a cell that needs `carry`.
     """
-    return _input_jacobian(
-        as_pytree(cell), as_sequence(xs, batched=False), check_carry_leaves(carry)
-    )
+    source = accept(cell, xs, carry)
+    _check_fits(source, "input")
+    return _sweep(source, wrt="input")
 
 
 def state_jacobian(cell: Any, xs: ArrayLike, carry: Carry | None = None) -> jax.Array:
@@ -55,45 +56,30 @@ def state_jacobian(cell: Any, xs: ArrayLike, carry: Carry | None = None) -> jax.
       ValueError: wrong shapes, an empty sequence, or a result too large for memory.
       TypeError: inputs or carries that are no floats, or a cell that needs `carry`.
     """
-    return _state_jacobian(
-        as_pytree(cell), as_sequence(xs, batched=False), check_carry_leaves(carry)
+    source = accept(cell, xs, carry)
+    _check_fits(source, "state")
+    return _sweep(source, wrt="state")
+
+
+@functools.partial(compiled, static=("wrt",))
+def _sweep(source: Source, *, wrt: str) -> jax.Array:
+    return sweep_forward(
+        Record(source), wrt, AtStep.masked, rescale=False, fill=0.0, time_last=False
     )
 
 
-@jax.jit
-def _input_jacobian(cell: Any, xs: jax.Array, carry: Carry | None) -> jax.Array:
-    flat = flatten_cell(cell, xs, carry)
-    steps, inputs = xs.shape
-    _check_fits("input_jacobian", flat, steps, (flat.output_size, inputs), inputs)
-    return _sweep(flat, xs, "input")
-
-
-@jax.jit
-def _state_jacobian(cell: Any, xs: jax.Array, carry: Carry | None) -> jax.Array:
-    flat = flatten_cell(cell, xs, carry)
-    steps, size = xs.shape[0], flat.state_size
-    _check_fits("state_jacobian", flat, steps, (size, size), size)
-    return _sweep(flat, xs, "state")
-
-
-def _sweep(flat: FlatCell, xs: jax.Array, wrt: str) -> jax.Array:
-    lin = linearize_flat(flat, xs)
-    return sweep_forward(lin, wrt, lambda p, _: p, rescale=False, fill=0.0, time_last=False)
-
-
-def _check_fits(
-    call: str, flat: FlatCell, steps: int, block: tuple[int, int], columns: int
-) -> None:
-    size = flat.state_size
-    wrt = call.removesuffix("_jacobian")
+def _check_fits(source: Source, wrt: str) -> None:
+    steps, size, outputs, inputs, dtype = sizes_of(source)
+    rows, columns = (outputs, inputs) if wrt == "input" else (size, size)
     check_fits(
-        call,
+        f"{wrt}_jacobian",
         [
-            (steps, block[0], steps, block[1]),
+            (steps, rows, steps, columns),
             (steps, size, size + columns),
             (2, size, steps, columns),
         ],
-        flat.initial.dtype,
+        dtype,
         f'Use jacobian_log_norms(cell, xs, wrt="{wrt}"), which keeps one number for each pair of '
         "steps, or a shorter sequence.",
+        of=source,
     )

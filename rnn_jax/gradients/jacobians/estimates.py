@@ -10,12 +10,21 @@ from jax import lax
 
 from rnn_jax.checks import check_choice, check_count, check_key
 from rnn_jax.gradients.jacobians.log_norms import check_targets
+from rnn_jax.gradients.linearize import (
+    Record,
+    Source,
+    accept,
+    check_decomposable,
+    sizes_of,
+    up_to,
+)
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.numerics.graded import Graded, empty_product, flip, multiply
 from rnn_jax.gradients.numerics.jacobi import log_singular_values
 from rnn_jax.gradients.numerics.scaled import LN2, log_frobenius, normalizing_exponent, power_of_two
-from rnn_jax.gradients.trajectory import FlatCell, flatten_cell, run
-from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence, check_carry_leaves
+from rnn_jax.gradients.precision import compiled
+from rnn_jax.gradients.step_maps import StepMaps, step_maps
+from rnn_jax.sequence.calling import ArrayLike, Carry
 
 
 @struct.dataclass
@@ -33,7 +42,7 @@ class Estimate:
 
 def estimate_jacobian_log_norms(
     cell: Any,
-    xs: ArrayLike,
+    xs: ArrayLike | None = None,
     carry: Carry | None = None,
     *,
     key: jax.Array,
@@ -75,62 +84,52 @@ def estimate_jacobian_log_norms(
     """
     check_choice("wrt", wrt, ("input", "state"))
     probes = check_count("probes", probes, low=2)
-    key, xs = check_key(key), as_sequence(xs, batched=False)
-    rows = check_targets([-1] if targets is None else targets, xs.shape[0])
-    return _log_norms(
-        as_pytree(cell), xs, check_carry_leaves(carry), key, rows, probes=probes, wrt=wrt
-    )
-
-
-@functools.partial(jax.jit, static_argnames=("probes", "wrt"))
-def _log_norms(
-    cell: Any,
-    xs: jax.Array,
-    carry: Carry | None,
-    key: jax.Array,
-    targets: jax.Array,
-    *,
-    probes: int,
-    wrt: str,
-) -> Estimate:
-    flat = flatten_cell(cell, xs, carry)
-    steps, size, dtype = xs.shape[0], flat.state_size, flat.initial.dtype
-    rows = size if wrt == "state" else flat.output_size
-    count = targets.shape[0]
+    key, source = check_key(key), accept(cell, xs, carry)
+    steps, size, outputs, _, dtype = sizes_of(source)
+    ranks = check_targets([-1] if targets is None else targets, steps)
+    rows, count = size if wrt == "state" else outputs, ranks.shape[0]
     check_fits(
         "estimate_jacobian_log_norms",
-        [(2, count, steps), (steps, size + flat.output_size), (3, count * probes, size + rows)],
+        [(2, count, steps), (steps, size + outputs), (3, count * probes, size + rows)],
         dtype,
         "Pass fewer targets or fewer probes.",
+        of=source,
     )
-    vectors = jax.random.normal(key, (count, probes, rows), dtype)
-    logs = _probe(flat, xs, targets % steps, vectors, wrt)
+    return _estimated_log_norms(source, key, ranks, probes=probes, wrt=wrt)
+
+
+@functools.partial(compiled, static=("probes", "wrt"))
+def _estimated_log_norms(
+    source: Source, key: jax.Array, targets: jax.Array, *, probes: int, wrt: str
+) -> Estimate:
+    record = Record(source)
+    steps, size, outputs, _, dtype = record.sizes
+    rows = size if wrt == "state" else outputs
+    vectors = jax.random.normal(key, (targets.shape[0], probes, rows), dtype)
+    logs = _probe(record, targets % steps, vectors, wrt)
     known = jnp.broadcast_to(((targets >= -steps) & (targets < steps))[:, None], logs.values.shape)
     return jax.tree.map(lambda a: jnp.where(known, a, jnp.full_like(a, jnp.nan)), logs)
 
 
-def _probe(
-    flat: FlatCell, xs: jax.Array, targets: jax.Array, vectors: jax.Array, wrt: str
-) -> Estimate:
+def _probe(record: Record, targets: jax.Array, vectors: jax.Array, wrt: str) -> Estimate:
     """Carries the probes (K, m, rows) of all targets back through the sequence."""
-    states, _ = run(flat, xs)
-    dtype = states.dtype
+    size, dtype = record.sizes.state, record.sizes.dtype
     count, probes, _ = vectors.shape
+    maps = step_maps(record)
 
     def body(moving: Any, at: Any) -> tuple[Any, Estimate]:
         r, exponents = moving
-        s, state, x = at
-        here = jnp.broadcast_to((targets == s)[:, None, None], vectors.shape)
+        s, here = at
+        is_target = jnp.broadcast_to((targets == s)[:, None, None], vectors.shape)
         reached = (targets >= s)[:, None, None]
-        fresh = jnp.where(here, vectors, jnp.zeros_like(vectors))
-        _, pull = jax.vjp(flat.step, state, x)
-        pull_all = jax.vmap(jax.vmap(pull))
+        fresh = jnp.where(is_target, vectors, jnp.zeros_like(vectors))
+
         if wrt == "state":
             r = r + fresh
             found = r
-            r, _ = pull_all((r, jnp.zeros((count, probes, flat.output_size), dtype)))
+            r = jax.vmap(jax.vmap(maps.pull_state(here)))(r)
         else:
-            r, found = pull_all((r, fresh))
+            r, found = jax.vmap(jax.vmap(maps.pull(here)))(r, fresh)
         # Set to 0 once more, because 0 times a Jacobian that is not finite is NaN.
         found, r = (jnp.where(jnp.broadcast_to(reached, a.shape), a, 0.0) for a in (found, r))
         logs = log_frobenius(found, 2) + LN2 * exponents.astype(dtype)
@@ -138,11 +137,8 @@ def _probe(
         r = r * jnp.broadcast_to(power_of_two(-shift, dtype)[..., None], r.shape)
         return (r, exponents + shift), _average(logs)
 
-    start = (
-        jnp.zeros((count, probes, flat.state_size), dtype),
-        jnp.zeros((count, probes), jnp.int32),
-    )
-    at = (jnp.arange(xs.shape[0]), states[:-1], xs)
+    start = (jnp.zeros((count, probes, size), dtype), jnp.zeros((count, probes), jnp.int32))
+    at = (jnp.arange(record.sizes.steps), maps.at)
     estimates = lax.scan(body, start, at, reverse=True)[1]
     return jax.tree.map(jnp.transpose, estimates)
 
@@ -164,7 +160,7 @@ def _average(logs: jax.Array) -> Estimate:
 
 def estimate_jacobian_log_singular_values(
     cell: Any,
-    xs: ArrayLike,
+    xs: ArrayLike | None = None,
     carry: Carry | None = None,
     *,
     k: int,
@@ -206,73 +202,56 @@ def estimate_jacobian_log_singular_values(
     References:
       N. Halko, P.-G. Martinsson and J. Tropp, "Finding structure with randomness", 2011.
     """
-    key, xs = check_key(key), as_sequence(xs, batched=False)
-    stop = xs.shape[0] if stop is None else check_count("stop", stop, high=xs.shape[0])
+    key, source = check_key(key), accept(cell, xs, carry)
+    sizes = sizes_of(source)
+    stop = sizes.steps if stop is None else check_count("stop", stop, high=sizes.steps)
     start = check_count("start", start, high=stop)
-    return _leading(
-        as_pytree(cell),
-        xs[:stop],
-        check_carry_leaves(carry),
-        key,
-        start=start,
-        k=check_count("k", k, low=1),
-        extra=check_count("oversample", oversample),
-        iterations=check_count("iterations", iterations),
-    )
-
-
-@functools.partial(jax.jit, static_argnames=("start", "k", "extra", "iterations"))
-def _leading(
-    cell: Any,
-    xs: jax.Array,
-    carry: Carry | None,
-    key: jax.Array,
-    *,
-    start: int,
-    k: int,
-    extra: int,
-    iterations: int,
-) -> jax.Array:
-    flat = flatten_cell(cell, xs, carry)
-    size, dtype = flat.state_size, flat.initial.dtype
-    if k > size:
-        raise ValueError(f"k must be at most the size of the carry, S = {size}; got {k}.")
-    width = min(size, k + extra)
+    k = check_count("k", k, low=1)
+    if k > sizes.state:
+        raise ValueError(f"k must be at most the size of the carry, S = {sizes.state}; got {k}.")
+    extra = check_count("oversample", oversample)
+    iterations = check_count("iterations", iterations)
+    check_decomposable(sizes, "estimate_jacobian_log_singular_values")
+    width = min(sizes.state, k + extra)
     check_fits(
         "estimate_jacobian_log_singular_values",
-        [(xs.shape[0] + 1, size + flat.output_size), (6, size, width)],
-        dtype,
+        [(stop + 1, sizes.state + sizes.output), (6, sizes.state, width)],
+        sizes.dtype,
         "Use fewer steps, or a smaller k.",
+        of=source,
     )
-    states, _ = run(flat, xs)
-    at = (states[start:-1], xs[start:])
-    basis, _ = jnp.linalg.qr(jax.random.normal(key, (size, width), dtype))
+    if start == stop:
+        return jnp.zeros(k, sizes.dtype)
+    return _leading(source, key, start=start, stop=stop, k=k, width=width, iterations=iterations)
+
+
+@functools.partial(compiled, static=("start", "stop", "k", "width", "iterations"))
+def _leading(
+    source: Source, key: jax.Array, *, start: int, stop: int, k: int, width: int, iterations: int
+) -> jax.Array:
+    record = Record(up_to(source, stop))
+    basis = jax.random.normal(key, (record.sizes.state, width), record.sizes.dtype)
+    basis, _ = jnp.linalg.qr(basis)
+    maps = step_maps(record)
+    maps = maps._replace(at=jax.tree.map(lambda a: a[start:stop], maps.at))
 
     def there_and_back(basis: jax.Array, _: None) -> tuple[jax.Array, None]:
-        return _pass(flat, at, _pass(flat, at, basis, back=False).q, back=True).q, None
+        return _pass(maps, _pass(maps, basis, back=False).q, back=True).q, None
 
-    basis, _ = lax.scan(there_and_back, basis, None, length=iterations)
-    graded = flip(_pass(flat, at, basis, back=False))
+    if iterations:
+        basis, _ = lax.scan(there_and_back, basis, None, length=iterations)
+    graded = flip(_pass(maps, basis, back=False))
     return log_singular_values(graded.mantissa, graded.exponent, graded.y)[:k]
 
 
-def _pass(flat: FlatCell, at: Any, basis: jax.Array, *, back: bool) -> Graded:
+def _pass(maps: StepMaps, basis: jax.Array, *, back: bool) -> Graded:
     """The product of all steps on a basis (S, b), or of their transposes in reverse."""
 
-    def body(graded: Graded, here: tuple[jax.Array, jax.Array]) -> tuple[Graded, None]:
-        state, x = here
-
-        def advance(state: jax.Array) -> jax.Array:
-            return flat.step(state, x)[0]
-
-        if back:
-            _, pull = jax.vjp(advance, state)
-            z = jax.vmap(lambda u: pull(u)[0], in_axes=1, out_axes=1)(graded.q)
-        else:
-            _, push = jax.linearize(advance, state)
-            z = jax.vmap(push, in_axes=1, out_axes=1)(graded.q)
+    def body(graded: Graded, at: Any) -> tuple[Graded, None]:
+        move = maps.pull_state(at) if back else maps.push_state(at)
+        z = jax.vmap(move, in_axes=1, out_axes=1)(graded.q)
         # Without A at hand: its rows as far as the basis shows them.
         rows = jnp.linalg.norm(z, axis=1, keepdims=True)
         return multiply(graded, z, jnp.broadcast_to(rows, z.shape)), None
 
-    return lax.scan(body, empty_product(basis), at, reverse=back)[0]
+    return lax.scan(body, empty_product(basis), maps.at, reverse=back)[0]

@@ -8,17 +8,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax.checks import check_choice
-from rnn_jax.gradients.jacobians.propagation import sweep_backward, sweep_forward
-from rnn_jax.gradients.linearize import linearize_flat
+from rnn_jax.gradients.jacobians.propagation import AtStep, sweep_backward, sweep_forward
+from rnn_jax.gradients.linearize import (
+    Record,
+    Sizes,
+    Source,
+    accept,
+    check_decomposable,
+    sizes_of,
+)
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.numerics.scaled import LN2, log_frobenius, log_spectral
-from rnn_jax.gradients.trajectory import FlatCell, check_decomposable, flatten_cell
-from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence, check_carry_leaves
+from rnn_jax.gradients.precision import compiled
+from rnn_jax.sequence.calling import ArrayLike, Carry
 
 
 def jacobian_log_norms(
     cell: Any,
-    xs: ArrayLike,
+    xs: ArrayLike | None = None,
     carry: Carry | None = None,
     *,
     wrt: str = "input",
@@ -43,8 +50,8 @@ def jacobian_log_norms(
 
     Returns:
       (T, T), or (K, T) with targets; −inf only where the derivative is structurally (s > t) or
-      exactly 0. One exponent serves each whole product, so a path that is more than 2^126 times
-      (float32; 2^1022 in float64) below the largest entry of the same product reads as 0 too.
+      exactly 0. One exponent serves each whole product, so a path that is more than 2^100 times
+      (float32; 2^800 in float64) below the largest entry of the same product reads as 0 too.
 
     Raises:
       ValueError: wrong shapes, unknown names, targets out of range, an empty sequence, or a
@@ -53,77 +60,90 @@ def jacobian_log_norms(
     """
     check_choice("wrt", wrt, ("input", "state"))
     check_choice("norm", norm, ("fro", "spectral"))
-    xs = as_sequence(xs, batched=False)
+    source = accept(cell, xs, carry)
+    sizes = sizes_of(source)
     if targets is not None:
-        targets = check_targets(targets, xs.shape[0])
-    return _log_norms(as_pytree(cell), xs, check_carry_leaves(carry), targets, wrt=wrt, norm=norm)
-
-
-@functools.partial(jax.jit, static_argnames=("wrt", "norm"))
-def _log_norms(
-    cell: Any,
-    xs: jax.Array,
-    carry: Carry | None,
-    targets: jax.Array | None,
-    *,
-    wrt: str,
-    norm: str,
-) -> jax.Array:
-    flat = flatten_cell(cell, xs, carry)
+        targets = check_targets(targets, sizes.steps)
     if norm == "spectral":
-        check_decomposable(flat, 'norm="spectral"')
-    rows = flat.state_size if wrt == "state" else flat.output_size
-    columns = flat.state_size if wrt == "state" else xs.shape[1]
-    if columns == 0:
-        raise ValueError(
-            'wrt="input" needs at least one input feature to differentiate by; got xs of shape '
-            f'{xs.shape}. For a system without input pass wrt="state".'
-        )
-    _check_fits(flat, xs, columns, None if targets is None else targets.shape[0])
-    lin = linearize_flat(flat, xs)
-    dtype = lin.state_jacobians.dtype
+        check_decomposable(sizes, 'norm="spectral"')
+    check_log_norms(sizes, wrt, None if targets is None else targets.shape[0], of=source)
+    return _jacobian_log_norms(source, targets, wrt=wrt, norm=norm)
 
-    def emit_forward(p: jax.Array, exponents: jax.Array) -> jax.Array:
-        if norm == "fro" or columns == 1:
-            logs = log_frobenius(p, (0, 1))
-        else:
-            logs = log_spectral(jnp.moveaxis(p, 2, 0))
-        return logs + LN2 * exponents.astype(dtype)
 
-    def emit_backward(r: jax.Array, exponents: jax.Array) -> jax.Array:
+@functools.partial(compiled, static=("wrt", "norm"))
+def _jacobian_log_norms(
+    source: Source, targets: jax.Array | None, *, wrt: str, norm: str
+) -> jax.Array:
+    record = Record(source)
+    if targets is None:
+        return log_norms_of(record, wrt=wrt, norm=norm)
+    steps, size, outputs, inputs, dtype = record.sizes
+    rows, columns = (size, size) if wrt == "state" else (outputs, inputs)
+    rank = targets % steps
+
+    def emit(r: jax.Array, exponents: jax.Array) -> jax.Array:
         logs = log_frobenius(r, (1, 2)) if norm == "fro" else log_spectral(r)
         return logs + LN2 * exponents.astype(dtype)
 
-    def all_targets() -> jax.Array:
-        return sweep_forward(lin, wrt, emit_forward, rescale=True, fill=-jnp.inf, time_last=True)
-
-    if targets is None:
-        return all_targets()
-    steps = xs.shape[0]
-    rank = targets % steps
     # Multiplications a step: K·rows·S backward from the targets, S·T·columns forward from all.
     if targets.shape[0] * rows < steps * columns:
-        table = sweep_backward(lin, rank, wrt, emit_backward).T
+        table = sweep_backward(record, rank, wrt, emit).T
     else:
-        table = all_targets()[rank]
+        table = log_norms_of(record, wrt=wrt, norm=norm)[rank]
     known = jnp.broadcast_to(((targets >= -steps) & (targets < steps))[:, None], table.shape)
     return jnp.where(known, table, jnp.full_like(table, jnp.nan))
 
 
-def _check_fits(flat: FlatCell, xs: jax.Array, columns: int, count: int | None) -> None:
-    steps, size = xs.shape[0], flat.state_size
+def log_norms_of(record: Record, *, wrt: str, norm: str = "fro") -> jax.Array:
+    """`jacobian_log_norms` of all steps, (T, T), read off a record."""
+    sizes = record.sizes
+    columns = sizes.state if wrt == "state" else sizes.inputs
+
+    def emit(at: AtStep) -> jax.Array:
+        if norm == "fro" or columns == 1:
+            logs = at.log_norms()
+        else:
+            logs = log_spectral(jnp.moveaxis(at.masked(), 2, 0))
+        return logs + LN2 * at.exponents.astype(sizes.dtype)
+
+    return sweep_forward(record, wrt, emit, rescale=True, fill=-jnp.inf, time_last=True)
+
+
+def check_log_norms(
+    sizes: Sizes, wrt: str, count: int | None = None, *, of: Any, batch: int = 1
+) -> None:
+    """Raises unless there is something to differentiate by, and room for the result.
+
+    Args:
+      sizes: of one sequence.
+      wrt: "input" or "state".
+      count: K, how many targets; None is all steps.
+      of, batch: as for `check_fits`.
+
+    Raises:
+      ValueError: there is not.
+    """
+    steps, size, outputs, inputs, dtype = sizes
+    columns = size if wrt == "state" else inputs
+    if columns == 0:
+        raise ValueError(
+            'wrt="input" needs at least one input feature to differentiate by; got xs of shape '
+            f'{(steps, inputs)}. For a system without input pass wrt="state".'
+        )
     check_fits(
         "jacobian_log_norms",
         [
             (steps if count is None else count, steps),
-            (steps, size + flat.output_size, size + xs.shape[1]),
+            (steps, size + outputs, size + inputs),
             (3, size, steps if count is None else min(count, steps), columns),
         ],
-        flat.initial.dtype,
+        dtype,
         "Pass targets=, the few steps t whose rows you want, or a shorter sequence."
         if count is None
         else "Pass fewer targets or a shorter sequence, or use backprop_signal, which forms no "
         "Jacobian.",
+        of=of,
+        batch=batch,
     )
 
 

@@ -1,5 +1,6 @@
 """The Jacobian between two steps as a linear map, never as a matrix."""
 
+import functools
 from typing import Any
 
 import jax
@@ -8,17 +9,12 @@ from flax import struct
 from jax import lax
 
 from rnn_jax.checks import check_choice, check_count
+from rnn_jax.gradients.linearize import Problem, Record, Source, accept, sizes_of, up_to
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.numerics.scaled import LN2, normalised
-from rnn_jax.gradients.trajectory import FlatCell, flatten_cell, trajectory
-from rnn_jax.sequence.calling import (
-    ArrayLike,
-    Carry,
-    as_pytree,
-    as_sequence,
-    check_carry_leaves,
-    resolve_carry,
-)
+from rnn_jax.gradients.precision import compiled
+from rnn_jax.gradients.step_maps import StepMaps, maps_at
+from rnn_jax.sequence.calling import ArrayLike, Carry
 
 Scaled = tuple[jax.Array, jax.Array]
 
@@ -31,7 +27,7 @@ class JacobianOperator:
 
     Attributes:
       cell: the cell.
-      carry: the carry before the first of the n steps.
+      carry: the initial carry of the sequence, as it was given; None asked the cell.
       states: the carry before each step, flattened, (n, S).
       xs: the inputs, (n, I).
       wrt: "state" or "input".
@@ -77,7 +73,7 @@ class JacobianOperator:
 
 def jacobian_operator(
     cell: Any,
-    xs: ArrayLike,
+    xs: ArrayLike | None = None,
     carry: Carry | None = None,
     *,
     start: int | None = None,
@@ -108,82 +104,100 @@ def jacobian_operator(
       TypeError: inputs or carries that are no floats, or a cell that needs `carry`.
     """
     check_choice("wrt", wrt, ("input", "state"))
-    cell, xs = as_pytree(cell), as_sequence(xs, batched=False)
-    check_carry_leaves(carry)
-    steps = xs.shape[0]
+    source = accept(cell, xs, carry)
+    sizes = sizes_of(source)
     first = 0 if wrt == "state" else 1
-    stop = steps if stop is None else check_count("stop", stop, low=first, high=steps)
+    stop = sizes.steps if stop is None else check_count("stop", stop, low=first, high=sizes.steps)
     start = first if start is None else check_count("start", start, low=first, high=stop)
-    carry = resolve_carry(cell, jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype), carry)
-    states, sizes = _trajectory(cell, xs[:stop], carry)
     begin = start - first
-    output, inputs = sizes
-    size = states.shape[1]
-    shape = (size, size) if wrt == "state" else (output, inputs)
-    return JacobianOperator(cell, carry, states[begin:stop], xs[begin:stop], wrt, shape)
-
-
-def _trajectory(cell: Any, xs: jax.Array, carry: Carry) -> tuple[jax.Array, tuple[int, int]]:
-    """States before each step and after the last, and the sizes of an output and an input."""
-    x = jnp.zeros((1, xs.shape[1]), xs.dtype)
-    flat = flatten_cell(cell, x, carry)
     check_fits(
         "jacobian_operator",
-        [(xs.shape[0] + 1, flat.state_size + flat.output_size)],
-        flat.initial.dtype,
+        [(stop + 1, sizes.state + sizes.output)],
+        sizes.dtype,
         "Use fewer steps.",
+        of=source,
     )
-    return trajectory(cell, xs, carry), (flat.output_size, xs.shape[1])
+    states, inputs = _between(source, begin=begin, stop=stop)
+    size = sizes.state
+    shape = (size, size) if wrt == "state" else (sizes.output, sizes.inputs)
+    return JacobianOperator(source.cell, source.carry, states, inputs, wrt, shape)
 
 
-@jax.jit
+@functools.partial(compiled, static=("begin", "stop"))
+def _between(source: Source, *, begin: int, stop: int) -> tuple[jax.Array, jax.Array]:
+    """The states before some steps, (n, S), and their inputs, (n, I)."""
+    if begin == stop:
+        flat = Record(source).flat
+        return flat.initial[None][:0], source.inputs[:0]
+    record = Record(up_to(source, stop))
+    return record.states[begin:stop], record.inputs[begin:stop]
+
+
+@compiled
 def _matvec(operator: JacobianOperator, v: jax.Array) -> Scaled:
-    flat = _flat(operator)
-    states, xs = operator.states, operator.xs
-    state, y = v, jnp.zeros(flat.output_size, states.dtype)
+    maps = _maps(operator)
+    dtype, inputs = operator.states.dtype, operator.xs.shape[1]
+    state, y, at = v, None, maps.at
     if operator.wrt == "input":
-        before = jnp.zeros_like(states[0])
-        state, y = jax.jvp(flat.step, (states[0], xs[0]), (before, v))[1]
-        states, xs = states[1:], xs[1:]
+        (first, at) = _split(at, 1)
+        state, y = maps.push(_only(first))(jnp.zeros(operator.states.shape[1], dtype), v)
+    exponent = jnp.asarray(0, jnp.int32)
 
     def body(moving: Any, at: Any) -> tuple[Any, None]:
-        tangent, _, exponent = moving
+        tangent, y, exponent = moving
         tangent, shift = normalised(tangent, 0)
-        after, y = jax.jvp(flat.step, at, (tangent, jnp.zeros_like(at[1])))[1]
+        if y is None:
+            return (maps.push_state(at)(tangent), None, exponent + shift), None
+        after, y = maps.push(at)(tangent, jnp.zeros(inputs, dtype))
         return (after, y, exponent + shift), None
 
-    begin = (state, y, jnp.asarray(0, jnp.int32))
-    (state, y, exponent), _ = lax.scan(body, begin, (states, xs))
-    return _finish(state if operator.wrt == "state" else y, exponent)
+    state, y, exponent = _sweep(body, (state, y, exponent), at, reverse=False)
+    return _finish(state if y is None else y, exponent)
 
 
-@jax.jit
+@compiled
 def _rmatvec(operator: JacobianOperator, u: jax.Array) -> Scaled:
-    flat = _flat(operator)
-    states, xs = operator.states, operator.xs
-    state, by_input = u, jnp.zeros_like(xs, shape=xs.shape[1:])
+    maps = _maps(operator)
+    dtype, size, outputs = operator.states.dtype, operator.states.shape[1], operator.shape[0]
+    state, by_input, at = u, None, maps.at
     if operator.wrt == "input":
-        _, pull = jax.vjp(flat.step, states[-1], xs[-1])
-        state, by_input = pull((jnp.zeros_like(states[-1]), u))
-        states, xs = states[:-1], xs[:-1]
-    silent = jnp.zeros(flat.output_size, states.dtype)
+        (at, last) = _split(at, -1)
+        state, by_input = maps.pull(_only(last))(jnp.zeros(size, dtype), u)
+    exponent = jnp.asarray(0, jnp.int32)
 
     def body(moving: Any, at: Any) -> tuple[Any, None]:
-        cotangent, _, exponent = moving
+        cotangent, by_input, exponent = moving
         cotangent, shift = normalised(cotangent, 0)
-        _, pull = jax.vjp(flat.step, *at)
-        before, by_input = pull((cotangent, silent))
+        if by_input is None:
+            return (maps.pull_state(at)(cotangent), None, exponent + shift), None
+        before, by_input = maps.pull(at)(cotangent, jnp.zeros(outputs, dtype))
         return (before, by_input, exponent + shift), None
 
-    begin = (state, by_input, jnp.asarray(0, jnp.int32))
-    (state, by_input, exponent), _ = lax.scan(body, begin, (states, xs), reverse=True)
-    return _finish(state if operator.wrt == "state" else by_input, exponent)
+    state, by_input, exponent = _sweep(body, (state, by_input, exponent), at, reverse=True)
+    return _finish(state if by_input is None else by_input, exponent)
 
 
-def _flat(operator: JacobianOperator) -> FlatCell:
+def _maps(operator: JacobianOperator) -> StepMaps:
     # Any one input serves: flattening looks at shapes only, and there may be no step at all.
     x = jnp.zeros((1, operator.xs.shape[1]), operator.xs.dtype)
-    return flatten_cell(operator.cell, x, operator.carry)
+    flat = Record(Problem(operator.cell, x, operator.carry)).flat
+    return maps_at(flat, operator.states, operator.xs)
+
+
+def _sweep(body: Any, start: Any, at: Any, *, reverse: bool) -> Any:
+    """A scan that may have no step at all, which JAX refuses where it does not compile."""
+    if not jax.tree.leaves(at)[0].shape[0]:
+        return start
+    return lax.scan(body, start, at, reverse=reverse)[0]
+
+
+def _split(at: Any, index: int) -> tuple[Any, Any]:
+    """The steps before and from an index on."""
+    return jax.tree.map(lambda a: a[:index], at), jax.tree.map(lambda a: a[index:], at)
+
+
+def _only(at: Any) -> Any:
+    return jax.tree.map(lambda a: a[0], at)
 
 
 def _finish(vector: jax.Array, exponent: jax.Array) -> Scaled:

@@ -6,17 +6,21 @@ retreat together: R · A_t. Both carry a whole exponent for each product, so not
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
-from rnn_jax.gradients.linearize import Linearization
-from rnn_jax.gradients.numerics.scaled import normalizing_exponent, power_of_two
-
-Emit = Callable[[jax.Array, jax.Array], Any]
+from rnn_jax.gradients.linearize import Record
+from rnn_jax.gradients.numerics.scaled import (
+    in_middle,
+    log_exactly,
+    log_frobenius,
+    normalizing_exponent,
+    power_of_two,
+)
 
 # A sweep over all sources is cut into at most so many scans, each of which knows only the sources
 # that it reaches: 4 do 5/8 of the work of one, for four times its compile time.
@@ -24,19 +28,80 @@ _SCANS = 4
 _SCAN_STEPS = 64  # Shorter sequences are not worth cutting.
 
 
+class Products(NamedTuple):
+    """The derivatives by all sources that a scan reaches: p · 2^exponents.
+
+    Attributes:
+      p: with an axis of sources, 0 for those that are still ahead.
+      exponents: whole numbers, (sources,).
+      zero: whether p is exactly 0 for a source, as far as was looked, (sources,).
+    """
+
+    p: jax.Array
+    exponents: jax.Array
+    zero: jax.Array
+
+
+class AtStep(NamedTuple):
+    """What a forward sweep shows at step t: the derivatives by every source it reaches.
+
+    Attributes:
+      t: the step.
+      value: derivatives as `Products.p`, not to be trusted for the sources ahead of t.
+      exponents: of value, (sources,).
+      zero: where value is known to be exactly 0, (sources,).
+      square: the sum of squares of value by source, wrong where that leaves the type's range.
+      axis: of the sources.
+    """
+
+    t: jax.Array
+    value: jax.Array
+    exponents: jax.Array
+    zero: jax.Array
+    square: jax.Array
+    axis: int
+
+    def reached(self) -> jax.Array:
+        """Which sources are not ahead, (sources,)."""
+        return jnp.arange(self.exponents.shape[0]) <= self.t
+
+    def masked(self) -> jax.Array:
+        """The derivatives, 0 for the sources ahead, also where 0 times a Jacobian was NaN."""
+        reached = jnp.expand_dims(self.reached(), (0, 3 - self.axis))
+        reached = jnp.broadcast_to(reached, self.value.shape)
+        return jnp.where(reached, self.value, jnp.zeros_like(self.value))
+
+    def log_norms(self) -> jax.Array:
+        """ln of the Frobenius norm of the value by source, (sources,); −inf for those ahead."""
+        # Almost always the squares are numbers of middling size, and their sums all there is to do.
+        exact = jnp.all(in_middle(self.square) | self.zero)
+        logs = lax.cond(
+            exact,
+            lambda value, square: 0.5 * log_exactly(square),
+            lambda value, square: log_frobenius(value, (0, 3 - self.axis)),
+            self.value,
+            self.square,
+        )
+        return jnp.where(self.reached(), logs, jnp.full_like(logs, -jnp.inf))
+
+
+Emit = Callable[[AtStep], jax.Array]
+# Called by a backward sweep with derivatives (K, O or S, n), 0 for sources ahead, and exponents.
+EmitBackward = Callable[[jax.Array, jax.Array], jax.Array]
+
+
 def sweep_forward(
-    lin: Linearization, wrt: str, emit: Emit, *, rescale: bool, fill: float, time_last: bool
+    record: Record, wrt: str, emit: Emit, *, rescale: bool, fill: float, time_last: bool
 ) -> Any:
     """∂(output or state at t)/∂(source at s) for every s at once, t by t.
 
     P_t[s] = A_t P_{t−1}[s] for s < t, and P_t[t] = B_t (sources are inputs) or I (states).
 
     Args:
-      lin: the one-step Jacobians.
+      record: of the sequence, for its one-step Jacobians.
       wrt: "input" (of outputs by inputs) or "state" (of carries by carries).
-      emit: called at each t with the derivatives by the sources that the scan reaches, exact zeros
-        for s > t, and their exponents, one for each source; it returns an array with an axis of
-        sources, last with `time_last` and second with not. These are stacked over t.
+      emit: called at each t with what is known there, an `AtStep`; it returns an array with an axis
+        of sources, last with `time_last` and second with not. These are stacked over t.
       rescale: keep each P[s] near 1 and count its exponent; False leaves plain numbers.
       fill: what `emit` gives for the sources of the future.
       time_last: lay the derivatives out as (O or S, n, sources), which is fast to reduce, or as
@@ -45,26 +110,37 @@ def sweep_forward(
     Returns:
       What `emit` returned for all T sources, with a leading axis T.
     """
-    steps, size, features = lin.input_jacobians.shape
+    one_step = record.jacobians
+    steps, size, features = one_step.state_by_input.shape
     columns = size if wrt == "state" else features
-    sources = 2 if time_last else 1
-    step = _forward_step(lin, wrt, emit, rescale=rescale, sources=sources)
+    axis = 2 if time_last else 1
+    step = _forward_step(record, wrt, emit, rescale=rescale, axis=axis)
     count = max(1, min(_SCANS, steps // _SCAN_STEPS))
     ends = [steps * (k + 1) // count for k in range(count)]
     shape = (size, columns, 0) if time_last else (size, 0, columns)
-    dtype = lin.state_jacobians.dtype
-    p, exponents = jnp.zeros(shape, dtype), jnp.zeros(0, jnp.int32)
-    a, results = StepMatrices.of(lin), None
+    dtype = one_step.state_by_state.dtype
+    products = Products(jnp.zeros(shape, dtype), jnp.zeros(0, jnp.int32), jnp.zeros(0, bool))
+    whole, results = (jnp.arange(steps), StepMatrices.of(record), one_step), None
     for start, end in zip([0, *ends[:-1]], ends, strict=True):
-        # Sources enter as they are reached, with derivatives of 0 until then.
-        p, exponents = _grow(p, end - start, sources), _grow(exponents, end - start, 0)
-        part = jax.tree.map(lambda leaf, i=start, j=end: leaf[i:j], (jnp.arange(steps), a, lin))
+        products = _grow(products, end - start, axis)
+        part = jax.tree.map(lambda leaf, i=start, j=end: leaf[i:j], whole)
         if results is None:
-            results = _unfilled(step, (p, exponents), part, steps, end, time_last, fill)
-        (p, exponents, results), _ = lax.scan(
-            lambda carry, at: (_write(step, carry, at), None), (p, exponents, results), part
+            results = _unfilled(step, products, part, steps, end, time_last, fill)
+        (products, results), _ = lax.scan(
+            lambda carry, at: (_write(step, carry, at), None), (products, results), part
         )
     return results
+
+
+def _grow(products: Products, by: int, axis: int) -> Products:
+    """Makes room for more sources, which are 0 until they are reached."""
+    widths = [(0, 0)] * products.p.ndim
+    widths[axis] = (0, by)
+    return Products(
+        jnp.pad(products.p, widths),
+        jnp.pad(products.exponents, (0, by)),
+        jnp.pad(products.zero, (0, by), constant_values=True),
+    )
 
 
 def _unfilled(
@@ -87,41 +163,60 @@ def _unfilled(
 
 def _write(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, at: Any) -> Any:
     """One step, its result put in its place."""
-    *carry, results = carry
-    after, result = step(tuple(carry), at)
+    products, results = carry
+    products, result = step(products, at)
     where = (at[0], *(jnp.zeros((), at[0].dtype) for _ in result.shape))
-    return (*after, lax.dynamic_update_slice(results, result[None], where))
+    return products, lax.dynamic_update_slice(results, result[None], where)
 
 
 def _forward_step(
-    lin: Linearization, wrt: str, emit: Emit, *, rescale: bool, sources: int
+    record: Record, wrt: str, emit: Emit, *, rescale: bool, axis: int
 ) -> Callable[[Any, Any], tuple[Any, Any]]:
     """The body of `sweep_forward`'s scans."""
     by_state = wrt == "state"
-    dtype = lin.state_jacobians.dtype
-    eye = jnp.eye(lin.state_jacobians.shape[1], dtype=dtype)
+    dtype, output_rows = record.jacobians.state_by_state.dtype, record.output_rows
+    eye = jnp.eye(record.sizes.state, dtype=dtype)
     # An output that is a part of the state needs no product of its own, only its rows.
-    rows = slice(None) if by_state or lin.output_rows is None else slice(*lin.output_rows)
-    own_output = not by_state and lin.output_rows is None
-    other_axes = (0, 3 - sources)
+    start, stop = (0, eye.shape[0]) if by_state or output_rows is None else output_rows
+    own_output = not by_state and output_rows is None
+    others = (0, 3 - axis)
 
-    def body(carry: tuple[jax.Array, jax.Array], at: Any) -> tuple[Any, Any]:
-        p_prev, exponents = carry
+    def squares(p: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Sums of squares by source, of the rows that are shown and of all rows."""
+        shown = jnp.sum(p[start:stop] ** 2, others)
+        return shown, shown + sum(
+            jnp.sum(rest**2, others) for rest in (p[:start], p[stop:]) if rest.shape[0]
+        )
+
+    def bring_back(p: jax.Array, exponents: jax.Array) -> tuple[Products, jax.Array]:
+        shift = normalizing_exponent(p, others)
+        scale = jnp.expand_dims(power_of_two(-shift, dtype), others)
+        p = p * jnp.broadcast_to(scale, p.shape)
+        return Products(p, exponents + shift, jnp.all(p == 0, others)), squares(p)[0]
+
+    def body(before: Products, at: Any) -> tuple[Products, jax.Array]:
         t, a, now = at
-        p = _put(a.times(p_prev), t, eye if by_state else now.input_jacobians, sources)
+        p, exponents, zero = before
         if own_output:
-            value = _put(
-                _times(now.output_state_jacobians, p_prev), t, now.output_input_jacobians, sources
-            )
-            result = emit(_until(t, value, sources), exponents)
+            y = _put(_times(now.output_by_state, p), t, now.output_by_input, axis)
+            nothing = jnp.zeros_like(zero)
+            shown = AtStep(t, y, exponents, nothing, jnp.sum(y**2, others), axis)
+        p = _put(a.times(p), t, eye if by_state else now.state_by_input, axis)
+        zero = zero.at[t].set(False)
+        square, total = squares(p)
+        products = Products(p, exponents, zero)
         if rescale:
-            shift = normalizing_exponent(p, other_axes)
-            scale = jnp.expand_dims(power_of_two(-shift, dtype), other_axes)
-            p = p * jnp.broadcast_to(scale, p.shape)
-            exponents = exponents + shift
+            # Few steps leave the middle of the type's range; those that do bring back all sources.
+            products, square = lax.cond(
+                jnp.all(in_middle(total) | (zero & (total == 0))),
+                lambda p, exponents, zero, square: (Products(p, exponents, zero), square),
+                lambda p, exponents, zero, square: bring_back(p, exponents),
+                *products,
+                square,
+            )
         if not own_output:
-            result = emit(_until(t, p[rows], sources), exponents)
-        return (p, exponents), result
+            shown = AtStep(t, products.p[start:stop], *products[1:], square, axis)
+        return products, emit(shown)
 
     return body
 
@@ -141,15 +236,15 @@ class StepMatrices:
     columns: tuple[int, int] | None = struct.field(pytree_node=False)
 
     @classmethod
-    def of(cls, lin: Linearization) -> "StepMatrices":
+    def of(cls, record: Record) -> "StepMatrices":
         """Takes A_t apart where the cell says which columns are diagonal."""
-        a = lin.state_jacobians
-        if lin.diagonal_columns is None:
+        a = record.jacobians.state_by_state
+        if record.diagonal_columns is None:
             return cls(a, None, None)
-        start, stop = lin.diagonal_columns
+        start, stop = record.diagonal_columns
         blocks = a[:, :, start:stop].reshape(a.shape[0], -1, stop - start, stop - start)
         dense = jnp.concatenate([a[:, :, :start], a[:, :, stop:]], axis=2)
-        return cls(dense, jnp.diagonal(blocks, axis1=2, axis2=3), lin.diagonal_columns)
+        return cls(dense, jnp.diagonal(blocks, axis1=2, axis2=3), record.diagonal_columns)
 
     def times(self, p: jax.Array) -> jax.Array:
         """A_t · P for one t: (S, ·, ·) to (S, ·, ·)."""
@@ -164,14 +259,14 @@ class StepMatrices:
         return _times(self.dense, others) + direct.reshape(p.shape)
 
 
-def sweep_backward(lin: Linearization, targets: jax.Array, wrt: str, emit: Emit) -> Any:
+def sweep_backward(record: Record, targets: jax.Array, wrt: str, emit: EmitBackward) -> Any:
     """∂(output or state at each target)/∂(source at s), s by s from the last step to the first.
 
     R_{s−1}[k] = R_s[k] A_s for s below target k, where R_s[k] is the target's derivative by
     carry_s.
 
     Args:
-      lin: the one-step Jacobians.
+      record: of the sequence, for its one-step Jacobians.
       targets: the steps t to differentiate, (K,), in [0, T).
       wrt: "input" or "state", as for `sweep_forward`.
       emit: called at each s with the derivatives (K, O or S, n), exact zeros where s > t, and
@@ -180,63 +275,43 @@ def sweep_backward(lin: Linearization, targets: jax.Array, wrt: str, emit: Emit)
     Returns:
       What `emit` returned, with a leading axis T over s.
     """
-    steps, size, _ = lin.input_jacobians.shape
-    dtype = lin.state_jacobians.dtype
+    steps, size, outputs, _, dtype = record.sizes
     by_state = wrt == "state"
-    rows = size if by_state else lin.outputs.shape[1]
+    rows = size if by_state else outputs
     eye = jnp.eye(size, dtype=dtype)
 
     def body(carry: tuple[jax.Array, jax.Array], at: Any) -> tuple[Any, Any]:
         r, exponents = carry
-        s, a, b, c, d = at
+        s, (a, b, c, d) = at
         here = jnp.expand_dims(targets == s, (1, 2))
         # Set to 0 once more, because 0 times a Jacobian that is not finite is NaN.
         ahead = jnp.expand_dims(targets < s, (1, 2))
         if by_state:
             r = _choose(ahead, jnp.zeros_like(eye), _choose(here, eye, r))
             result = emit(r, exponents)
-            r = jnp.matmul(r, a, precision="highest")
+            r = jnp.matmul(r, a)
         else:
-            value = _choose(here, d, jnp.matmul(r, b, precision="highest"))
+            value = _choose(here, d, jnp.matmul(r, b))
             result = emit(_choose(ahead, jnp.zeros_like(d), value), exponents)
-            r = _choose(here, c, jnp.matmul(r, a, precision="highest"))
+            r = _choose(here, c, jnp.matmul(r, a))
         shift = normalizing_exponent(r, (1, 2))
         r = r * jnp.broadcast_to(power_of_two(-shift, dtype)[:, None, None], r.shape)
         return (r, exponents + shift), result
 
     count = targets.shape[0]
     start = (jnp.zeros((count, rows, size), dtype), jnp.zeros(count, jnp.int32))
-    inputs = (
-        jnp.arange(steps),
-        lin.state_jacobians,
-        lin.input_jacobians,
-        lin.output_state_jacobians,
-        lin.output_input_jacobians,
-    )
+    inputs = (jnp.arange(steps), record.jacobians)
     return lax.scan(body, start, inputs, reverse=True)[1]
 
 
 def _times(a: jax.Array, p: jax.Array) -> jax.Array:
     """A · P for every source as one matrix product: (m, S) with (S, ·, ·) to (m, ·, ·)."""
-    return jnp.einsum("ij,jsn->isn", a, p, precision="highest")
+    return jnp.einsum("ij,jsn->isn", a, p)
 
 
 def _put(p: jax.Array, t: jax.Array, source: jax.Array, axis: int) -> jax.Array:
     """P with the newest source, (m, n), entered at t."""
     return lax.dynamic_update_index_in_dim(p, source, t, axis=axis)
-
-
-def _until(t: jax.Array, p: jax.Array, axis: int) -> jax.Array:
-    """P with zeros for the sources after t, also where 0 times a Jacobian was NaN."""
-    reached = jnp.expand_dims(jnp.arange(p.shape[axis]) <= t, (0, 3 - axis))
-    return jnp.where(jnp.broadcast_to(reached, p.shape), p, jnp.zeros_like(p))
-
-
-def _grow(x: jax.Array, by: int, axis: int) -> jax.Array:
-    """x with `by` more zeros at the end of an axis."""
-    widths = [(0, 0)] * x.ndim
-    widths[axis] = (0, by)
-    return jnp.pad(x, widths)
 
 
 def _choose(condition: jax.Array, one: jax.Array, other: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnn_jax.gradients.numerics.scaled import log_exactly
+from rnn_jax.gradients.precision import full_precision
 
 # What is below this many rounding errors of its own step carries no information.
 _NOISE = 4.0
@@ -43,8 +44,30 @@ def sorted_qr(z: jax.Array, row_sizes: jax.Array) -> tuple[jax.Array, jax.Array]
       squares problems", 1998.
     """
     order = jnp.argsort(-row_sizes, stable=True)
-    q, r = jnp.linalg.qr(z[order])
+    q, r = _qr(z[order])
     return q[jnp.argsort(order)], r
+
+
+@jax.custom_jvp
+def _qr(z: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Q (S, n) and R (n, n), S >= n, with a derivative whose products are in full precision.
+
+    JAX's own derivative multiplies at the precision that is set where it is asked for.
+    """
+    q, r = jnp.linalg.qr(z)
+    return q, r
+
+
+@_qr.defjvp
+def _qr_jvp(primals: Any, tangents: Any) -> Any:
+    (z,), (dz,) = primals, tangents
+    q, r = _qr(z)
+    with full_precision():
+        solved = lax.linalg.triangular_solve(r, dz)  # dz R⁻¹
+        inside = q.mT @ solved
+        lower = jnp.tril(inside, -1)
+        turn = lower - lower.mT
+        return (q, r), (q @ (turn - inside) + solved, (inside - turn) @ r)
 
 
 def noise_of_pivots(z: jax.Array, q: jax.Array, formed: jax.Array) -> jax.Array:

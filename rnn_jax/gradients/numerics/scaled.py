@@ -40,6 +40,13 @@ def normalizing_exponent(x: jax.Array, axis: int | tuple[int, ...] | None = None
     return jnp.clip(exponent_of(x, axis), int(info.minexp) + 2, -int(info.minexp) - 2)
 
 
+def in_middle(square: jax.Array) -> jax.Array:
+    """Whether numbers whose squares add up to this are near enough to 1 to be used as they are."""
+    info = jnp.finfo(square.dtype)
+    reach = min(-int(info.minexp), int(info.maxexp)) // 6
+    return (square > 2.0**-reach) & (square < 2.0**reach)
+
+
 def log_exactly(x: jax.Array) -> jax.Array:
     """ln x with −inf at 0, and a derivative of 0 there instead of NaN."""
     zero = x == 0
@@ -69,7 +76,7 @@ def log_spectral(x: jax.Array) -> jax.Array:
     unit = x * jnp.broadcast_to(scale, x.shape)
     if rows < columns:
         unit = unit.mT
-    gram = jnp.matmul(unit.mT, unit, precision="highest")
+    gram = jnp.matmul(unit.mT, unit)
     largest = jnp.linalg.eigvalsh(gram)[..., -1]
     return 0.5 * log_exactly(largest) + LN2 * exponent.astype(x.dtype)
 

@@ -33,4 +33,7 @@ def standard_error_of_sum(samples: jax.Array) -> jax.Array:
     sums = jnp.cumsum(jnp.concatenate([jnp.zeros_like(centred[:1]), centred]), axis=0)
     batch_means = (sums[batch:] - sums[:-batch]) / batch
     variance = n * batch / ((n - batch) * (n - batch + 1)) * jnp.sum(batch_means**2, axis=0)
-    return jnp.sqrt(n * variance)
+    # A series without any noise has the error 0, whose root has no derivative: 0 stands for it.
+    noisy = variance != 0
+    root = jnp.sqrt(n * jnp.where(noisy, variance, jnp.ones_like(variance)))
+    return jnp.where(noisy, root, jnp.zeros_like(root))

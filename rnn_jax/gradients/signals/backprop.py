@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
+from rnn_jax.gradients.linearize import Problem, Record, Source, Trajectory, accept
 from rnn_jax.gradients.numerics.scaled import (
     LN2,
     add_scaled,
@@ -15,9 +16,10 @@ from rnn_jax.gradients.numerics.scaled import (
     normalizing_exponent,
     power_of_two,
 )
-from rnn_jax.gradients.trajectory import FlatCell, flatten_cell, flatten_outputs, run
-from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence
-from rnn_jax.sequence.unroll import unroll
+from rnn_jax.gradients.precision import compiled, full_precision
+from rnn_jax.gradients.step_maps import step_maps
+from rnn_jax.gradients.trajectory import flatten_outputs
+from rnn_jax.sequence.calling import ArrayLike, Carry
 
 Loss = Callable[[Any], jax.Array]
 
@@ -51,7 +53,7 @@ class BackpropSignal:
 
 
 def backprop_signal(
-    loss: Loss, cell: Any, xs: ArrayLike, carry: Carry | None = None
+    loss: Loss, cell: Any, xs: ArrayLike | None = None, carry: Carry | None = None
 ) -> BackpropSignal:
     """The gradient of a loss with respect to each carry, by step, in plain numbers and in logs.
 
@@ -80,9 +82,8 @@ def backprop_signal(
       networks", 2013, equations 3 to 5.
     """
     check_loss(loss)
-    cell, xs = as_pytree(cell), as_sequence(xs, batched=False)
-    output_gradients = loss_gradient(loss, cell, xs, carry)
-    return _signal(cell, xs, carry, output_gradients)
+    source, ys = outputs_of(accept(cell, xs, carry))
+    return _signal(source, loss_gradient(loss, ys))
 
 
 def check_loss(loss: Any) -> None:
@@ -98,7 +99,24 @@ def check_loss(loss: Any) -> None:
         )
 
 
-def loss_gradient(loss: Loss, cell: Any, xs: jax.Array, carry: Carry | None) -> Any:
+def outputs_of(source: Source) -> tuple[Source, Any]:
+    """(the sequence, run once; its outputs in the cell's own form, leading axis T)."""
+    trajectory, ys = _run(source)
+    return (Trajectory(source, *trajectory) if isinstance(source, Problem) else source), ys
+
+
+@compiled
+def _run(source: Source) -> tuple[tuple[jax.Array, jax.Array], Any]:
+    record = Record(source)
+    return record.trajectory, own_outputs(record)
+
+
+def own_outputs(record: Record) -> Any:
+    """The outputs in the cell's own form, leading axis T."""
+    return jax.vmap(record.flat.unravel_output)(record.trajectory[1])
+
+
+def loss_gradient(loss: Loss, ys: Any) -> Any:
     """∂L/∂y_t at every step, in the form of the outputs.
 
     The loss runs here, outside the compiled sweep, so that a new closure compiles nothing again.
@@ -106,78 +124,77 @@ def loss_gradient(loss: Loss, cell: Any, xs: jax.Array, carry: Carry | None) -> 
     Raises:
       ValueError: the loss does not return one real number.
     """
-    _, ys = unroll(cell, xs, carry)
-    value = jax.eval_shape(loss, ys)
-    if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
-        got = f"{value.dtype}{list(value.shape)}" if hasattr(value, "shape") else str(value)
-        raise ValueError(
-            f"loss must return one real number, loss(ys) -> scalar; got {got}. Sum or average it."
-        )
-    return jax.grad(loss)(ys)
+    with full_precision():
+        value = jax.eval_shape(loss, ys)
+        if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
+            got = f"{value.dtype}{list(value.shape)}" if hasattr(value, "shape") else str(value)
+            raise ValueError(
+                f"loss must return one real number, loss(ys) -> scalar; got {got}. Sum or average "
+                "it."
+            )
+        return jax.grad(loss)(ys)
 
 
-def signal_sweep(
-    flat: FlatCell, xs: jax.Array, output_gradients: Any
-) -> tuple[jax.Array, jax.Array, BackpropSignal]:
-    """The backward sweep itself, for a flattened cell.
+def signal_of(record: Record, output_gradients: Any) -> tuple[jax.Array, BackpropSignal]:
+    """`backprop_signal`, read off a record.
 
     Returns:
-      (states carry_0 … carry_T, exponents e_t of total = total_directions · 2^{e_t}, the signal).
+      (exponents e_t of total = total_directions · 2^{e_t}, the signal).
     """
-    states, _ = run(flat, xs)
-    dtype, zero = flat.initial.dtype, jnp.zeros_like(flat.initial)
+    dtype, rows = record.sizes.dtype, record.output_rows
+    zero = jnp.zeros(record.sizes.state, dtype)
     gradients = flatten_outputs(output_gradients, dtype)
     plain = jnp.asarray(0, jnp.int32)  # The exponent of numbers as they are.
+    maps = step_maps(record)
 
     def body(later: Any, at: Any) -> tuple[Any, Any]:
         (pulled, pulled_exponent), direct = later
-        state_prev, x, gradient = at
-        if flat.output_rows:
-            direct = zero.at[slice(*flat.output_rows)].set(gradient)
+        here, gradient = at
+        if rows:
+            direct = zero.at[slice(*rows)].set(gradient)
         total, exponent = add_scaled(pulled, pulled_exponent, direct, plain)
-        _, pull = jax.vjp(flat.step, state_prev, x)
-        silent = jnp.zeros_like(gradient)
-        pulled, by_input = pull((total, silent))
+        pull = maps.pull(here)
+        pulled, by_input = pull(total, jnp.zeros_like(gradient))
         shift = normalizing_exponent(pulled)
         pulled = pulled * power_of_two(-shift, dtype)
-        if flat.output_rows:
+        if rows:
             direct_prev = zero
             input_exponent = exponent
         else:
-            direct_prev, by_output = pull((zero, gradient))
+            direct_prev, by_output = pull(zero, gradient)
             by_input, input_exponent = add_scaled(by_input, exponent, by_output, plain)
         row = (direct, total, exponent, by_input, input_exponent)
         return ((pulled, exponent + shift), direct_prev), row
 
     start = ((zero, plain), zero)
-    last, rows = lax.scan(body, start, (states[:-1], xs, gradients), reverse=True)
-    direct, total, exponents, by_input, input_exponents = rows
+    last, found = lax.scan(body, start, (maps.at, gradients), reverse=True)
+    direct, total, exponents, by_input, input_exponents = found
     (pulled, pulled_exponent), direct_initial = last
     initial, initial_exponent = add_scaled(pulled, pulled_exponent, direct_initial, plain)
     scales = LN2 * exponents.astype(dtype)
     signal = BackpropSignal(
         direct=direct,
-        total=_plain(total, exponents),
+        total=_in_full(total, exponents),
         total_directions=total,
         direct_log_norms=log_frobenius(direct, 1),
         total_log_norms=log_frobenius(total, 1) + scales,
         part_log_norms={
-            name: log_frobenius(total[:, slice(*rows)], 1) + scales
-            for name, rows in flat.parts.items()
+            name: log_frobenius(total[:, slice(*part)], 1) + scales
+            for name, part in record.flat.parts.items()
         },
-        inputs=_plain(by_input, input_exponents),
+        inputs=_in_full(by_input, input_exponents),
         input_log_norms=log_frobenius(by_input, 1) + LN2 * input_exponents.astype(dtype),
-        initial=_plain(initial[None], initial_exponent[None])[0],
+        initial=_in_full(initial[None], initial_exponent[None])[0],
     )
-    return states, exponents, signal
+    return exponents, signal
 
 
-@jax.jit
-def _signal(cell: Any, xs: jax.Array, carry: Carry | None, output_gradients: Any) -> BackpropSignal:
-    return signal_sweep(flatten_cell(cell, xs, carry), xs, output_gradients)[2]
+@compiled
+def _signal(source: Source, output_gradients: Any) -> BackpropSignal:
+    return signal_of(Record(source), output_gradients)[1]
 
 
-def _plain(rows: jax.Array, exponents: jax.Array) -> jax.Array:
+def _in_full(rows: jax.Array, exponents: jax.Array) -> jax.Array:
     """Rows times 2^exponent, in plain numbers."""
     # In two halves, so that a small number does not underflow on the way to a normal result; and
     # each half finite, so that an exact zero stays one beside what overflows.

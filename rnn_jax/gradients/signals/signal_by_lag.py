@@ -6,15 +6,23 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rnn_jax.gradients.linearize import Record, Source, accept, sizes_of
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.numerics.scaled import LN2, log_frobenius, normalizing_exponent, power_of_two
-from rnn_jax.gradients.signals.backprop import Loss, check_loss, loss_gradient, signal_sweep
-from rnn_jax.gradients.trajectory import FlatCell, flatten_cell
-from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence
+from rnn_jax.gradients.precision import compiled
+from rnn_jax.gradients.signals.backprop import (
+    Loss,
+    check_loss,
+    loss_gradient,
+    outputs_of,
+    signal_of,
+)
+from rnn_jax.gradients.step_maps import step_maps
+from rnn_jax.sequence.calling import ArrayLike, Carry
 
 
 def backprop_signal_log_norms(
-    loss: Loss, cell: Any, xs: ArrayLike, carry: Carry | None = None
+    loss: Loss, cell: Any, xs: ArrayLike | None = None, carry: Carry | None = None
 ) -> jax.Array:
     """Log-norm of what the loss at each step sends back to each earlier carry.
 
@@ -42,36 +50,37 @@ def backprop_signal_log_norms(
         needs `carry`.
     """
     check_loss(loss)
-    cell, xs = as_pytree(cell), as_sequence(xs, batched=False)
-    return _log_norms(cell, xs, carry, loss_gradient(loss, cell, xs, carry))
-
-
-@jax.jit
-def _log_norms(cell: Any, xs: jax.Array, carry: Carry | None, output_gradients: Any) -> jax.Array:
-    flat = flatten_cell(cell, xs, carry)
-    steps, size = xs.shape[0], flat.state_size
+    source = accept(cell, xs, carry)
+    steps, size, *_, dtype = sizes_of(source)
     check_fits(
         "backprop_signal_log_norms",
         [(steps, steps), (4, steps, size)],
-        flat.initial.dtype,
+        dtype,
         "Use a shorter sequence, or backprop_signal, which gives the sum over the rows.",
+        of=source,
     )
-    states, _, signal = signal_sweep(flat, xs, output_gradients)
-    return _sweep(flat, states, xs, signal.direct)
+    ran, ys = outputs_of(source)
+    return _signal_log_norms(ran, loss_gradient(loss, ys))
 
 
-def _sweep(flat: FlatCell, states: jax.Array, xs: jax.Array, direct: jax.Array) -> jax.Array:
+@compiled
+def _signal_log_norms(source: Source, output_gradients: Any) -> jax.Array:
+    record = Record(source)
+    _, signal = signal_of(record, output_gradients)
+    return _sweep(record, signal.direct)
+
+
+def _sweep(record: Record, direct: jax.Array) -> jax.Array:
     """Every row of direct (T, S) carried back to every earlier step, as log-norms (T, T)."""
     steps, dtype = direct.shape[0], direct.dtype
-    rank = jnp.arange(steps)
+    rank, maps = jnp.arange(steps), step_maps(record)
 
     def body(moving: tuple[jax.Array, jax.Array], at: Any) -> tuple[Any, jax.Array]:
         rows, exponents = moving
-        s, state, x, own = at
+        s, here, own = at
         rows = lax.dynamic_update_index_in_dim(rows, own, s, axis=0)
         logs = log_frobenius(rows, 1) + LN2 * exponents.astype(dtype)
-        _, pull = jax.vjp(lambda before: flat.step(before, x)[0], state)
-        (rows,) = jax.vmap(pull)(rows)
+        rows = jax.vmap(maps.pull_state(here))(rows)
         # Set to 0 once more for losses not yet passed: 0 times a Jacobian may be NaN.
         passed = jnp.broadcast_to((rank >= s)[:, None], rows.shape)
         rows = jnp.where(passed, rows, jnp.zeros_like(rows))
@@ -80,5 +89,5 @@ def _sweep(flat: FlatCell, states: jax.Array, xs: jax.Array, direct: jax.Array) 
         return (rows, exponents + shift), logs
 
     start = (jnp.zeros_like(direct), jnp.zeros(steps, jnp.int32))
-    _, table = lax.scan(body, start, (rank, states[:-1], xs, direct), reverse=True)
+    _, table = lax.scan(body, start, (rank, maps.at, direct), reverse=True)
     return table.T

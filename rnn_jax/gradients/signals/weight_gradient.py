@@ -7,15 +7,23 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rnn_jax.gradients.linearize import Record, Source, accept, sizes_of
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.numerics.scaled import LN2, log_frobenius, power_of_two, zero_or_never
-from rnn_jax.gradients.signals.backprop import Loss, check_loss, loss_gradient, signal_sweep
-from rnn_jax.gradients.trajectory import FlatCell, flatten_cell, flatten_outputs
-from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence
+from rnn_jax.gradients.precision import compiled
+from rnn_jax.gradients.signals.backprop import (
+    Loss,
+    check_loss,
+    loss_gradient,
+    outputs_of,
+    signal_of,
+)
+from rnn_jax.gradients.trajectory import flatten_outputs
+from rnn_jax.sequence.calling import ArrayLike, Carry
 
 
 def weight_gradient_by_step(
-    loss: Loss, cell: Any, xs: ArrayLike, carry: Carry | None = None
+    loss: Loss, cell: Any, xs: ArrayLike | None = None, carry: Carry | None = None
 ) -> Any:
     """The share of dL/dW that comes through the use of the weights at each step.
 
@@ -39,19 +47,21 @@ def weight_gradient_by_step(
         needs `carry`.
     """
     check_loss(loss)
-    cell, xs = _with_weights(cell), as_sequence(xs, batched=False)
-    leaves = jax.tree.leaves(cell)
+    source = _with_weights(accept(cell, xs, carry))
+    sizes, leaves = sizes_of(source), jax.tree.leaves(source.cell)
     check_fits(
         "weight_gradient_by_step",
-        [(xs.shape[0], sum(jnp.size(leaf) for leaf in leaves))],
+        [(sizes.steps, sum(jnp.size(leaf) for leaf in leaves))],
         jnp.result_type(leaves[0]),
         "Use weight_gradient_log_norms, which keeps one number for each step.",
+        of=source,
     )
-    return _by_step(cell, xs, carry, loss_gradient(loss, cell, xs, carry))
+    ran, ys = outputs_of(source)
+    return _by_step(ran, loss_gradient(loss, ys))
 
 
 def weight_gradient_log_norms(
-    loss: Loss, cell: Any, xs: ArrayLike, carry: Carry | None = None
+    loss: Loss, cell: Any, xs: ArrayLike | None = None, carry: Carry | None = None
 ) -> jax.Array:
     """ln of the Frobenius norm, over all weights together, of each step's share of dL/dW.
 
@@ -68,81 +78,94 @@ def weight_gradient_log_norms(
       ValueError, TypeError: as `weight_gradient_by_step`.
     """
     check_loss(loss)
-    cell, xs = _with_weights(cell), as_sequence(xs, batched=False)
-    return _log_norms(cell, xs, carry, loss_gradient(loss, cell, xs, carry))
+    ran, ys = outputs_of(_with_weights(accept(cell, xs, carry)))
+    return _share_log_norms(ran, loss_gradient(loss, ys))
 
 
-@jax.jit
-def _by_step(cell: Any, xs: jax.Array, carry: Carry | None, output_gradients: Any) -> Any:
-    flat = flatten_cell(cell, xs, carry)
-    states, _, signal = signal_sweep(flat, xs, output_gradients)
-    step = _step_of_weights(flat, xs, carry)
+@compiled
+def _by_step(source: Source, output_gradients: Any) -> Any:
+    record = Record(source)
+    _, signal = signal_of(record, output_gradients)
+    step = _step_of_weights(record)
 
     def share(use: Any, total: jax.Array, gradient: jax.Array) -> Any:
-        _, pull = jax.vjp(lambda k: step(k, *use), cell)
+        _, pull = jax.vjp(lambda cell: step(cell, *use), record.cell)
         return pull((total, gradient))[0]
 
-    gradients = _beside_total(flat, output_gradients)
-    return jax.vmap(share)(_uses(states, xs), signal.total, gradients)
+    gradients = _beside_total(record, output_gradients)
+    return jax.vmap(share)(_uses(record), signal.total, gradients)
 
 
-@jax.jit
-def _log_norms(cell: Any, xs: jax.Array, carry: Carry | None, output_gradients: Any) -> jax.Array:
-    flat = flatten_cell(cell, xs, carry)
-    states, exponents, signal = signal_sweep(flat, xs, output_gradients)
-    dtype, step = signal.total.dtype, _step_of_weights(flat, xs, carry)
+@compiled
+def _share_log_norms(source: Source, output_gradients: Any) -> jax.Array:
+    return weight_log_norms_of(Record(source), output_gradients)
+
+
+def weight_log_norms_of(record: Record, output_gradients: Any) -> jax.Array:
+    """`weight_gradient_log_norms`, (T,), read off a record."""
+    exponents, signal = signal_of(record, output_gradients)
+    dtype, step = signal.total.dtype, _step_of_weights(record)
 
     def log_norm(at: Any) -> jax.Array:
         use, direction, exponent, gradient = at
         # A share is linear in the signal: pull it back near 1 and put the exponent on afterwards.
         own = zero_or_never(gradient)
         common = jnp.maximum(exponent, own)
-        _, pull = jax.vjp(lambda k: step(k, *use), cell)
+        _, pull = jax.vjp(lambda cell: step(cell, *use), record.cell)
         signal_near_one = direction * power_of_two(exponent - common, dtype)
         share = pull((signal_near_one, gradient * power_of_two(own - common, dtype)))[0]
-        return _stack_log_norms(share, dtype) + LN2 * common.astype(dtype)
+        return _norm_of_all(share, dtype) + LN2 * common.astype(dtype)
 
-    gradients = _beside_total(flat, output_gradients)
-    return lax.map(log_norm, (_uses(states, xs), signal.total_directions, exponents, gradients))
+    gradients = _beside_total(record, output_gradients)
+    return lax.map(log_norm, (_uses(record), signal.total_directions, exponents, gradients))
 
 
-def _step_of_weights(flat: FlatCell, xs: jax.Array, carry: Carry | None) -> Callable[..., Any]:
+def _step_of_weights(record: Record) -> Callable[..., Any]:
     """One step as a function of the weights, those that make the initial carry among them."""
+    flat = record.flat
 
     def step(cell: Any, is_first: jax.Array, state_prev: jax.Array, x: jax.Array) -> Any:
-        if carry is None:
+        if flat.initial_of is not None:
             # An initial carry that is learned acts through the first step alone.
-            initial = flatten_cell(cell, xs, None).initial
-            state_prev = lax.select(is_first, initial, state_prev)
+            state_prev = lax.select(is_first, flat.initial_of(cell), state_prev)
         return flat.step_of(cell, state_prev, x)
 
     return step
 
 
-def _uses(states: jax.Array, xs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _uses(record: Record) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(is it the first, the state before, the input) of each use of the weights."""
-    return jnp.arange(xs.shape[0]) == 0, states[:-1], xs
+    return jnp.arange(record.sizes.steps) == 0, record.states[:-1], record.inputs
 
 
-def _beside_total(flat: FlatCell, output_gradients: Any) -> jax.Array:
+def _beside_total(record: Record, output_gradients: Any) -> jax.Array:
     """∂L/∂y_t as vectors, or zeros where the total dL/dcarry_t has counted them already."""
-    gradients = flatten_outputs(output_gradients, flat.initial.dtype)
-    return jnp.zeros_like(gradients) if flat.output_rows else gradients
+    gradients = flatten_outputs(output_gradients, record.sizes.dtype)
+    return jnp.zeros_like(gradients) if record.output_rows else gradients
 
 
-def _stack_log_norms(tree: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
+def _norm_of_all(tree: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
     parts = [leaf.ravel().astype(dtype) for leaf in jax.tree.leaves(tree)]
     return log_frobenius(jnp.concatenate(parts), 0)
 
 
-def _with_weights(cell: Any) -> Any:
-    cell = as_pytree(cell)
+def why_without_weights(cell: Any) -> str | None:
+    """What is missing for a weight gradient of a cell; None if nothing is."""
     leaves = jax.tree.leaves(cell)
     kinds = [jnp.result_type(leaf) for leaf in leaves]
-    if not leaves or not all(jnp.issubdtype(kind, jnp.floating) for kind in kinds):
+    if leaves and all(jnp.issubdtype(kind, jnp.floating) for kind in kinds):
+        return None
+    return (
+        "a cell whose pytree leaves are its weights, all floats; got "
+        f"{len(leaves)} leaves of a {type(cell).__name__}"
+    )
+
+
+def _with_weights(source: Any) -> Any:
+    reason = why_without_weights(source.cell)
+    if reason is not None:
         raise ValueError(
-            "a weight gradient needs a cell whose pytree leaves are its weights, all floats; got "
-            f"{len(leaves)} leaves of a {type(cell).__name__}. Pass parameters with "
+            f"a weight gradient needs {reason}. Pass parameters with "
             "jax.tree_util.Partial(function, parameters)."
         )
-    return cell
+    return source

@@ -1,5 +1,6 @@
 """A trajectory and an orthonormal frame of perturbations that travels along it."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,19 +9,19 @@ from jax import lax
 
 from rnn_jax.gradients.numerics.row_sorted_qr import noise_of_pivots, sorted_qr
 from rnn_jax.gradients.numerics.scaled import LN2, log_exactly, normalizing_exponent, power_of_two
-from rnn_jax.gradients.trajectory import FlatCell
+from rnn_jax.gradients.step_maps import Map
 
 
 class Frame(NamedTuple):
     """Where the trajectory is, and the directions whose growth is measured.
 
     Attributes:
-      state: (S,).
+      place: what the maps of the steps carry along: the state (S,), or nothing.
       q: orthonormal columns, (S, k).
       label: which of the k directions each column is, (k,): one that is lost moves to the end.
     """
 
-    state: jax.Array
+    place: Any
     q: jax.Array
     label: jax.Array
 
@@ -38,34 +39,41 @@ class _Factors(NamedTuple):
     misplaced: jax.Array
 
 
-def advance_window(flat: FlatCell, frame: Frame, xs: jax.Array) -> tuple[Frame, jax.Array]:
-    """Advances a frame through the steps xs (n, I), then makes it orthonormal again.
+def advance_window(
+    advance: Callable[[Any, Any], tuple[Any, Map]], frame: Frame, at: Any
+) -> tuple[Frame, jax.Array]:
+    """Advances a frame through some steps, then makes it orthonormal again.
+
+    Args:
+      advance: as in `Pushes`.
+      frame: where it is.
+      at: what `advance` takes at each of the steps, leading axis n.
 
     Returns:
       (the frame after, ln|R_ii| by direction (k,)); −inf for a direction that was mapped to 0, or,
       in a single step, to less than that step's rounding error.
     """
-    state, q, label = frame
+    place, q, label = frame
     exponents = jnp.zeros(q.shape[1], jnp.int32)
 
-    def step(moving: Any, x: jax.Array) -> tuple[Any, None]:
-        state, z, exponents = moving
-        after, push = jax.linearize(lambda s: flat.step(s, x)[0], state)
+    def step(moving: Any, at: Any) -> tuple[Any, None]:
+        place, z, exponents = moving
+        place, push = advance(place, at)
         z = jax.vmap(push, in_axes=1, out_axes=1)(z)
         shift = normalizing_exponent(z, 0)
         z = z * jnp.broadcast_to(power_of_two(-shift, z.dtype)[None], z.shape)
-        return (after, z, exponents + shift), None
+        return (place, z, exponents + shift), None
 
-    (state, z, exponents), _ = lax.scan(step, (state, q, exponents), xs)
+    (place, z, exponents), _ = lax.scan(step, (place, q, exponents), at)
     # Over several steps small pivots are what was asked for; only zeros count as lost then.
-    formed = _formed(z, exponents) if xs.shape[0] == 1 else None
+    formed = _formed(z, exponents) if jax.tree.leaves(at)[0].shape[0] == 1 else None
     done = _orthonormal(z, formed)
     pivots = jnp.abs(jnp.diagonal(done.r))
     rank = jnp.arange(pivots.shape[0], dtype=jnp.int32)
     pivots = jnp.where(rank < done.kept, pivots, jnp.zeros_like(pivots))
     logs = log_exactly(pivots) + LN2 * exponents[done.order].astype(z.dtype)
     label = label[done.order]
-    return Frame(state, done.q, label), jnp.zeros_like(logs).at[label].set(logs)
+    return Frame(place, done.q, label), jnp.zeros_like(logs).at[label].set(logs)
 
 
 def _formed(z: jax.Array, exponents: jax.Array) -> jax.Array:

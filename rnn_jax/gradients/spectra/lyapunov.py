@@ -11,11 +11,20 @@ from flax import struct
 from jax import lax
 
 from rnn_jax.checks import check_count
+from rnn_jax.gradients.linearize import (
+    Record,
+    Sizes,
+    Source,
+    accept,
+    check_decomposable,
+    sizes_of,
+)
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.numerics.time_series import standard_error_of_sum
+from rnn_jax.gradients.precision import compiled
 from rnn_jax.gradients.spectra.frame import Frame, advance_window
-from rnn_jax.gradients.trajectory import check_decomposable, flatten_cell
-from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence, check_carry_leaves
+from rnn_jax.gradients.step_maps import pushes
+from rnn_jax.sequence.calling import ArrayLike, Carry
 
 
 @struct.dataclass
@@ -110,7 +119,7 @@ class LyapunovSpectrum:
 
 def lyapunov_exponents(
     cell: Any,
-    xs: ArrayLike,
+    xs: ArrayLike | None = None,
     carry: Carry | None = None,
     *,
     k: int | None = None,
@@ -122,8 +131,9 @@ def lyapunov_exponents(
     A_t Q_{t−1} = Q_t R_t,    λ_i = ⟨ln |R_ii|⟩ over the steps after the warm-up
 
     The k columns of Q are advanced by Jacobian-vector products, so A_t is never formed: a cell
-    with a carry of thousands and k = 16 fits. An autonomous system takes inputs that it ignores,
-    `jnp.zeros((T, 1))`. Differentiable in both modes, to any order.
+    with a carry of thousands and k = 16 fits. (Of a `Linearization`, by its A_t.) An autonomous
+    system takes inputs that it ignores, `jnp.zeros((T, 1))`. Differentiable in both modes, to any
+    order: exponents, standard errors, growth and condition.
 
     Args:
       cell: any callable pytree cell(carry, x) -> (carry, y).
@@ -150,47 +160,60 @@ def lyapunov_exponents(
       R. Engelken, F. Wolf and L. Abbott, "Lyapunov spectra of chaotic recurrent neural networks",
       2023.
     """
-    xs = as_sequence(xs, batched=False)
-    steps = xs.shape[0]
-    warmup = check_count("warmup", warmup, high=steps - 1)
-    interval = check_count("interval", interval, low=1, high=steps - warmup)
-    if k is not None:
-        k = check_count("k", k, low=1)
-    spectrum = _lyapunov(
-        as_pytree(cell), xs, check_carry_leaves(carry), k=k, warmup=warmup, interval=interval
-    )
+    source = accept(cell, xs, carry)
+    sizes = sizes_of(source)
+    warmup = check_count("warmup", warmup, high=sizes.steps - 1)
+    interval = check_count("interval", interval, low=1, high=sizes.steps - warmup)
+    k = sizes.state if k is None else check_count("k", k, low=1)
+    if k > sizes.state:
+        raise ValueError(f"k must be at most the size of the carry, S = {sizes.state}; got {k}.")
+    check_decomposable(sizes, "lyapunov_exponents")
+    check_exponents(sizes, k, (sizes.steps - warmup) // interval, of=source)
+    spectrum = _lyapunov(source, k=k, warmup=warmup, interval=interval)
     if interval > 1:
         _warn_if_spoilt(spectrum.condition, interval)
     return spectrum
 
 
-@functools.partial(jax.jit, static_argnames=("k", "warmup", "interval"))
-def _lyapunov(
-    cell: Any, xs: jax.Array, carry: Carry | None, *, k: int | None, warmup: int, interval: int
-) -> LyapunovSpectrum:
-    flat = flatten_cell(cell, xs, carry)
-    check_decomposable(flat, "lyapunov_exponents")
-    size, dtype = flat.state_size, flat.initial.dtype
-    if k is not None and k > size:
-        raise ValueError(f"k must be at most the size of the carry, S = {size}; got {k}.")
-    k = size if k is None else k
-    windows, rest = divmod(xs.shape[0] - warmup, interval)
+def check_exponents(sizes: Sizes, k: int, windows: int, *, of: Any, batch: int = 1) -> None:
+    """Raises ValueError unless there is room; `of` and `batch` as for `check_fits`."""
     check_fits(
         "lyapunov_exponents",
-        [(windows + 1, k), (4, size, k)],
-        dtype,
+        [(windows + 1, k), (4, sizes.state, k)],
+        sizes.dtype,
         "Pass a smaller k=, the number of leading exponents.",
+        of=of,
+        batch=batch,
     )
-    window = functools.partial(advance_window, flat)
-    start = Frame(flat.initial, jnp.eye(size, k, dtype=dtype), jnp.arange(k, dtype=jnp.int32))
-    frame, _ = lax.scan(window, start, xs[:warmup, None])
-    counted = xs[warmup : warmup + windows * interval]
-    # Whatever the warm-up has lost is refilled: from here on every direction counts anew.
-    frame = frame._replace(label=start.label)
-    frame, growth = lax.scan(window, frame, counted.reshape(windows, interval, -1))
+
+
+@functools.partial(compiled, static=("k", "warmup", "interval"))
+def _lyapunov(source: Source, *, k: int, warmup: int, interval: int) -> LyapunovSpectrum:
+    return exponents_of(Record(source), k=k, warmup=warmup, interval=interval)
+
+
+def exponents_of(record: Record, *, k: int, warmup: int = 0, interval: int = 1) -> LyapunovSpectrum:
+    """`lyapunov_exponents`, read off a record."""
+    steps, size, dtype = record.sizes.steps, record.sizes.state, record.sizes.dtype
+    windows, rest = divmod(steps - warmup, interval)
+    maps = pushes(record)
+    window = functools.partial(advance_window, maps.advance)
+    label = jnp.arange(k, dtype=jnp.int32)
+    frame = Frame(maps.start, jnp.eye(size, k, dtype=dtype), label)
+
+    def at(start: int, stop: int, length: int) -> Any:
+        """What the maps take from one step to another, in windows of so many steps."""
+        return jax.tree.map(lambda a: a[start:stop].reshape(-1, length, *a.shape[1:]), maps.at)
+
+    if warmup:
+        frame, _ = lax.scan(window, frame, at(0, warmup, 1))
+        # Whatever the warm-up has lost is refilled: from here on every direction counts anew.
+        frame = frame._replace(label=label)
+    whole = warmup + windows * interval
+    frame, growth = lax.scan(window, frame, at(warmup, whole, interval))
     lengths = [interval] * windows
     if rest:
-        _, last = window(frame, xs[-rest:])
+        _, (last,) = lax.scan(window, frame, at(whole, steps, rest))
         growth = jnp.concatenate([growth, last[None]])
         lengths.append(rest)
     return _spectrum(growth, jnp.asarray(lengths), size)
@@ -201,20 +224,35 @@ def _spectrum(growth: jax.Array, window_steps: jax.Array, size: int) -> Lyapunov
     exponents = jnp.sum(growth, axis=0) / total
     order = jnp.argsort(-lax.stop_gradient(exponents), stable=True)
     exponents, growth = exponents[order], growth[:, order]
-    share = jnp.outer(window_steps.astype(growth.dtype), exponents)
-    # Constants to differentiation: only the exponents themselves are a function to be optimised.
-    noise = lax.stop_gradient(growth - share)
+    return LyapunovSpectrum(
+        exponents=exponents,
+        standard_errors=_standard_errors(growth, exponents, window_steps) / total,
+        growth=growth,
+        window_steps=window_steps,
+        condition=_condition(growth),
+        state_size=size,
+    )
+
+
+def _standard_errors(growth: jax.Array, exponents: jax.Array, window_steps: jax.Array) -> jax.Array:
+    """Of the sums of growth over all windows, (k,); NaN for a direction that was lost."""
+    kept = jnp.isfinite(exponents)
+    # A constant in its place, whose derivative is 0 and no NaN.
+    series = jnp.where(jnp.broadcast_to(kept, growth.shape), growth, jnp.zeros_like(growth))
+    mean = jnp.where(kept, exponents, jnp.zeros_like(exponents))
+    share = jnp.outer(window_steps.astype(growth.dtype), mean)
+    found = standard_error_of_sum(series - share)
+    return jnp.where(kept, found, jnp.full_like(found, jnp.nan))
+
+
+def _condition(growth: jax.Array) -> jax.Array:
+    """The largest ratio of two directions' growth in one window, lost ones left out."""
     found = jnp.isfinite(growth)
     high = jnp.max(jnp.where(found, growth, jnp.full_like(growth, -jnp.inf)), axis=1)
     low = jnp.min(jnp.where(found, growth, jnp.full_like(growth, jnp.inf)), axis=1)
-    return LyapunovSpectrum(
-        exponents=exponents,
-        standard_errors=standard_error_of_sum(noise) / total,
-        growth=growth,
-        window_steps=window_steps,
-        condition=lax.stop_gradient(jnp.exp(jnp.max(high - low))),
-        state_size=size,
-    )
+    some = jnp.any(found, axis=1)
+    zero = jnp.zeros_like(high)
+    return jnp.exp(jnp.max(jnp.where(some, high, zero) - jnp.where(some, low, zero)))
 
 
 def _warn_if_spoilt(condition: jax.Array, interval: int) -> None:

@@ -1,5 +1,6 @@
 """All singular values of the Jacobian between two steps, in log space."""
 
+import functools
 from typing import Any
 
 import jax
@@ -7,13 +8,21 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnn_jax.checks import check_count
-from rnn_jax.gradients.linearize import linearize_flat
+from rnn_jax.gradients.linearize import (
+    Record,
+    Sizes,
+    Source,
+    accept,
+    check_decomposable,
+    sizes_of,
+    up_to,
+)
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.numerics.graded import Graded, empty_product, flip, multiply
 from rnn_jax.gradients.numerics.jacobi import log_singular_values
 from rnn_jax.gradients.numerics.scaled import exponent_of, power_of_two
-from rnn_jax.gradients.trajectory import check_decomposable, flatten_cell
-from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence, check_carry_leaves
+from rnn_jax.gradients.precision import compiled
+from rnn_jax.sequence.calling import ArrayLike, Carry
 
 # Columns of one step that differ by more than 2 to this become a diagonal factor of their own.
 _COLUMN_SPREAD = 6
@@ -24,7 +33,7 @@ _TURNS = 2
 
 def jacobian_log_singular_values(
     cell: Any,
-    xs: ArrayLike,
+    xs: ArrayLike | None = None,
     carry: Carry | None = None,
     *,
     start: int = 0,
@@ -71,34 +80,42 @@ def jacobian_log_singular_values(
       A. Bojanczyk, M. Ewerbring, F. Luk and P. Van Dooren, "An accurate product SVD algorithm",
       1991 (the product kept in its factors).
     """
-    xs = as_sequence(xs, batched=False)
-    steps = xs.shape[0]
-    stop = steps if stop is None else check_count("stop", stop, high=steps)
+    source = accept(cell, xs, carry)
+    sizes = sizes_of(source)
+    stop = sizes.steps if stop is None else check_count("stop", stop, high=sizes.steps)
     start = check_count("start", start, high=stop)
-    if k is not None:
-        k = check_count("k", k, low=1)
-    factors = _factors(as_pytree(cell), xs[: max(stop, 1)], check_carry_leaves(carry))
-    size = factors.shape[-1]
-    if k is not None and k > size:
-        raise ValueError(f"k must be at most the size of the carry, S = {size}; got {k}.")
+    k = sizes.state if k is None else check_count("k", k, low=1)
+    check_decomposable(sizes, "jacobian_log_singular_values")
+    check_spectrum(sizes._replace(steps=stop), of=source)
+    if k > sizes.state:
+        raise ValueError(f"k must be at most the size of the carry, S = {sizes.state}; got {k}.")
     if start == stop:
-        return jnp.zeros(size if k is None else k, factors.dtype)
-    return _compiled(factors[start:stop])[:k]
+        return jnp.zeros(k, sizes.dtype)
+    return _of_factors(_factors(source, start=start, stop=stop))[:k]
 
 
-@jax.jit
-def _factors(cell: Any, xs: jax.Array, carry: Carry | None) -> jax.Array:
-    """A_1 … A_T, (T, S, S); a program of its own, so that the next one serves every cell."""
-    flat = flatten_cell(cell, xs, carry)
-    check_decomposable(flat, "jacobian_log_singular_values")
-    steps, size = xs.shape[0], flat.state_size
+def log_singular_values_of(record: Record) -> jax.Array:
+    """`jacobian_log_singular_values` from the first carry to the last, (S,), read off a record."""
+    return _of_product(record.jacobians.state_by_state)
+
+
+def check_spectrum(sizes: Sizes, *, of: Any, batch: int = 1) -> None:
+    """Raises ValueError unless there is room; arguments as for `check_fits`."""
+    steps, size, dtype = sizes.steps, sizes.state, sizes.dtype
     check_fits(
         "jacobian_log_singular_values",
         [(size,), (2 * steps, size, size), (8, size, size)],
-        flat.initial.dtype,
+        dtype,
         "Use fewer steps, or estimate_jacobian_log_singular_values for the leading ones.",
+        of=of,
+        batch=batch,
     )
-    return linearize_flat(flat, xs).state_jacobians
+
+
+@functools.partial(compiled, static=("start", "stop"))
+def _factors(source: Source, *, start: int, stop: int) -> jax.Array:
+    """A_{start+1} … A_stop, (n, S, S); a program of its own, so that the next serves every cell."""
+    return Record(up_to(source, stop)).jacobians.state_by_state[start:stop]
 
 
 @jax.custom_jvp
@@ -124,7 +141,7 @@ def _refuse(primals: Any, tangents: Any) -> Any:
     )
 
 
-_compiled = jax.jit(_of_product)
+_of_factors = compiled(_of_product)
 
 
 def _advance(graded: Graded, a: jax.Array) -> Graded:
@@ -145,11 +162,11 @@ def _advance(graded: Graded, a: jax.Array) -> Graded:
     sizes = jnp.where(spread > _COLUMN_SPREAD, exponents, jnp.zeros_like(exponents))
     graded = lax.cond(
         spread > _COLUMN_SPREAD,
-        lambda: _times(graded, jnp.diag(_powers(sizes, used, a.dtype))),
+        lambda: _multiplied(graded, jnp.diag(_powers(sizes, used, a.dtype))),
         lambda: graded,
     )
     inverse = _powers(-sizes, used, a.dtype)
-    return _times(graded, a * jnp.broadcast_to(inverse[None], a.shape))
+    return _multiplied(graded, a * jnp.broadcast_to(inverse[None], a.shape))
 
 
 def _powers(exponents: jax.Array, used: jax.Array, dtype: Any) -> jax.Array:
@@ -157,11 +174,11 @@ def _powers(exponents: jax.Array, used: jax.Array, dtype: Any) -> jax.Array:
     return jnp.where(used, power_of_two(exponents, dtype), jnp.zeros((), dtype))
 
 
-def _times(graded: Graded, a: jax.Array) -> Graded:
-    z = jnp.matmul(a, graded.q, precision="highest")
+def _multiplied(graded: Graded, a: jax.Array) -> Graded:
+    z = jnp.matmul(a, graded.q)
     # The error in an entry of Q is relative to its row as far as the column.
     sizes = jnp.sqrt(jnp.cumsum(jnp.square(graded.q), axis=1))
-    return multiply(graded, z, jnp.matmul(jnp.abs(a), sizes, precision="highest"))
+    return multiply(graded, z, jnp.matmul(jnp.abs(a), sizes))
 
 
 def _without_dead_paths(factors: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ import pytest
 from jax.tree_util import Partial
 
 import rnn_jax as rj
-from rnn_jax.training import compiled
+from rnn_jax.training import program_cache
 from training import toys
 
 PACE = {"steps": 2, "batch_size": 4, "seed": 3, "evaluate_every": 2, "evaluation_size": 6}
@@ -26,9 +26,9 @@ def fit(model=None, task=None, optimizer=None, **options):
 
 def compilations(call):
     """How many programs a call adds to those that are kept."""
-    before = set(compiled._programs)
+    before = set(program_cache._programs)
     call()
-    return len(set(compiled._programs) - before)
+    return len(set(program_cache._programs) - before)
 
 
 class Base(toys.Mixing):
@@ -133,7 +133,7 @@ def test_a_task_that_was_changed_in_place_is_not_answered_from_a_stale_program(k
     task.change()
     after = fit(task=task)
     fresh.change()
-    compiled._programs.clear()
+    program_cache._programs.clear()
     expected = fit(task=fresh)
     toys.identical(after.model, expected.model)
     np.testing.assert_array_equal(after.history.loss, expected.history.loss)
@@ -159,7 +159,7 @@ def test_a_model_that_is_a_changed_object_is_not_answered_from_a_stale_program()
     before = fit(model)
     function.factor = 2.0
     after = fit(model)
-    compiled._programs.clear()
+    program_cache._programs.clear()
     assert before.history.loss != after.history.loss
     np.testing.assert_array_equal(after.history.loss, fit(model).history.loss)
 
@@ -228,30 +228,30 @@ def test_a_run_traces_each_function_once():
 def test_what_is_kept_does_not_follow_arrays():
     """A program is another one's for as long as its own numbers are what they were."""
     data = np.arange(3.0)
-    run = compiled.compiled(lambda x: x + jnp.asarray(data), np.float64(1))
+    run = program_cache.cached_program(lambda x: x + jnp.asarray(data), np.float64(1))
     np.testing.assert_array_equal(run(np.float64(1)), [1, 2, 3])
     data[:] = 7
     np.testing.assert_array_equal(run(np.float64(1)), [1, 2, 3])
     with jax.default_matmul_precision("highest"):  # Under another setting it is built once more.
         np.testing.assert_array_equal(run(np.float64(1)), [1, 2, 3])
-    again = compiled.compiled(lambda x: x + jnp.asarray(data), np.float64(1))
+    again = program_cache.cached_program(lambda x: x + jnp.asarray(data), np.float64(1))
     np.testing.assert_array_equal(again(np.float64(1)), [8, 8, 8])
 
 
 def test_arrays_within_inner_programs_tell_programs_apart():
     def program(data):
         inner = jax.jit(lambda x: jax.lax.cond(x > 0, lambda: x * data, lambda: data - x))
-        return compiled.compiled(inner, np.float64(1))(np.float64(2))
+        return program_cache.cached_program(inner, np.float64(1))(np.float64(2))
 
     np.testing.assert_array_equal(program(np.array([1.0, 2.0])), [2, 4])
     np.testing.assert_array_equal(program(np.array([1.0, 5.0])), [2, 10])
 
 
 def test_no_more_programs_are_kept_than_are_meant_to():
-    compiled._programs.clear()
-    for number in range(compiled._KEPT + 5):
-        compiled.compiled(lambda x, n=number: x + n, np.float64(1))
-    assert len(compiled._programs) == compiled._KEPT
+    program_cache._programs.clear()
+    for number in range(program_cache._KEPT + 5):
+        program_cache.cached_program(lambda x, n=number: x + n, np.float64(1))
+    assert len(program_cache._programs) == program_cache._KEPT
 
 
 def test_threads_share_what_is_kept():

@@ -20,7 +20,7 @@ _programs: OrderedDict[str, Callable[..., Any]] = OrderedDict()
 _lock = threading.Lock()
 
 
-def compiled(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
+def cached_program(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
     """`function`, traced now and compiled at its first call, for arguments of these forms.
 
     What is kept from one call to the next is found by the traced program and the numbers that it

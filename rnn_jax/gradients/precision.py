@@ -1,0 +1,36 @@
+"""The one place where the instrument's programs are compiled, and where their precision is set.
+
+On accelerators float32 products are TF32 or bfloat16 unless told otherwise, which is off by 1e-3:
+enough for training, not for an instrument. So whatever `jax_default_matmul_precision` says, the
+trajectory, the one-step Jacobians and all that is built on them are products in full precision.
+A product for which a cell itself names a precision keeps that.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+FULL = "highest"
+
+
+def full_precision() -> Any:
+    """A context in which products that name no precision are computed in full."""
+    return jax.default_matmul_precision(FULL)
+
+
+def compiled(function: Callable[..., Any], *, static: Sequence[str] = ()) -> Any:
+    """`jax.jit` of a part of the instrument, traced at full precision.
+
+    Args:
+      function: pure, of pytrees.
+      static: names of its arguments that are no arrays.
+    """
+
+    @functools.wraps(function)
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        with full_precision():
+            return function(*args, **kwargs)
+
+    return jax.jit(traced, static_argnames=tuple(static))
