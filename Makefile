@@ -2,19 +2,26 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-# The peers are compared against PyTorch on the CPU; a plain "torch" may bring gigabytes of CUDA.
-TORCH  ?= torch==2.13.0
+# The tests and benchmarks beside PyTorch need a build for the CPU: a plain "torch" may bring
+# gigabytes of CUDA. Where pip finds none, they are left out and say so; TORCH=torch takes what
+# there is, TORCH= none.
+TORCH  ?= torch==2.13.0+cpu
+# For `make test-part`: the first test of each file and every so many after it.
+EVERY  ?= 8
 
 # Small LAPACK calls on several threads wait for one another on a machine that is shared.
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: demo test lint bench bench-gpu clean
+.PHONY: demo test test-part lint bench bench-gpu clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python experiments/vanishing_gradient.py
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+test-part: $(VENV)/.test
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal --every $(EVERY)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
@@ -38,8 +45,9 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml
 	touch $@
 
 $(VENV)/.test: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet '$(TORCH)'
-	$(BIN)/python -m pip install --quiet --editable '.[test,peers]'
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(if $(TORCH),$(BIN)/python -m pip install --quiet '$(TORCH)' \
+		|| echo "No $(TORCH) for this Python: what is held against PyTorch will be skipped.")
 	touch $@
 
 $(VENV)/.lint: $(VENV)/bin/python pyproject.toml
@@ -47,4 +55,4 @@ $(VENV)/.lint: $(VENV)/bin/python pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) results
+	rm -rf $(VENV) .venv-* results

@@ -11,6 +11,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -18,12 +19,20 @@ import jax
 import tyro
 from rich.console import Console
 
-from benchmarks import compiling, jacobians, long_sequences, training_runs, training_step
+from benchmarks import (
+    compiling,
+    gradient_flow,
+    jacobians,
+    long_sequences,
+    training_runs,
+    training_step,
+)
 from benchmarks.timing import Row
 
 BENCHMARKS = [
     *training_step.BENCHMARKS,
     *jacobians.BENCHMARKS,
+    *gradient_flow.BENCHMARKS,
     *long_sequences.BENCHMARKS,
     *training_runs.BENCHMARKS,
     *compiling.BENCHMARKS,
@@ -47,6 +56,8 @@ class Config:
 def main() -> None:
     """Runs, prints and writes."""
     config = tyro.cli(Config)
+    if config.rounds < 1:
+        raise SystemExit(f"--rounds must be at least 1; got {config.rounds}. Pass 1 or more.")
     console = Console()
     found = jax.default_backend()
     if config.platform not in ("any", found):
@@ -71,7 +82,7 @@ def main() -> None:
 
 def _header() -> str:
     device = jax.devices()[0]
-    peers = ("jax", "flax", "equinox", "torch")
+    peers = [name for name in ("jax", "flax", "equinox", "torch") if find_spec(name)]
     versions = ", ".join(f"{name} {version(name)}" for name in peers)
     return (
         "# Benchmarks\n\n"

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, cast
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import torch
 from flax import linen, nnx
 from jax.experimental import rnn as cudnn
 
@@ -28,7 +29,9 @@ _LINEN = {
     "simple RNN": linen.SimpleCell,
 }
 _EQUINOX = {"LSTM": eqx.nn.LSTMCell, "GRU": eqx.nn.GRUCell}
-_TORCH = {"LSTM": torch.nn.LSTM, "GRU": torch.nn.GRU, "simple RNN": torch.nn.RNN}
+_TORCH = {"LSTM": "LSTM", "GRU": "GRU", "simple RNN": "RNN"}
+# Not every Python has a build of it for the CPU; without one, its column stays empty.
+torch: Any = import_module("torch") if find_spec("torch") else None
 
 # Pre-activations a unit that are products with the state.
 GATES = {"LSTM": 4, "GRU": 3, "simple RNN": 1}
@@ -40,7 +43,7 @@ def candidates(kind: str, shape: Shape) -> dict[str, Run]:
     if kind in _EQUINOX:
         runs["Equinox"] = _equinox(kind, shape)
     on_gpu = jax.default_backend() == "gpu"
-    if not on_gpu or torch.cuda.is_available():
+    if torch is not None and (not on_gpu or torch.cuda.is_available()):
         runs["PyTorch"] = _torch(kind, shape, "cuda" if on_gpu else "cpu")
     if on_gpu and kind == "LSTM":
         runs["jax.experimental.rnn"] = _cudnn(shape)
@@ -92,7 +95,7 @@ def _equinox(kind: str, shape: Shape) -> Run:
 
 
 def _torch(kind: str, shape: Shape, device: str) -> Run:
-    model = _TORCH[kind](shape[2], shape[3], batch_first=True).to(device)
+    model = getattr(torch.nn, _TORCH[kind])(shape[2], shape[3], batch_first=True).to(device)
     xs = torch.randn(*shape[:3], device=device)
 
     def run() -> None:

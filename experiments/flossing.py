@@ -32,7 +32,7 @@ from rich.table import Table
 
 from exponents.arms import Arm, ArmsConfig, compare
 from exponents.floss_picture import draw
-from launching import display, fill_in, flag, plain, prepare
+from launching import RATE, SEED, SIZE, check_ranges, display, fill_in, plain, prepare, refusing
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,18 @@ _DEFAULTS: dict[str, tuple[Any, Any]] = {
     "train_steps": (1500, 300),
     "seeds": (5, 3),
 }
+_RANGES = {
+    "hidden": SIZE,
+    "delay": SIZE,
+    "directions": SIZE,
+    "floss_steps": SIZE,
+    "train_steps": SIZE,
+    "seeds": SIZE,
+    "gain": RATE,
+    "learning_rate": RATE,
+    "floss_learning_rate": RATE,
+    "seed": SEED,
+}
 
 
 def resolve(config: Config) -> Config:
@@ -81,17 +93,15 @@ def resolve(config: Config) -> Config:
     Raises:
       ValueError: a size or a rate that nothing can be measured with.
     """
-    chosen = fill_in(config, _DEFAULTS, {})
-    hidden, directions = chosen["hidden"], chosen["directions"]
-    if not all(1 <= k <= hidden for k in directions):
-        listed = " ".join(map(str, directions))
-        raise ValueError(f"--directions must lie between 1 and --hidden, {hidden}; got {listed}.")
-    for name in ("gain", "learning_rate", "floss_learning_rate"):
-        if not 0 < getattr(config, name) < math.inf:
-            raise ValueError(
-                f"{flag(name)} must be a positive number; got {getattr(config, name)}."
-            )
-    return dataclasses.replace(config, **chosen)
+    config = dataclasses.replace(config, **fill_in(config, _DEFAULTS))
+    check_ranges(config, _RANGES)
+    if max(config.directions) > (config.hidden or 0):
+        listed = " ".join(map(str, config.directions))
+        raise ValueError(
+            f"--directions must lie between 1 and --hidden, {config.hidden}; got {listed}. Pass "
+            "fewer directions, or more hidden units."
+        )
+    return config
 
 
 def run(config: Config, progress: Progress) -> tuple[ArmsConfig, list[Arm]]:
@@ -220,7 +230,7 @@ def main() -> None:
     console = Console()
     config = prepare(Config, resolve, console)
     start = time.perf_counter()
-    with display(console) as progress:
+    with refusing(console), display(console) as progress:
         arms_config, arms = run(config, progress)
     said = verdict(arms)
     save(config, arms_config, arms, said, time.perf_counter() - start)

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import io
-import logging
 import math
 import os
 import re
@@ -22,6 +21,18 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 C = TypeVar("C")
+
+# Errors whose message is all that a user needs; the rest are faults of a script and keep their
+# traceback.
+_SAID = (
+    ValueError,
+    TypeError,
+    OSError,
+    ImportError,
+    FloatingPointError,
+    MemoryError,
+    jax.errors.JaxRuntimeError,
+)
 
 
 def prepare(config_type: type[C], resolve: Callable[[C], C], console: Console) -> C:
@@ -71,9 +82,8 @@ def refusing(console: Console) -> Iterator[None]:
     """Says in one line what cannot be done, and leaves with status 2 instead of a traceback."""
     try:
         yield
-    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
+    except _SAID as error:
         line = " ".join(str(error).split())
-        # In one piece, as threads of a checkpoint that failed may be writing there too.
         console.print(Text.assemble(("error: ", "bold red"), line), soft_wrap=True)
         sys.exit(2)
 
@@ -87,34 +97,75 @@ def settle(console: Console) -> None:
         )
 
     warnings.showwarning = say
-    # Orbax logs each failure of its threads with a traceback and raises it as well; a run says what
-    # it means in one line.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
     mpl.use("Agg")
     use_one_thread_for_lapack()
     use_compilation_cache()
 
 
-def fill_in(
-    config: Any, defaults: Mapping[str, tuple[Any, Any]], least: Mapping[str, int]
-) -> dict[str, Any]:
+def fill_in(config: Any, defaults: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
     """The options that were left open (None or empty), by name, and those that were given.
 
     Args:
       config: a dataclass with a field `quick`.
       defaults: by option, (its value, its value if quick).
-      least: the least value of whole numbers, where it is not 1.
-
-    Raises:
-      ValueError: a whole number is too small.
     """
     chosen: dict[str, Any] = {}
     for name, values in defaults.items():
         given = getattr(config, name)
-        chosen[name] = value = values[config.quick] if given in (None, ()) else given
-        if isinstance(value, int) and value < least.get(name, 1):
-            raise ValueError(f"{flag(name)} must be at least {least.get(name, 1)}; got {value}.")
+        chosen[name] = values[config.quick] if given in (None, ()) else given
     return chosen
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """What a number may be: from `low`, or above it, up to `high`."""
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        enough = value > self.low if self.above else value >= self.low
+        return enough and value <= self.high and value < math.inf
+
+    def __str__(self) -> str:
+        if self.above:
+            return f"a number above {self.low:g}"
+        if self.high < math.inf:
+            return f"between {self.low:g} and {self.high:g}"
+        return f"at least {self.low:g}"
+
+
+# A seed, of which a script may make a few more by counting on.
+SEED = Range(0, 2_000_000_000)
+SIZE = Range(1)
+RATE = Range(0, above=True)
+
+
+def check_ranges(config: Any, ranges: Mapping[str, Range]) -> None:
+    """Refuses numbers that nothing can be done with, before anything is done.
+
+    Args:
+      config: a dataclass; options that are None are left out.
+      ranges: by option, what it, or each number in it, may be.
+
+    Raises:
+      ValueError: one is out of range, or there is none where there should be some.
+    """
+    for name, allowed in ranges.items():
+        given = getattr(config, name)
+        if given == ():
+            raise ValueError(
+                f"{flag(name)} must be one or more numbers; got none. Pass some, each of them "
+                f"{allowed}."
+            )
+        for value in given if isinstance(given, tuple) else (given,):
+            if value is not None and value not in allowed:
+                such = allowed.low + 1 if allowed.above else allowed.low
+                raise ValueError(
+                    f"{flag(name)} must be {allowed}; got {value}. Pass one that is, such as "
+                    f"{such:g}, or leave the option out."
+                )
 
 
 def flag(name: str) -> str:

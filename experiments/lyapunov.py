@@ -31,7 +31,18 @@ from exponents.cells import CELLS, TITLES, CellConfig, CellResult, measure_cell
 from exponents.gain import Spectrum, Transition, spectra, transition
 from exponents.pictures import draw_cells, draw_spectra, draw_transition
 from exponents.systems import Known, known_systems
-from launching import display, fill_in, flag, plain, prepare
+from launching import (
+    RATE,
+    SEED,
+    SIZE,
+    Range,
+    check_ranges,
+    display,
+    fill_in,
+    plain,
+    prepare,
+    refusing,
+)
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,20 @@ _DEFAULTS = {
     "train_steps": (1000, 300),
     "seeds": (3, 2),
 }
-_LEAST = {"system_steps": 400, "steps": 40, "size": 2, "spectrum_size": 2, "hidden": 2}
+_RANGES = {
+    "system_steps": Range(400),
+    "gains": RATE,
+    "spectrum_gains": RATE,
+    "size": Range(2),
+    "spectrum_size": Range(2),
+    "draws": SIZE,
+    "steps": Range(40),
+    "hidden": Range(2),
+    "delay": SIZE,
+    "train_steps": SIZE,
+    "seeds": SIZE,
+    "seed": SEED,
+}
 
 
 @dataclass(frozen=True)
@@ -104,14 +128,13 @@ def resolve(config: Config) -> Config:
     Raises:
       ValueError: a size is too small to measure anything with, or options contradict each other.
     """
-    chosen = fill_in(config, _DEFAULTS, _LEAST)
-    for name in ("gains", "spectrum_gains"):
-        gains = getattr(config, name)
-        if not gains or not all(0 < gain < math.inf for gain in gains):
-            raise ValueError(f"{flag(name)} must be positive numbers; got {gains}.")
+    config = dataclasses.replace(config, **fill_in(config, _DEFAULTS))
+    check_ranges(config, _RANGES)
     if config.cell is not None and config.study not in ("cells", "all"):
-        raise ValueError(f"--cell is for --study cells; got --study {config.study}.")
-    return dataclasses.replace(config, **chosen)
+        raise ValueError(
+            f"--cell is for --study cells; got --study {config.study}. Leave one of them out."
+        )
+    return config
 
 
 def run(config: Config, progress: Progress) -> Results:
@@ -255,7 +278,7 @@ def main() -> None:
     console = Console()
     config = prepare(Config, resolve, console)
     start = time.perf_counter()
-    with display(console) as progress:
+    with refusing(console), display(console) as progress:
         results = run(config, progress)
     save(config, results, time.perf_counter() - start)
     show(console, results)

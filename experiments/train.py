@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 import rnn_jax as rj
-from launching import parse, refusing, settle
+from launching import RATE, SEED, SIZE, Range, check_ranges, parse, refusing, settle
 from learning.choices import CELLS, TASKS, choose, make_model
 
 
@@ -77,6 +77,24 @@ class Options:
     """Which one this is, from 0."""
 
 
+RANGES = {
+    "steps": SIZE,
+    "seeds": SIZE,
+    "hidden": SIZE,
+    "layers": SIZE,
+    "batch_size": SIZE,
+    "learning_rates": RATE,
+    "clip": Range(0),
+    "seed": SEED,
+    "evaluate_every": SIZE,
+    "evaluation_size": SIZE,
+    "probe_every": Range(0),
+    "checkpoint_seconds": Range(0),
+    "processes": SIZE,
+    "process": Range(0),
+}
+
+
 def main() -> None:
     console = Console(stderr=True)
     with refusing(console):
@@ -114,12 +132,40 @@ def read_command_line(arguments: list[str]) -> Any:
         f"one of {', '.join(sorted(TASKS))} (now {chosen.task})."
     )
     parsed: Any = parse(options, rest)
+    check_ranges(parsed, RANGES)
+    check_processes(parsed)
     return dataclasses.replace(parsed, out=parsed.out.expanduser())
+
+
+def check_processes(options: Options) -> None:
+    """Several processes must find each other, and each must be one of them.
+
+    Raises:
+      ValueError: they would not.
+    """
+    together = f"--processes {options.processes}"
+    if options.processes > 1 and options.coordinator is None:
+        raise ValueError(
+            f"{together} need --coordinator, where they meet; got none. Pass --coordinator "
+            "host:port, the same in all of them, or leave --processes out to train in one."
+        )
+    if options.process >= options.processes:
+        raise ValueError(
+            f"--process must be below --processes, {options.processes}; got {options.process}. "
+            "Number the processes from 0, and pass how many there are to each."
+        )
+    if options.coordinator is None:
+        return
+    host, _, port = options.coordinator.rpartition(":")
+    if not host or not (port.isdecimal() and 0 < int(port) < 2**16):
+        raise ValueError(
+            f"--coordinator must be host:port; got {options.coordinator!r}. Pass the address of "
+            "the first process and a free port there, such as 10.0.0.1:1234."
+        )
 
 
 def train(options: Any, console: Console) -> rj.FitResult:
     """Trains all networks."""
-    _check(options)
     make = make_model(options.cell, options.task, options.hidden, options.layers)
     rates = np.repeat(np.asarray(options.learning_rates, float), options.seeds)
     models = rj.ensemble(make, list(range(options.seeds)) * len(options.learning_rates))
@@ -149,18 +195,6 @@ def train(options: Any, console: Console) -> rj.FitResult:
         progress=True,
         config=identity(options),
     )
-
-
-def _check(options: Any) -> None:
-    """What `fit` cannot know to be wrong."""
-    rates = options.learning_rates
-    if not rates or not all(0 < rate < np.inf for rate in rates):
-        given = " ".join(map(str, rates)) or "none"
-        raise ValueError(f"--learning-rates needs at least one positive rate; got {given}.")
-    if not 0 <= options.clip < np.inf:
-        raise ValueError(f"--clip must be 0, which does not clip, or positive; got {options.clip}.")
-    if options.steps < 1:
-        raise ValueError(f"--steps must be at least 1; got {options.steps}.")
 
 
 def optimizer(options: Any, rate: Any) -> optax.GradientTransformation:
@@ -200,7 +234,13 @@ def report(options: Any, result: rj.FitResult, console: Console) -> None:
         )
     picture = options.out / "training.png"
     chance = getattr(options.task, "chance_loss", None)
-    history.plot(chance=chance).savefig(picture, dpi=150)
+    try:
+        history.plot(chance=chance).savefig(picture, dpi=150)
+    except OSError as error:
+        raise OSError(
+            f"the picture could not be written to {picture}: {error.strerror}. The run itself is "
+            "complete; make room or access, and run the same command again."
+        ) from error
     Console().print(table)
     console.print(f"All of it is in {options.out}; the picture is {picture}.", soft_wrap=True)
 

@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from launching import display, fill_in, prepare
+from launching import SEED, SIZE, Range, check_ranges, display, fill_in, prepare, refusing
 from vanishing import measure
 from vanishing.chain import worked_examples
 from vanishing.claims import Claim, judge
@@ -64,16 +64,26 @@ _DEFAULTS = {
     "train_steps": (1500, 600),
     "train_seeds": (3, 2),
 }
+_RANGES = {
+    "steps": Range(20),
+    "hidden": SIZE,
+    "weight_seeds": SIZE,
+    "train_length": Range(2),
+    "train_steps": SIZE,
+    "train_seeds": SIZE,
+    "seed": SEED,
+}
 
 
 def resolve(config: Config) -> Config:
     """Fills in the sizes that were left open.
 
     Raises:
-      ValueError: a size is too small to measure anything with.
+      ValueError: a size that nothing can be measured with.
     """
-    chosen = fill_in(config, _DEFAULTS, {"steps": 20, "train_length": 2})
-    return dataclasses.replace(config, **chosen)
+    config = dataclasses.replace(config, **fill_in(config, _DEFAULTS))
+    check_ranges(config, _RANGES)
+    return config
 
 
 def run(config: Config, progress: Progress) -> Results:
@@ -151,6 +161,7 @@ def save(config: Config, results: Results, claims: list[Claim], seconds: float) 
                 "horizon": reach.horizon,
                 "float32_zero_lag": reach.zero_lag,
                 "parameters": reach.parameters,
+                "operations_per_step": reach.operations,
                 "log_norm_by_lag": [round(float(v), 4) for v in reach.flow.by_lag()],
             }
             for name, reach in results.reach.items()
@@ -168,7 +179,7 @@ def main() -> None:
     console = Console()
     config = prepare(Config, resolve, console)
     start = time.perf_counter()
-    with display(console) as progress:
+    with refusing(console), display(console) as progress:
         results = run(config, progress)
     claims = judge(results)
     page = save(config, results, claims, time.perf_counter() - start)

@@ -2,32 +2,39 @@
 
 import functools
 import math
+import types
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeGuard
+from dataclasses import dataclass, fields
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from rnn_jax._functions import portable, restored, value_of
 from rnn_jax.checks import check_choice, check_number
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Activation:
     """A pointwise function φ together with the closed range of its derivative φ'.
 
     Calling it applies φ. The slope range is what bounds a product of recurrent Jacobians, so an
     activation of your own needs one before `jacobian_log_bound` can use it.
 
+    Two are equal if they have the same name and slope range, and functions that compute the same as
+    far as can be told: the same object, or the same code closing over equal values. Cells that
+    differ in nothing else share one compiled program, and can be members of one ensemble.
+
     Attributes:
       name: what error messages and pictures call it.
       function: φ, acting element by element.
-      slope_range: (inf φ', sup φ').
+      slope_range: (inf φ', sup φ'); None if nothing is known.
     """
 
     name: str
     function: Callable[[jax.Array], jax.Array]
-    slope_range: tuple[float, float]
+    slope_range: tuple[float, float] | None
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -35,19 +42,46 @@ class Activation:
                 f"function must be callable, φ(x); got {self.function!r} of type "
                 f"{type(self.function).__name__}. Pass for example jax.numpy.tanh."
             )
-        try:
-            low, high = self.slope_range
-            ordered = low <= high  # False for NaN too.
-        except (TypeError, ValueError):
-            ordered = False
-        if not ordered:
-            raise ValueError(
-                "slope_range must be a pair (low, high) with low <= high; got "
-                f"{self.slope_range!r}. Pass for example slope_range=(0.0, 1.0)."
-            )
+        if self.slope_range is not None:
+            object.__setattr__(self, "slope_range", _check_range(self.slope_range))
+        object.__setattr__(self, "_value", value_of(self.function))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.function(x)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Activation):
+            return NotImplemented
+        if self is other:
+            return True
+        if not type(self) is type(other) is Activation:
+            return False  # A subclass may compute something else with the same function.
+        # What has closed over something else since may stand in a program compiled before.
+        return self._key() == other._key() and self._is_as_built() and other._is_as_built()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __copy__(self) -> "Activation":
+        return self
+
+    def __deepcopy__(self, memo: Any) -> "Activation":
+        return self
+
+    def __reduce__(self) -> Any:
+        if ACTIVATIONS.get(self.name) == self:
+            return get_activation, (self.name,)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return _restored, (type(self), values | {"function": portable(self.function)})
+
+    def _key(self) -> Any:
+        return self.name, self.slope_range, self._built_with()
+
+    def _built_with(self) -> Any:
+        return vars(self)["_value"]
+
+    def _is_as_built(self) -> bool:
+        return bool(self._built_with() == value_of(self.function))
 
 
 def leaky_relu(negative_slope: float = 0.01) -> Activation:
@@ -70,6 +104,24 @@ def leaky_relu(negative_slope: float = 0.01) -> Activation:
 def _leaky_relu(alpha: float) -> Activation:
     function = functools.partial(jax.nn.leaky_relu, negative_slope=alpha)
     return Activation(f"leaky_relu({alpha:g})", function, (min(alpha, 1.0), max(alpha, 1.0)))
+
+
+def _restored(kind: type[Activation], values: dict[str, Any]) -> Activation:
+    return kind(**values | {"function": restored(values["function"])})
+
+
+def _check_range(slope_range: Any) -> tuple[float, float]:
+    try:
+        low, high = map(float, slope_range)
+        ordered = low <= high  # False for NaN too.
+    except (TypeError, ValueError):
+        ordered = False
+    if not ordered:
+        raise ValueError(
+            "slope_range must be a pair (low, high) with low <= high; got "
+            f"{slope_range!r}. Pass for example slope_range=(0.0, 1.0)."
+        )
+    return low, high
 
 
 def _identity(x: jax.Array) -> jax.Array:
@@ -100,11 +152,24 @@ ACTIVATIONS: dict[str, Activation] = {
     "sin": Activation("sin", jnp.sin, (-1.0, 1.0)),
 }
 
+# What is a function alone; other callables may be pytrees.
+_FUNCTIONS = (
+    types.FunctionType,
+    types.MethodType,
+    types.BuiltinFunctionType,
+    jax.custom_jvp,
+    jax.custom_vjp,
+    type(jnp.tanh),
+)
+
 ActivationLike = str | Activation | Callable[[jax.Array], jax.Array]
 
 
 def get_activation(activation: ActivationLike) -> Activation | Callable[[jax.Array], jax.Array]:
-    """Returns the callable that a name stands for; a callable is returned as it is.
+    """Returns the activation that a name or a function stands for.
+
+    A function becomes an `Activation` of which no slope range is known, and so is compared by what
+    it computes. A callable of another kind, which may have weights, is returned as it is.
 
     Raises:
       ValueError: the name is not known.
@@ -112,6 +177,8 @@ def get_activation(activation: ActivationLike) -> Activation | Callable[[jax.Arr
     """
     if isinstance(activation, str):
         return ACTIVATIONS[check_choice("activation", activation, ACTIVATIONS)]
+    if isinstance(activation, _FUNCTIONS) or type(activation) is functools.partial:
+        return Activation(_name_of(activation), activation, None)
     if callable(activation):
         return activation
     raise TypeError(
@@ -121,9 +188,15 @@ def get_activation(activation: ActivationLike) -> Activation | Callable[[jax.Arr
     )
 
 
+def _name_of(function: Any) -> str:
+    if type(function) is functools.partial:
+        return f"partial of {_name_of(function.func)}"
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
 def is_own(activation: object) -> TypeGuard[Activation]:
     """Whether an activation is one of this package's, whose function is known to act by element."""
-    if not isinstance(activation, Activation):
+    if type(activation) is not Activation:
         return False
     function = activation.function
     if isinstance(function, functools.partial) and function.func is jax.nn.leaky_relu:
@@ -131,7 +204,32 @@ def is_own(activation: object) -> TypeGuard[Activation]:
         return set(function.keywords) == {"negative_slope"} and isinstance(
             function.keywords["negative_slope"], float
         )
-    return activation in ACTIVATIONS.values()
+    return ACTIVATIONS.get(activation.name) == activation
+
+
+def acts_by_element(
+    activation: Callable[[jax.Array], jax.Array], features: int, dtype: Any
+) -> bool:
+    """Whether each output of φ depends on the input at its own place alone.
+
+    Stated for an `Activation` with a slope range; of another function it is tried out, by its
+    Jacobian at a few points, and of one whose values are not at hand (weights of a model that is
+    being traced) it is not known.
+
+    Args:
+      activation: φ.
+      features: H, the length of what φ is given.
+      dtype: its type.
+    """
+    if getattr(activation, "slope_range", None) is not None:
+        return True
+    points = np.random.default_rng(0).normal(size=(3, features)) * [[0.1], [1.0], [100.0]]
+    try:
+        with jax.ensure_compile_time_eval():
+            jacobians = jax.vmap(jax.jacfwd(activation))(jnp.asarray(points, dtype))
+            return not np.any(np.asarray(jacobians)[:, ~np.eye(features, dtype=bool)])
+    except (TypeError, ValueError):  # Traced, or not for a vector of this length.
+        return False
 
 
 def activation_slope_range(activation: ActivationLike) -> tuple[float, float]:
@@ -151,13 +249,15 @@ def activation_slope_range(activation: ActivationLike) -> tuple[float, float]:
       ValueError: the name is unknown, or nothing is known about this callable.
     """
     resolved = get_activation(activation)
+    name, function = _name_of(resolved), resolved
     if isinstance(resolved, Activation):
-        return resolved.slope_range
-    for known in ACTIVATIONS.values():
-        if known.function is resolved:
-            return known.slope_range
+        name, function = resolved.name, resolved.function
+    named = (known.slope_range for known in ACTIVATIONS.values() if known.function is function)
+    slope_range = getattr(resolved, "slope_range", None) or next(named, None)
+    if slope_range is not None:
+        return slope_range
     raise ValueError(
         "the slope range of an activation must be known analytically; got the callable "
-        f"{getattr(resolved, '__name__', resolved)!r}, about which nothing is known. State it: "
+        f"{name!r}, about which nothing is known. State it: "
         "rnn_jax.Activation('my_activation', function, slope_range=(low, high))."
     )

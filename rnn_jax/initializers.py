@@ -1,6 +1,7 @@
 """Weight initialisers by name, and the gate-by-gate rule for fused kernels."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -14,26 +15,35 @@ InitializerLike = str | Initializer
 
 def orthogonal(scale: float = 1.0) -> Initializer:
     """A random orthogonal matrix times `scale` (Saxe, McClelland and Ganguli, 2014)."""
-    draw = jax.nn.initializers.orthogonal(scale)
-
-    def init(key: jax.Array, shape: Sequence[int], dtype: Any = float) -> jax.Array:
-        # The QR behind it has no half-precision kernel: drawn in float32, then rounded.
-        half = jnp.finfo(dtype).bits < 32
-        return draw(key, shape, jnp.float32 if half else dtype).astype(dtype)
-
-    return init
+    return _Orthogonal(scale)
 
 
 def identity(scale: float = 1.0) -> Initializer:
     """The identity times `scale`: with ReLU the IRNN of Le, Jaitly and Hinton (2015)."""
+    return _Identity(scale)
 
-    def init(key: jax.Array, shape: Sequence[int], dtype: Any = None) -> jax.Array:
+
+# Classes, where closures would do, so that they can be compared and pickled.
+@dataclass(frozen=True)
+class _Orthogonal:
+    scale: float
+
+    def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = float) -> jax.Array:
+        # The QR behind it has no half-precision kernel: drawn in float32, then rounded.
+        half = jnp.finfo(dtype).bits < 32
+        draw = jax.nn.initializers.orthogonal(self.scale)
+        return draw(key, shape, jnp.float32 if half else dtype).astype(dtype)
+
+
+@dataclass(frozen=True)
+class _Identity:
+    scale: float
+
+    def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = None) -> jax.Array:
         del key
         if len(shape) != 2:
             raise ValueError(f"identity fills matrices only; got shape {tuple(shape)}")
-        return scale * jnp.eye(shape[0], shape[1], dtype=dtype)
-
-    return init
+        return self.scale * jnp.eye(shape[0], shape[1], dtype=dtype)
 
 
 INITIALIZERS: dict[str, Initializer] = {

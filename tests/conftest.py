@@ -2,21 +2,13 @@
 
 import gc
 import os
+import platform
+from collections import defaultdict
 from pathlib import Path
 
 # Several workers share the cores, and many small LAPACK calls on several threads each would spend
 # their time waiting for one another. Read when jax loads the library.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
-# Splitting each small program's compilation among threads costs more than it gives, and the older
-# way to emit a fusion takes half the time that the newer one does.
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_cpu_parallel_codegen_split_count=1",
-        "--xla_cpu_use_fusion_emitters=false",
-    ]
-)
 
 import hypothesis
 import jax
@@ -27,7 +19,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Hundreds of small programs, each run a few times: what costs is compiling them. This leaves out
-# the backend's expensive passes over machine code, and computes the same.
+# the backend's expensive passes over machine code, and computes the same. Documented options of
+# JAX alone: flags of XLA come and go, and one that is not known ends the process.
 jax.config.update("jax_disable_most_optimizations", True)
 
 # And what an earlier run compiled is not compiled again, where that took longer than reading a
@@ -57,3 +50,32 @@ def _forget_programs_before_there_are_too_many():
     if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > MANY:
         jax.clear_caches()
         gc.collect()
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="Run the first test of each file and every N-th after it: a part of the suite that "
+        "leaves out no file.",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    every = config.getoption("--every")
+    if every < 1:
+        raise pytest.UsageError(f"--every must be at least 1; got {every}. Pass 1 for all tests.")
+    files = defaultdict(list)
+    for item in items:
+        files[item.path].append(item)
+    kept = {item for tests in files.values() for item in tests[::every]}
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
+
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.write_line(
+        f"Python {platform.python_version()}, jax {jax.__version__} on {jax.default_backend()}"
+    )

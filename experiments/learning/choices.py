@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import itertools
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -46,6 +47,13 @@ class LSTMOptions:
     """i = 1 − f."""
     recurrent_init: Initializer = "orthogonal"
     """How recurrent weights start, gate by gate."""
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.forget_bias):
+            raise ValueError(
+                f"--cell.forget-bias must be a finite number; got {self.forget_bias}. Pass one, "
+                "such as 1, or leave the option out."
+            )
 
     def build(self, inputs: int, hidden: int, rngs: nnx.Rngs) -> rj.LSTMCell:
         return rj.LSTMCell(

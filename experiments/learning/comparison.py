@@ -121,15 +121,17 @@ class Prediction:
     Attributes:
       rank_correlation: Spearman's, of reach before training and steps to solve (not solved counts
         as last); negative if those that reach further are faster, NaN if all are equal.
-      p_value: of no correlation.
+      p_value: of no correlation; NaN where there is none.
+      why_no_correlation: in words, if it is NaN; else empty.
       separation: the chance that of two runs, one solved and one not, the one that was solved had
-        the further reach (½ is guessing); NaN if all or none were solved.
+        the further reach (½ is guessing); NaN if all or none were solved, or a reach is NaN.
       runs: how many.
       solved: how many of them.
     """
 
     rank_correlation: float
     p_value: float
+    why_no_correlation: str
     separation: float
     runs: int
     solved: int
@@ -142,20 +144,35 @@ def predict(outcomes: list[Outcome], measure: Callable[[Outcome], np.ndarray]) -
     solved = np.isfinite(solved_at)
     worst = 1.0 + 2.0 * np.max(solved_at[solved], initial=1.0)
     order = np.where(solved, solved_at, worst)
-    constant = np.unique(before).size == 1 or np.unique(order).size == 1
-    correlation, p_value = (np.nan, np.nan) if constant else stats.spearmanr(before, order)
+    why_not = _why_no_correlation(before, solved_at)
+    correlation, p_value = (np.nan, np.nan) if why_not else stats.spearmanr(before, order)
     return Prediction(
         rank_correlation=float(correlation),
         p_value=float(p_value),
+        why_no_correlation=why_not,
         separation=_separation(before[solved], before[~solved]),
         runs=before.size,
         solved=int(solved.sum()),
     )
 
 
+def _why_no_correlation(before: np.ndarray, solved_at: np.ndarray) -> str:
+    """Empty if there is something to correlate."""
+    if np.isnan(before).any():
+        return "not finite in some runs"
+    if before.size < 3:
+        return "fewer than three runs"
+    if np.unique(before).size == 1:
+        return "the same in all runs"
+    if np.unique(solved_at).size == 1:
+        at = solved_at[0]
+        return f"all were solved at step {at:.0f}" if np.isfinite(at) else "none was solved"
+    return ""
+
+
 def _separation(solved: np.ndarray, others: np.ndarray) -> float:
     """The area under the ROC curve: P(solved > other) + ½ P(equal)."""
-    if not solved.size or not others.size:
+    if not solved.size or not others.size or np.isnan([*solved, *others]).any():
         return float("nan")
     larger = (solved[:, None] > others[None, :]).mean()
     equal = (solved[:, None] == others[None, :]).mean()

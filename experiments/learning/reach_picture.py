@@ -82,7 +82,7 @@ def _scatter(
             )
     ax.axhspan(steps * 1.15, steps * 1.8, color="0.95", zorder=0)
     ax.text(
-        0.01, steps * 1.72, "not solved", transform=ax.get_yaxis_transform(), va="top",
+        0.99, steps * 1.72, "not solved", transform=ax.get_yaxis_transform(), va="top", ha="right",
         fontsize="small", color="0.4",
     )  # fmt: skip
     ax.axvline(np.log(0.01), color="0.6", linewidth=1.0, linestyle="--", zorder=0)

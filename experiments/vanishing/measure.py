@@ -33,6 +33,7 @@ class Reach:
         reads exactly 0; None if it never does.
       horizon: the lag at which 1 % is left.
       parameters: how many numbers the cell learns.
+      operations: floating-point operations of one step.
     """
 
     flow: rj.GradientFlow
@@ -41,6 +42,7 @@ class Reach:
     zero_lag: int | None
     horizon: int
     parameters: int
+    operations: int
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,18 @@ def reach(name: str, hidden: int, steps: int, seed: int, seeds: int) -> Reach:
         zero_lag=_zero_lag(cell, xs),
         horizon=int(flow.horizon()),
         parameters=parameter_count(cell),
+        operations=operations(cell, xs[0]),
     )
+
+
+def operations(cell: Any, x: jax.Array) -> int:
+    """Floating-point operations of one step, as XLA counts them in the program as it is written.
+
+    Before it is compiled, so that the count is the same on every machine.
+    """
+    step = jax.jit(lambda cell, carry, x: cell(carry, x))
+    counted: Any = step.lower(cell, cell.initialize_carry(x.shape), x).cost_analysis()
+    return int(counted["flops"])
 
 
 def _log_norms(make: Any, hidden: int, seed: int, xs: jax.Array) -> jax.Array:

@@ -46,6 +46,7 @@ def norm_by_lag(results: Results) -> Figure:
     figure, ax = _figure((8.6, 4.8))
     curves = {name: np.asarray(results.reach[name].flow.by_lag()) for name in COMPARED}
     plot_by_lag(curves, ax, colors=COLOR)
+    _show_both(ax)
     _label_ends(ax, curves)
     ax.set_ylabel("ln ‖∂y_t / ∂x_{t−k}‖  (nats, mean over t)")
     ax.set_title(
@@ -59,19 +60,21 @@ def norm_by_lag(results: Results) -> Figure:
 def maps(results: Results) -> Figure:
     """The (t, s) maps of four networks on one scale."""
     shown = ["sigmoid", "tanh", "LSTM, forget bias 1", "LSTM, forget bias 5"]
-    figure, axes = plt.subplots(1, 4, figsize=(13, 3.6), layout="constrained", sharey=True)
+    figure, axes = _four((8.6, 7.4))
     part = min(150, results.steps)
-    for ax, name in zip(axes, shown, strict=True):
+    for ax, name in zip(axes.flat, shown, strict=True):
         table = np.asarray(results.reach[name].flow.log_norms)[:part, :part]
-        plot_log_norms(table, ax, limits=(-60.0, 2.0), title=name, colorbar=name == shown[-1])
+        # One scale for each row, at its end.
+        last = ax is axes[0, -1] or ax is axes[1, -1]
+        plot_log_norms(table, ax, limits=(-60.0, 2.0), title=name, colorbar=last)
         ax.label_outer()
     return figure
 
 
 def slopes(results: Results) -> Figure:
     """The slopes that a trajectory meets, which are what gets multiplied."""
-    figure, axes = plt.subplots(1, 4, figsize=(11, 2.7), layout="constrained", sharey=True)
-    for ax, name in zip(axes, SIMPLE, strict=True):
+    figure, axes = _four((8.6, 5.4))
+    for ax, name in zip(axes.flat, SIMPLE, strict=True):
         seen = results.slopes[name]
         counts, edges = np.histogram(seen.values, bins=40, range=(0, 1.0001))
         ax.bar(
@@ -83,8 +86,9 @@ def slopes(results: Results) -> Figure:
         )
         ax.axvline(seen.range[1], color=COLORS["grey"], linewidth=1.2, linestyle="--")
         ax.set_xlabel("slope φ′")
+        ax.set_ylabel("unit-steps  (%)")
         finish(ax, f"{name}: mean slope {seen.mean:.2f}")
-    axes[0].set_ylabel("unit-steps  (%)")
+        ax.label_outer()
     return figure
 
 
@@ -148,6 +152,7 @@ def gain(results: Results) -> Figure:
     ax.text(0.01, 0.97, "explodes", transform=ax.transAxes, va="top", fontsize="small")
     ax.text(0.2, 0.03, "vanishes", transform=ax.transAxes, va="bottom", fontsize="small")
     finish(ax, "The price of slope 1: growth, once the weights are large enough")
+    _show_both(ax)
     ax.legend(frameon=False, fontsize="small", loc="lower right")
     return figure
 
@@ -155,12 +160,11 @@ def gain(results: Results) -> Figure:
 def gates(results: Results) -> Figure:
     """The forget gate is where the bias sets it."""
     shown = ["LSTM, forget bias 0", "LSTM, forget bias 1", "LSTM, forget bias 5", "GRU"]
-    figure, axes = plt.subplots(1, 4, figsize=(13, 3.2), layout="constrained", sharey=True)
-    for ax, name in zip(axes, shown, strict=True):
+    figure, axes = _four((8.6, 6.4))
+    for ax, name in zip(axes.flat, shown, strict=True):
         activations: Mapping[str, object] = results.reach[name].flow.gates or {}
         part = {gate: np.asarray(values)[:60] for gate, values in activations.items()}
         plot_gates(part, ax, title=name)
-        ax.legend(frameon=False, fontsize="x-small", loc="lower left")
         ax.label_outer()
     return figure
 
@@ -203,7 +207,20 @@ def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
     return plt.subplots(figsize=size, layout="constrained")
 
 
+def _four(size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
+    """Two rows of two, so that text keeps its size where the page is as wide as the picture."""
+    return plt.subplots(2, 2, figsize=size, layout="constrained", sharex=True, sharey=True)
+
+
+def _show_both(ax: Axes) -> None:
+    """Dashes where leaky ReLU lies on top of ReLU, which it does nearly everywhere."""
+    for line in ax.lines:
+        if line.get_label() == "leaky ReLU":
+            line.set_linestyle((0, (4, 2)))
+
+
 def _legend_outside(ax: Axes) -> None:
+    _show_both(ax)
     ax.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 

@@ -23,7 +23,7 @@ class Results:
       signal: C5, ln‖dL/dx_t‖ by t, by network.
       gains: C7.
       dead: C7, the ReLU network's dead units.
-      seconds: C9, for one training step, by network.
+      seconds: beside C9, for one training step, by network.
       training_config, training: C10, by network.
     """
 

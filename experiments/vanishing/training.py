@@ -1,4 +1,4 @@
-"""Claim C10 and the clock of claim C9: training on the adding problem, all seeds at once."""
+"""Claim C10 and the clock beside claim C9: training on the adding problem, all seeds at once."""
 
 import time
 from collections.abc import Callable

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rnn_jax.cells.claims import SelfDescribing
 from rnn_jax.cells.structure import FusedForm
 from rnn_jax.checks import check_rngs, check_size
 from rnn_jax.initializers import (
@@ -31,7 +32,7 @@ class Cell(Protocol):
     def __call__(self, carry: Any, x: Any, /) -> tuple[Any, Any]: ...
 
 
-class RNNCell(nnx.RNNCellBase):
+class RNNCell(nnx.RNNCellBase, SelfDescribing):
     """Base of this package's cells: h_t = step(h_{t−1}, project(x_t)).
 
     A subclass names its blocks (`blocks`, the gates and candidates whose pre-activations lie side
@@ -40,6 +41,9 @@ class RNNCell(nnx.RNNCellBase):
     Attributes:
       diagonal_part: the part of the carry each unit of which acts on the next step's same unit
         alone, in every part (a cell state behind gates that see it not, or by peepholes).
+      splits_call: whether a call is `step(carry, project(x))`, so that `unroll` may project a whole
+        sequence at once. What a cell may tell of itself, and when it counts, is said in
+        `rnn_jax.cells.claims`.
       in_features: I, the features of one input.
       hidden_features: H, the features of one hidden state.
       kernel: W_x, shape (I, G·H) for G blocks.
@@ -49,9 +53,10 @@ class RNNCell(nnx.RNNCellBase):
       carry_dtype: the type that carries are kept and gates computed in; None is that of products.
     """
 
-    blocks: tuple[str, ...] = ("hidden",)
+    blocks: tuple[str, ...]
     carry_parts: tuple[str, ...] = ("h",)
     diagonal_part: str | None = None
+    splits_call: bool = True
 
     def __init__(
         self,

@@ -125,9 +125,7 @@ class GRUCell(RNNCell):
         Returns:
           {"reset", "update"}: each (..., H), in (0, 1).
         """
-        z = self.project(x)
-        self._check_carry(carry, x)
-        reset, update, _ = self._gates(*self._kept(carry, z))
+        reset, update = self._gates_of_call(carry, x)
         return {"reset": reset, "update": update}
 
     def memory_path(self, carry: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
@@ -140,7 +138,15 @@ class GRUCell(RNNCell):
         Returns:
           {"h": (..., H)}.
         """
-        return {"h": self.gates(carry, x)["update"]}
+        _, update = self._gates_of_call(carry, x)
+        return {"h": update}
+
+    def _gates_of_call(self, carry: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Reset and update gate of the step that takes `carry` and `x`."""
+        z = self.project(x)
+        self._check_carry(carry, x)
+        reset, update, _ = self._gates(*self._kept(carry, z))
+        return reset, update
 
     def _gates(self, h_prev: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Reset gate, update gate and h W_hn (empty unless the reset acts after the product)."""

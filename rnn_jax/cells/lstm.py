@@ -130,9 +130,7 @@ class LSTMCell(RNNCell):
           {"input", "forget", "output"}: each (..., H), in (0, 1). Without a forget gate there is
           no "forget"; with coupled gates "input" is 1 − forget.
         """
-        z = self.project(x)
-        self._check_carry(carry, x)
-        return self._advance(carry, z)[2]
+        return self._gates(carry, x)
 
     def memory_path(self, carry: LSTMCarry, x: jax.Array) -> dict[str, jax.Array]:
         """The factor by which the cell state is handed on by itself: {"c": forget gate}.
@@ -144,8 +142,13 @@ class LSTMCell(RNNCell):
         Returns:
           {"c": (..., H)}; ones for the cell without a forget gate (the "constant error carousel").
         """
-        gates = self.gates(carry, x)
+        gates = self._gates(carry, x)
         return {"c": gates["forget"] if "forget" in gates else jnp.ones_like(gates["input"])}
+
+    def _gates(self, carry: LSTMCarry, x: jax.Array) -> dict[str, jax.Array]:
+        z = self.project(x)
+        self._check_carry(carry, x)
+        return self._advance(carry, z)[2]
 
     def _advance(
         self, carry: LSTMCarry, z: jax.Array

@@ -11,6 +11,7 @@ from rnn_jax.activations import (
     Activation,
     ActivationLike,
     activation_slope_range,
+    acts_by_element,
     get_activation,
     is_own,
 )
@@ -91,7 +92,7 @@ class SimpleRNNCell(RNNCell):
         rows = (self.recurrent_kernel[...], self.kernel[...], self.bias[...][None])
         return FusedForm(_UnitMathematics(self.activation), (jnp.concatenate(promote(*rows)),))
 
-    def slopes(self, carry: jax.Array, x: jax.Array) -> jax.Array:
+    def slopes(self, carry: jax.Array, x: jax.Array) -> jax.Array | None:
         """φ'(x W_x + h W_h + b), the slopes of the step that takes `carry` and `x`.
 
         Args:
@@ -99,11 +100,14 @@ class SimpleRNNCell(RNNCell):
           x: the input, (..., I).
 
         Returns:
-          (..., H).
+          (..., H); None for an activation that mixes units, as softmax does, or of which that is
+          not known, because it is an object with weights of its own.
         """
         z = self.project(x)
         self._check_carry(carry, x)
         pre = self._pre_activation(carry, z)
+        if not acts_by_element(self.activation, self.hidden_features, pre.dtype):
+            return None
         return jax.jvp(self.activation, (pre,), (jnp.ones_like(pre),))[1]
 
     def _pre_activation(self, carry: jax.Array, z: jax.Array) -> jax.Array:

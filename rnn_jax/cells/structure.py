@@ -15,6 +15,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from rnn_jax.cells.claims import claim, owner_of
+
 Carry = Any
 # One array of pre-activations (..., P) for each kernel.
 PreActivations = tuple[jax.Array, ...]
@@ -57,8 +59,9 @@ class FusedForm(NamedTuple):
 
 
 def fused_form(cell: Any) -> FusedForm | None:
-    """The cell's `FusedForm`; None if it has none, or if a subclass changed what it describes."""
-    return cell.fused_form() if describes_itself(cell, "fused_form") else None
+    """The cell's `FusedForm`; None if it has none that holds for the mathematics it runs."""
+    form = claim(cell, "fused_form")
+    return None if form is None else form()
 
 
 def fused_form_for(cell: Any, xs: Any, carry: Carry) -> FusedForm | None:
@@ -67,7 +70,8 @@ def fused_form_for(cell: Any, xs: Any, carry: Carry) -> FusedForm | None:
     if form is None:
         return None
     types = {leaf.dtype for leaf in jax.tree.leaves((form.kernels, xs, carry))}
-    return form if types == {jnp.dtype(cell.dtype or xs.dtype)} else None
+    computed_in = getattr(owner_of(cell), "dtype", None) or xs.dtype
+    return form if types == {jnp.dtype(computed_in)} else None
 
 
 def seen(sees: Sees, h: jax.Array, x: jax.Array) -> list[jax.Array]:
@@ -93,21 +97,3 @@ def input_rows(form: FusedForm, features: int) -> list[jax.Array | None]:
         kernel[-1 - features : -1] if sees_x else None
         for kernel, (_, sees_x) in zip(form.kernels, form.mathematics.sees, strict=True)
     ]
-
-
-def describes_itself(cell: Any, name: str) -> bool:
-    """Whether `name` was said of the very mathematics that the cell runs.
-
-    What a base class says of its own step does not hold for a subclass, or an instance, that has
-    another.
-    """
-    running = ("step", "project", "__call__")
-    if any(other in getattr(cell, "__dict__", {}) for other in running):
-        return False
-    lineage = type(cell).__mro__
-
-    def defined_at(name: str) -> int:
-        return next((k for k, cls in enumerate(lineage) if name in vars(cls)), len(lineage))
-
-    described = defined_at(name)
-    return described < len(lineage) and all(described <= defined_at(other) for other in running)

@@ -77,7 +77,7 @@ class Linearization:
     output_state_jacobians: jax.Array
     output_input_jacobians: jax.Array
     cell: Any = None
-    inputs: jax.Array | None = None
+    inputs: Any = None
     carry: Carry | None = None
     output_rows: tuple[int, int] | None = struct.field(pytree_node=False, default=None)
     diagonal_columns: tuple[int, int] | None = struct.field(pytree_node=False, default=None)
@@ -88,7 +88,9 @@ class Linearization:
         return self.outputs.shape[-2]
 
 
-Source = Problem | Trajectory | Linearization
+# What a measure is given, and what its programs may be given: the same, or partly run.
+Given = Problem | Linearization
+Source = Given | Trajectory
 
 
 class Sizes(NamedTuple):
@@ -216,9 +218,7 @@ def _linearize(source: Source) -> Linearization:
     return Record(source).linearization()
 
 
-def accept(
-    cell: Any, xs: ArrayLike | None, carry: Carry | None, *, batched: bool = False
-) -> Problem | Linearization:
+def accept(cell: Any, xs: ArrayLike | None, carry: Carry | None, *, batched: bool = False) -> Given:
     """What a measure was given, checked.
 
     Args:
@@ -254,7 +254,16 @@ def accept(
             "xs is missing: a cell is measured along a sequence of inputs (T, I). Pass xs, or a "
             "Linearization in place of the cell."
         )
-    return Problem(as_pytree(cell), as_sequence(xs, batched=batched), check_carry_leaves(carry))
+    problem = Problem(as_pytree(cell), as_sequence(xs, batched=batched), check_carry_leaves(carry))
+    if jax.config.jax_debug_nans and problem.inputs.ndim == 2:  # type: ignore[attr-defined]
+        # Some measures mark by NaN what cannot be known; a cell that makes one is found here.
+        _outputs(problem)
+    return problem
+
+
+@compiled
+def _outputs(problem: Problem) -> tuple[jax.Array, jax.Array]:
+    return Record(problem).trajectory
 
 
 def check_jacobians(call: str, sizes: Sizes, *, of: Any, batch: int = 1) -> None:
@@ -270,14 +279,14 @@ def check_jacobians(call: str, sizes: Sizes, *, of: Any, batch: int = 1) -> None
     )
 
 
-def up_to(source: Problem | Linearization, stop: int) -> Problem | Linearization:
+def up_to(source: Given, stop: int) -> Given:
     """The first `stop` steps of what is to be run; what is recorded already stays whole."""
     if isinstance(source, Linearization):
         return source
     return source._replace(inputs=source.inputs[:stop])
 
 
-def sizes_of(source: Problem | Linearization, *, batched: bool = False) -> Sizes:
+def sizes_of(source: Given, *, batched: bool = False) -> Sizes:
     """T, S, O, I and the type of the carry, before anything is computed.
 
     Args:
@@ -295,7 +304,7 @@ def sizes_of(source: Problem | Linearization, *, batched: bool = False) -> Sizes
             lambda a: jax.ShapeDtypeStruct(jnp.shape(a)[1:], jnp.result_type(a)), (xs, carry)
         )
     state, output = _vectors.eval_shape(Problem(cell, xs, carry))
-    return Sizes(*xs.shape[:1], state.size, output.size, xs.shape[1], state.dtype)
+    return Sizes(xs.shape[0], state.size, output.size, xs.shape[1], state.dtype)
 
 
 @compiled

@@ -72,7 +72,7 @@ def check_fits(
         )
 
     check(batch)
-    mapped = [leaf for leaf in jax.tree.leaves(of) if isinstance(leaf, jax.core.Tracer)]
+    mapped: list[Any] = [leaf for leaf in jax.tree.leaves(of) if isinstance(leaf, jax.core.Tracer)]
     if mapped:
         _when_mapped(lambda copies: check(batch * copies), jax.lax.stop_gradient(mapped))
 
@@ -87,7 +87,7 @@ def _when_mapped(check: Callable[[int], None], arrays: list[jax.Array]) -> None:
     @watched.def_vmap
     def _(size: int, in_batched: Any, *arrays: jax.Array) -> tuple[jax.Array, bool]:
         check(size)
-        inner = [a for a in arrays if isinstance(a, jax.core.Tracer)]
+        inner: list[Any] = [a for a in arrays if isinstance(a, jax.core.Tracer)]
         if inner:  # vmap of vmap, or of what will be compiled
             _when_mapped(lambda copies: check(size * copies), inner)
         return jnp.zeros((), jnp.int32), False

@@ -20,12 +20,16 @@ def full_precision() -> Any:
     return jax.default_matmul_precision(FULL)
 
 
-def compiled(function: Callable[..., Any], *, static: Sequence[str] = ()) -> Any:
+def compiled(
+    function: Callable[..., Any], *, static: Sequence[str] = (), marks_unknown: bool = False
+) -> Any:
     """`jax.jit` of a part of the instrument, traced at full precision.
 
     Args:
       function: pure, of pytrees.
       static: names of its arguments that are no arrays.
+      marks_unknown: its results say by NaN what cannot be known, which is no alarm to
+        `jax.debug_nans`.
     """
 
     @functools.wraps(function)
@@ -33,4 +37,13 @@ def compiled(function: Callable[..., Any], *, static: Sequence[str] = ()) -> Any
         with full_precision():
             return function(*args, **kwargs)
 
-    return jax.jit(traced, static_argnames=tuple(static))
+    program = jax.jit(traced, static_argnames=tuple(static))
+    if not marks_unknown:
+        return program
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with jax.debug_nans(False):
+            return program(*args, **kwargs)
+
+    return call

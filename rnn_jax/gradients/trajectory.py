@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from rnn_jax.cells.structure import describes_itself, fused_form_for
+from rnn_jax.cells.claims import claim, owner_of
+from rnn_jax.cells.structure import fused_form_for
 from rnn_jax.gradients.assembled import assembled_jacobians
-from rnn_jax.sequence.calling import Carry, Step, describe, owner_of, resolve_carry, resolve_step
+from rnn_jax.sequence.calling import Carry, Step, describe, resolve_carry, resolve_step
 
 
 class FlatCell(NamedTuple):
@@ -129,8 +130,8 @@ def _name_parts(cell: Any, carry: Carry) -> dict[str, tuple[int, int]]:
 
 
 def _find_diagonal(cell: Any, parts: dict[str, tuple[int, int]]) -> tuple[int, int] | None:
-    """Rows of the one part that this package's cell says acts unit by unit."""
-    name = cell.diagonal_part if describes_itself(cell, "diagonal_part") else None
+    """Rows of the one part that the cell says acts unit by unit."""
+    name = claim(cell, "diagonal_part")
     return None if name is None else parts[name]
 
 

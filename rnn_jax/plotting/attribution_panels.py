@@ -1,13 +1,17 @@
 """Why a signal shrinks or grows: what its Jacobians are made of, over time."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from rnn_jax.gradients.explain.attribution import Attribution
-from rnn_jax.gradients.explain.flow import GradientFlow
 from rnn_jax.plotting.style import COLORS, as_numpy, cycle_color, finish, new_axes
+
+if TYPE_CHECKING:
+    from rnn_jax.gradients.explain.attribution import Attribution
+    from rnn_jax.gradients.explain.flow import GradientFlow
 
 Curves = dict[str, Any]
 
@@ -31,7 +35,7 @@ def plot_attribution(
     Raises:
       ValueError: a `GradientFlow` without an attribution.
     """
-    part = result.attribution if isinstance(result, GradientFlow) else result
+    part: Any = getattr(result, "attribution", result)  # A flow holds one; what does not, is one.
     if part is None:
         raise ValueError(
             "this GradientFlow holds no attribution. Make it with gradient_flow(cell, xs)."

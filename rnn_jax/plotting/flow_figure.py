@@ -1,44 +1,89 @@
 """A `GradientFlow` on one page."""
 
-from collections.abc import Callable
+from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from rnn_jax.gradients.explain.flow import GradientFlow
 from rnn_jax.plotting.attribution_panels import plot_attribution
 from rnn_jax.plotting.gate_panels import plot_gates
 from rnn_jax.plotting.maps import plot_log_norms
 from rnn_jax.plotting.norm_by_lag import plot_by_lag
 from rnn_jax.plotting.spectra import plot_exponents, plot_singular_values
-from rnn_jax.plotting.style import as_numpy
+from rnn_jax.plotting.style import as_numpy, check_figsize
 from rnn_jax.plotting.weights import plot_weight_shares
+
+if TYPE_CHECKING:
+    from rnn_jax.gradients.explain.flow import GradientFlow
 
 Panel = Callable[[Axes], Axes]
 
+# Inches of a panel in which text of ten points has the right size.
+_WIDTH, _HEIGHT = 4.6, 3.7
+_POINTS = 10.0
 
-def flow_figure(flow: GradientFlow) -> Figure:
-    """The (t, s) map, the norm by lag, and below them all that this flow holds besides."""
+
+def flow_figure(flow: GradientFlow, *, figsize: tuple[float, float] | None = None) -> Figure:
+    """The (t, s) map, the norm by lag, and beside and below them all that this flow holds besides.
+
+    Args:
+      flow: what was measured.
+      figsize: width and height in inches; None gives each panel the room that it needs. Text
+        shrinks and grows with the panels.
+
+    Returns:
+      A matplotlib `Figure`.
+
+    Raises:
+      ValueError: a figsize that is not two positive numbers.
+    """
     panels = _panels(flow)
-    rows = -(-len(panels) // 2)
-    figure, axes = plt.subplots(rows, 2, figsize=(10.5, 3.9 * rows), layout="constrained")
-    free = list(axes.reshape(-1))
-    for panel in panels:
-        panel(free.pop(0))
-    for unused in free:
-        unused.set_visible(False)
-    figure.suptitle(_headline(flow), x=0.01, ha="left", fontsize="large", fontweight="bold")
+    rows = _rows(len(panels))
+    natural = (_WIDTH * max(rows), _HEIGHT * len(rows))
+    width, height = natural if figsize is None else check_figsize(figsize)
+    scale = min(max(min(width / natural[0], height / natural[1]), 0.3), 1.6)
+    with mpl.rc_context({"font.size": _POINTS * scale}):
+        layout = ConstrainedLayoutEngine(w_pad=0.08 * scale, h_pad=0.08 * scale, wspace=0.04)
+        figure = plt.figure(figsize=(width, height), layout=layout)
+        for panel, ax in zip(panels, _axes(figure, rows), strict=True):
+            panel(ax)
+        for ax in figure.axes:  # Ticks are made when they are drawn, outside of this context.
+            for one in (ax, *ax.child_axes):
+                one.tick_params(labelsize=_POINTS * scale)
+        figure.suptitle(_headline(flow), x=0.01, ha="left", fontsize="large", fontweight="bold")
     return figure
+
+
+def _rows(panels: int) -> list[int]:
+    """How many panels stand in each row: at most three, none missing, the larger rows below."""
+    rows = -(-panels // 3)
+    fewer, more = panels // rows, panels % rows
+    return [fewer] * (rows - more) + [fewer + 1] * more
+
+
+def _axes(figure: Figure, rows: list[int]) -> list[Axes]:
+    """Each row laid out by itself. The map, in the first, is square: its neighbour has the rest."""
+    bands = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
+    axes: list[Axes] = []
+    for band, count in zip(bands, rows, strict=True):
+        left = max(rows) - count if band is bands[0] else 0
+        ratios = [1] * (count - 1) + [1 + left]
+        axes += list(band.subplots(1, count, squeeze=False, width_ratios=ratios)[0])
+    return axes
 
 
 def _panels(flow: GradientFlow) -> list[Panel]:
     """What there is to draw, in reading order: how far, why, along how many directions."""
-    source = "input" if flow.wrt == "input" else "carry"
-    target = "output" if flow.wrt == "input" else "carry"
+    target, sources = ("output", "inputs") if flow.wrt == "input" else ("carry", "carries")
     panels: list[Panel] = [
         lambda ax: plot_log_norms(
-            flow, ax, title=f"How much each {target} depends on each earlier {source}"
+            flow, ax, title=f"How each {target} depends on earlier {sources}"
         ),
         lambda ax: plot_by_lag(flow, ax, title="How that changes with distance"),
     ]

@@ -1,13 +1,17 @@
 """Gate activations over time."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from rnn_jax.gradients.explain.flow import GradientFlow
 from rnn_jax.plotting.style import as_numpy, cycle_color, finish, new_axes
+
+if TYPE_CHECKING:
+    from rnn_jax.gradients.explain.flow import GradientFlow
 
 
 def plot_gates(
@@ -26,7 +30,7 @@ def plot_gates(
     Raises:
       ValueError: a `GradientFlow` of a cell without gates.
     """
-    gates = result.gates if isinstance(result, GradientFlow) else result
+    gates = result if isinstance(result, Mapping) else result.gates
     if not gates:
         raise ValueError(
             "there are no gates to draw: this cell has none. Gated cells are LSTMCell and GRUCell, "
@@ -45,5 +49,14 @@ def plot_gates(
     ax.set_ylim(0, 1)
     ax.set_xlabel("step t")
     ax.set_ylabel("activation  (0 shut, 1 open)")
-    ax.legend(frameon=False, fontsize="small", ncols=len(gates))
+    # In front of the bands, which may be anywhere.
+    ax.legend(
+        loc="lower left",
+        ncols=2,
+        fontsize="small",
+        framealpha=0.8,
+        edgecolor="none",
+        handlelength=1.4,
+        columnspacing=1.2,
+    )
     return finish(ax, title)

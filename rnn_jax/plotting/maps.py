@@ -1,12 +1,16 @@
 """The map of gradients between every two steps."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from rnn_jax.gradients.explain.flow import GradientFlow
 from rnn_jax.plotting.style import COLORMAP, as_numpy, new_axes
+
+if TYPE_CHECKING:
+    from rnn_jax.gradients.explain.flow import GradientFlow
 
 
 def plot_log_norms(
@@ -32,14 +36,11 @@ def plot_log_norms(
     Raises:
       ValueError: the table is not square.
     """
-    label = "ln ‖∂y_t / ∂x_s‖  (nats)"
-    if isinstance(result, GradientFlow):
-        table = as_numpy(result.log_norms)
+    of_states = getattr(result, "wrt", "input") == "state"
+    label = f"ln ‖{'∂carry_t / ∂carry_s' if of_states else '∂y_t / ∂x_s'}‖  (nats)"
+    table = as_numpy(getattr(result, "log_norms", result))
+    if hasattr(result, "log_norms"):
         table = table.reshape(-1, *table.shape[-2:]).mean(axis=0)
-        if result.wrt == "state":
-            label = "ln ‖∂carry_t / ∂carry_s‖  (nats)"
-    else:
-        table = as_numpy(result)
     if table.ndim != 2 or table.shape[0] != table.shape[1]:
         raise ValueError(
             f"a map needs a square table (T, T); got shape {table.shape}. Call jacobian_log_norms "
@@ -75,7 +76,9 @@ def plot_log_norms(
         ax.set_title(title, loc="left", fontsize="medium")
     if colorbar:
         extend = "min" if finite.size and finite.min() < low else "neither"
-        bar = ax.figure.colorbar(image, ax=ax, label=label, shrink=0.85, extend=extend)
+        # Inside the axes' own frame of reference, as the square leaves a part of its place empty.
+        scale = ax.inset_axes((1.04, 0.06, 0.05, 0.88))
+        bar = ax.figure.colorbar(image, cax=scale, label=label, extend=extend)
         bar.outline.set_visible(False)
     return ax
 

@@ -1,12 +1,13 @@
 """Norm of the Jacobian by lag."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from rnn_jax.gradients.explain.flow import GradientFlow
 from rnn_jax.plotting.style import (
     COLORS,
     as_numpy,
@@ -15,6 +16,9 @@ from rnn_jax.plotting.style import (
     mark_float32_floor,
     new_axes,
 )
+
+if TYPE_CHECKING:
+    from rnn_jax.gradients.explain.flow import GradientFlow
 
 
 def plot_by_lag(
@@ -47,7 +51,7 @@ def plot_by_lag(
     curves = []
     for index, (label, result) in enumerate(named.items()):
         color = (colors or {}).get(label, cycle_color(index))
-        if isinstance(result, GradientFlow):
+        if hasattr(result, "by_lag"):
             curve = as_numpy(result.by_lag())
             if single:
                 _band(ax, result, color)

@@ -1,14 +1,18 @@
 """Spectra: Lyapunov exponents and singular values."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from rnn_jax.gradients.explain.flow import GradientFlow
-from rnn_jax.gradients.spectra.lyapunov import LyapunovSpectrum
 from rnn_jax.plotting.style import COLORS, as_numpy, finish, labelled, new_axes
+
+if TYPE_CHECKING:
+    from rnn_jax.gradients.explain.flow import GradientFlow
+    from rnn_jax.gradients.spectra.lyapunov import LyapunovSpectrum
 
 
 def plot_exponents(
@@ -36,7 +40,9 @@ def plot_exponents(
     ax = new_axes(ax)
     ax.axhline(0, color=COLORS["black"], linewidth=1.0, linestyle=(0, (1, 1.5)))
     for label, result, color in labelled(results, colors):
-        spectrum = result.exponents if isinstance(result, GradientFlow) else result
+        # A spectrum has standard errors; a flow holds a spectrum.
+        own = hasattr(result, "standard_errors")
+        spectrum = result if own else getattr(result, "exponents", None)
         if spectrum is None:
             raise ValueError(
                 "this GradientFlow holds no exponents. Make it with gradient_flow(cell, xs)."
@@ -85,7 +91,7 @@ def plot_singular_values(
     ax = new_axes(ax)
     ax.axhline(0, color=COLORS["black"], linewidth=1.0, linestyle=(0, (1, 1.5)))
     for label, result, color in labelled(results, colors):
-        values = result.log_singular_values if isinstance(result, GradientFlow) else result
+        values = getattr(result, "log_singular_values", result)
         if values is None:
             raise ValueError(
                 "this GradientFlow holds no singular values. Make it with "

@@ -32,6 +32,24 @@ def new_axes(ax: Axes | None, *, size: tuple[float, float] = (6.4, 4.0)) -> Axes
     return ax
 
 
+def check_figsize(figsize: tuple[float, float]) -> tuple[float, float]:
+    """Width and height of a figure in inches.
+
+    Raises:
+      ValueError: they are not two positive, finite numbers.
+    """
+    try:
+        width, height = (float(inches) for inches in figsize)
+    except (TypeError, ValueError):
+        width = height = math.nan
+    if not (0 < width < math.inf and 0 < height < math.inf):
+        raise ValueError(
+            f"figsize must be two positive numbers, width and height in inches; got {figsize!r}. "
+            "Pass for example figsize=(12, 8), or leave it out."
+        )
+    return width, height
+
+
 def cycle_color(index: int) -> str:
     """The colour of the index-th series."""
     return COLORS[CYCLE[index % len(CYCLE)]]
@@ -63,19 +81,39 @@ def mark_float32_floor(ax: Axes, curves: Sequence[np.ndarray]) -> None:
     if not falling:
         return
     ax.axhline(floor, color=COLORS["black"], linewidth=1.0, linestyle=(0, (1, 1.5)))
-    # At the end where the deepest curve is far from the line.
-    deepest = min(falling, key=lambda curve: float(np.nanmin(curve)))
-    right = bool(abs(deepest[-1] - floor) > abs(deepest[0] - floor))
+    right, above = _free_place(floor, curves, ax.get_ylim())
     ax.annotate(
         f"float32 reads 0 below −{-floor:.0f}",
         xy=(1.0 if right else 0.0, floor),
         xycoords=("axes fraction", "data"),
-        xytext=(-4 if right else 4, 3),
+        xytext=(-4 if right else 4, 3 if above else -3),
         textcoords="offset points",
         ha="right" if right else "left",
-        va="bottom",
+        va="bottom" if above else "top",
         fontsize="small",
     )
+
+
+def _free_place(
+    level: float, curves: Sequence[np.ndarray], limits: tuple[float, float]
+) -> tuple[bool, bool]:
+    """(right or left, above or below): where a few words at a level hide the least of the curves.
+
+    The words are taken for a third as wide as the axes and for an eleventh as high.
+    """
+    height = 0.09 * (limits[1] - limits[0])
+
+    def hidden(place: tuple[bool, bool]) -> int:
+        right, above = place
+        low, high = (level, level + height) if above else (level - height, level)
+        count = 0
+        for curve in curves:
+            third = max(len(curve) // 3, 1)
+            part = curve[-third:] if right else curve[:third]
+            count += int(((part >= low) & (part <= high)).sum())
+        return count
+
+    return min(((True, True), (False, True), (True, False), (False, False)), key=hidden)
 
 
 def as_numpy(value: Any) -> np.ndarray:

@@ -1,12 +1,13 @@
 """Which steps the weight update comes from."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from rnn_jax.gradients.explain.flow import GradientFlow
 from rnn_jax.plotting.style import (
     as_numpy,
     finish,
@@ -14,6 +15,9 @@ from rnn_jax.plotting.style import (
     mark_float32_floor,
     new_axes,
 )
+
+if TYPE_CHECKING:
+    from rnn_jax.gradients.explain.flow import GradientFlow
 
 
 def plot_weight_shares(
@@ -54,14 +58,12 @@ def plot_weight_shares(
 
 def _log_shares(result: Any) -> np.ndarray:
     """ln of each step's part in the sum of the norms; steps without any part are gaps."""
-    log_norms = result
-    if isinstance(result, GradientFlow):
-        if result.weight_log_norms is None:
-            raise ValueError(
-                "this GradientFlow holds no weight gradient, because it was measured without a "
-                "loss. Call gradient_flow(cell, xs, loss=...)."
-            )
-        log_norms = result.weight_log_norms
+    log_norms = getattr(result, "weight_log_norms", result)
+    if log_norms is None:
+        raise ValueError(
+            "this GradientFlow holds no weight gradient, because it was measured without a "
+            "loss. Call gradient_flow(cell, xs, loss=...)."
+        )
     rows = as_numpy(log_norms)
     rows = rows.reshape(-1, rows.shape[-1])
     shares = (rows - np.logaddexp.reduce(rows, axis=-1, keepdims=True)).mean(axis=0)

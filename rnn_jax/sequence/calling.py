@@ -8,6 +8,8 @@ import numpy as np
 from flax import linen, nnx
 from jax.tree_util import Partial
 
+from rnn_jax.cells.claims import owner_of
+
 Carry = Any
 ArrayLike = Any
 
@@ -150,7 +152,6 @@ def resolve_step(cell: Any, x: jax.ShapeDtypeStruct, carry: Carry | None) -> Ste
       ValueError: the cell refuses the input, does not return (carry, y), or changes its carry's
         structure or shape.
     """
-    _check_features(cell, x)
     own = carry is None
     if own:
         if _carry_maker(cell) is None:
@@ -189,6 +190,7 @@ def _trace_step(cell: Any, carry: Carry, x: jax.ShapeDtypeStruct) -> Step:
     try:
         program, result = jax.make_jaxpr(step, return_shape=True)(cell, carry, x)
     except Exception as error:
+        _check_features(cell, x)
         raise ValueError(
             "the cell could not take one step cell(carry, x) with carry "
             f"{describe(carry)} and x {describe(x)}: {error}"
@@ -211,11 +213,6 @@ def check_pure(written: list[str]) -> None:
             "step be part of the carry; let noise come from a key, as in rnn_jax.RecurrentDropout; "
             "and normalise or count outside of the cell, on whole sequences."
         )
-
-
-def owner_of(cell: Any) -> Any:
-    """The object that has a cell's methods: one that is no pytree was wrapped by `as_pytree`."""
-    return cell.func if type(cell) is Partial else cell
 
 
 def check_batch_axes(carry: Carry, batch: tuple[int, ...]) -> None:

@@ -7,12 +7,13 @@ import jax
 from flax import nnx
 
 from rnn_jax.cells.cell import RNNCell
+from rnn_jax.cells.claims import SelfDescribing, claim
 from rnn_jax.cells.wrappers.noise import Noise, draw_noise, project_with, step_with
 from rnn_jax.cells.wrappers.wrapper import CellWrapper
 from rnn_jax.sequence.layers import check_layers
 
 
-class StackedCell(nnx.RNNCellBase):
+class StackedCell(nnx.RNNCellBase, SelfDescribing):
     """Cells stacked in depth, as one cell whose carry is the tuple of theirs.
 
     h¹_t = cell₁(h¹_{t−1}, x_t),  h²_t = cell₂(h²_{t−1}, h¹_t),  …,    y_t = output of the top
@@ -105,8 +106,9 @@ class StackedCell(nnx.RNNCellBase):
         found: dict[str, jax.Array] = {}
         y = x
         for depth, (cell, before) in enumerate(zip(self.cells, carry, strict=True)):
-            if hasattr(cell, method):
-                named = getattr(cell, method)(before, y)
+            of_layer = claim(cell, method)
+            if of_layer is not None:
+                named = of_layer(before, y)
                 found |= {f"{depth}.{name}": value for name, value in named.items()}
             _, y = cell(before, y)
         return found

@@ -9,10 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.structure import FusedForm, fused_form_for
-from rnn_jax.cells.wrappers.noise import Noise, draw_noise, has_noise
-from rnn_jax.cells.wrappers.wrapper import CellWrapper
+from rnn_jax.cells.wrappers.noise import Noise, draw_noise, has_noise, project_with, step_with
 from rnn_jax.checks import check_key, check_size
 from rnn_jax.sequence.calling import (
     ArrayLike,
@@ -21,7 +19,6 @@ from rnn_jax.sequence.calling import (
     as_sequence,
     check_batch_axes,
     check_carry_leaves,
-    owner_of,
     resolve_carry,
 )
 from rnn_jax.sequence.running.boundaries import Boundaries, within
@@ -130,7 +127,7 @@ def _unroll(
     xs, initial, boundaries = mapped(prepare, batch_axes)(xs, carry, lengths, resets)
     noise = None
     if keys is not None:
-        draw = functools.partial(draw_noise, owner_of(cell), steps=steps)
+        draw = functools.partial(draw_noise, cell, steps=steps)
         noise = mapped(draw, batch_axes)(keys)
     form = None if has_noise(noise) else fused_form_for(cell, xs, initial)
     if form is not None:
@@ -255,16 +252,10 @@ def hoist_projection(cell: Any, xs: jax.Array, noise: Noise = None) -> tuple[Adv
       (advance, zs) with advance(carry, zs[t]) equal to cell(carry, xs[t]), or to the step with the
       noise of step t if there is any.
     """
-    # A subclass that overrides the whole call is more than its two halves.
-    ours = isinstance(cell, (RNNCell, CellWrapper)) and type(cell).__call__ in (
-        RNNCell.__call__,
-        CellWrapper.__call__,
-    )
-    if not has_noise(noise):
-        return (cell.step, cell.project(xs)) if ours else (cell, xs)
-    advance = owner_of(cell).noisy_step
-    zs = cell.noisy_project(xs, noise) if ours else xs
-    return lambda carry, at: advance(carry, *at), (zs, noise)
+    # Step by step, because a projection of the user's own may take a whole sequence for one input.
+    # What is mapped over all steps is one product all the same.
+    zs = jax.vmap(functools.partial(project_with, cell))(xs, noise)
+    return lambda carry, at: step_with(cell, carry, *at), (zs, noise)
 
 
 def _nan_unless(condition: jax.Array, tree: Any) -> Any:

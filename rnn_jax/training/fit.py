@@ -13,7 +13,9 @@ from rnn_jax.training.devices import processes
 from rnn_jax.training.devices.layout import fetch, make_layout
 from rnn_jax.training.disk import configuration
 from rnn_jax.training.disk.checkpoints import named_leaves
-from rnn_jax.training.disk.run_directory import Journal, RunDirectory
+from rnn_jax.training.disk.files import folder_of
+from rnn_jax.training.disk.journal import Journal
+from rnn_jax.training.disk.run_directory import RunDirectory
 from rnn_jax.training.disk.tensorboard import TensorBoard
 from rnn_jax.training.display import Display, LiveDisplay
 from rnn_jax.training.ensemble import ensemble_size
@@ -93,7 +95,9 @@ def fit(
       batch_size: B, sequences of each step and member.
       seed: of data and noise, in [0, 2^63). Member i of an ensemble draws from stream i, a single
         model from stream 0.
-      directory: a folder for all of the run, see `RunDirectory`; None leaves nothing on disk.
+      directory: a folder for all of the run, see `RunDirectory`; None leaves nothing on disk. The
+        name is taken literally, but for "~" at its beginning. Of the source it keeps the commit
+        and the changes of files under git, and copies no other.
       resume: go on with the run in the directory, if there is one; False refuses it.
       probes: measured before step 0, every so many steps, and at the end; see `GradientFlowProbe`.
       mesh: devices to spread over: an axis "batch" splits each batch, an axis "ensemble" the
@@ -110,23 +114,27 @@ def fit(
         makes its state so: "stop" for good, "skip" the step, or "raise" and end the run. Where it
         stops, all stays as it was before that step, and is kept in the directory for inspection;
         other members go on.
-      checkpoint_seconds: least time between two checkpoints; 0 is one for each evaluation.
+      checkpoint_seconds: least time between two checkpoints, and at least twenty times as long as
+        writing one takes; 0 is one for each evaluation.
       progress: show how it is doing.
       on_evaluation: called after each evaluation with its row, as it stands in metrics.jsonl.
       tensorboard: also write the metrics for TensorBoard, into the directory.
-      config: whatever the caller wants kept in config.json; a run of another config is refused.
+      config: whatever the caller wants kept in config.json, large data as a digest; a run of
+        another config is refused.
 
     Returns:
       A `FitResult`.
 
     Raises:
       ValueError: sizes out of range, unknown names, a mesh that does not fit, a directory that
-        holds another run or a damaged one.
+        holds another run (other arguments, or other code in the task, model or optimiser) or a
+        damaged or incomplete one.
       TypeError: arguments that are not what they should be.
       FileExistsError: the directory holds a run and `resume` is False.
-      OSError: the directory cannot be written, or another process is training there.
+      OSError: the directory cannot be written, or another call is training there.
       FloatingPointError: on_nonfinite="raise", with member and step.
-      Terminated: with a directory, on SIGTERM or Ctrl-C, after all is saved; a SystemExit.
+      Terminated: with a directory, on SIGTERM or Ctrl-C, after all is saved and a line on the
+        standard error has said so; a SystemExit.
     """
     plan = make_plan(
         task,
@@ -162,7 +170,7 @@ def fit(
     def journal() -> Journal:
         if folder is None:
             return Journal()
-        description = configuration.describe(plan, model, hyperparameters, seed, config)
+        description = configuration.describe(plan, model, members, hyperparameters, seed, config)
         return RunDirectory(folder, description, key_bits, resume=resume, seconds=seconds)
 
     title = f"{type(task).__name__}{'' if members is None else f' × {members}'}"
@@ -180,7 +188,7 @@ def fit(
         run.go(steps, stopping, display, on_evaluation or _nothing)
     return FitResult(
         model=run.state.model,
-        history=make_history(run.journal.rows, run.journal.found, members),
+        history=make_history(run.journal.metric_rows, run.journal.probe_rows, members),
         best_model=run.state.best_model,
         steps=run.done,
         optimizer_state=run.state.optimizer_state,
@@ -214,9 +222,9 @@ def _check_directory(directory: str | Path | None, tensorboard: bool) -> Path | 
         return None
     if not isinstance(directory, (str, Path)):
         raise TypeError(f"directory must be a path; got {kind_of(directory)}. Pass a str or Path.")
-    if str(directory) == "" or "://" in str(directory):
+    if str(directory) == "" or "://" in str(directory) or "\0" in str(directory):
         raise ValueError(
             f"directory must be a folder of this machine's file system; got {str(directory)!r}. "
             "Pass for example runs/first, and copy it elsewhere afterwards."
         )
-    return Path(directory).expanduser()
+    return folder_of(directory)

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
+from rnn_jax.cells.claims import owner_of
 from rnn_jax.checks import check_choice, check_count, check_number, check_size, kind_of
 from rnn_jax.gradients.explain.attribution import along_trajectory
 from rnn_jax.gradients.explain.flow import GradientFlow
@@ -14,7 +15,7 @@ from rnn_jax.gradients.jacobians.log_norms import jacobian_log_norms
 from rnn_jax.gradients.linearize import Problem, Record, accept, sizes_of
 from rnn_jax.gradients.spectra.lyapunov import lyapunov_exponents
 from rnn_jax.sequence.bidirectional import Bidirectional
-from rnn_jax.sequence.calling import as_pytree, describe, owner_of
+from rnn_jax.sequence.calling import as_pytree, describe
 from rnn_jax.sequence.model import SequenceModel
 from rnn_jax.sequence.stack import StackedCell
 

@@ -1,7 +1,8 @@
-"""One run from where it stands to its end."""
+"""One run from its last checkpoint to its end."""
 
 import contextlib
 import copy
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,8 +13,8 @@ from rnn_jax.training.devices import processes
 from rnn_jax.training.devices.layout import fetch
 from rnn_jax.training.disk.checkpoints import from_arrays, to_arrays
 from rnn_jax.training.disk.failures import Failure, new_failures
+from rnn_jax.training.disk.journal import Journal
 from rnn_jax.training.disk.records import Row
-from rnn_jax.training.disk.run_directory import Journal
 from rnn_jax.training.disk.tensorboard import TensorBoard
 from rnn_jax.training.display import Display
 from rnn_jax.training.history import last_probe_rows, probe_rows, row_of
@@ -23,7 +24,7 @@ from rnn_jax.training.stopping import Stopping, Terminated
 
 
 class Run:
-    """A run as it stands.
+    """A run under way.
 
     Attributes:
       state: of all members.
@@ -37,7 +38,7 @@ class Run:
         self.board: TensorBoard | None = None
         self._program, self._plan = program, program.plan
         # A run that goes on beyond its former end has measured there already.
-        self._measured = {(row["probe"], row["step"]) for row in journal.found}
+        self._measured = {(row["probe"], row["step"]) for row in journal.probe_rows}
 
     def go(
         self,
@@ -70,14 +71,14 @@ class Run:
             if finished or asked or due or failures:
                 self._save(failures)
             display.update(self.done, report, finished=finished)
-            on_evaluation(copy.deepcopy(self.journal.rows[-1]))
+            on_evaluation(copy.deepcopy(self.journal.metric_rows[-1]))
             for failure in failures:
                 failure.report(self._plan.on_nonfinite, display)
             if asked:
                 break
         asked = processes.largest(stopping.requested or 0)
         if asked:
-            raise Terminated(asked, self.done)
+            raise Terminated(asked, self.done, self.journal.path)
 
     def _advance(self, steps: int) -> tuple[Report, int]:
         """(what the next call of the loop reports, steps done before it)."""
@@ -88,17 +89,17 @@ class Run:
 
     def _record_call(self, report: Report, first: int, finished: bool) -> None:
         members = self._program.layout.members
-        found = probe_rows(self._plan, report.probes, first, self.done - first, members)
+        measured = probe_rows(self._plan, report.probes, first, self.done - first, members)
         if finished:
-            found += last_probe_rows(self.done, self._program.measure(self.state))
-        self._record([row_of(self.done, report)], found)
+            measured += last_probe_rows(self.done, self._program.measure(self.state))
+        self._record([row_of(self.done, report)], measured)
 
-    def _record(self, rows: list[Row], found: list[Row]) -> None:
-        found = [row for row in found if (row["probe"], row["step"]) not in self._measured]
+    def _record(self, rows: list[Row], measured: list[Row]) -> None:
+        new = [row for row in measured if (row["probe"], row["step"]) not in self._measured]
         # What goes wrong with the first process's disk must reach the others, or they wait for it.
-        processes.only_first(lambda: self.journal.record(rows, found))
+        processes.only_first(lambda: self.journal.record(rows, new))
         if not processes.is_first():
-            self.journal.record(rows, found)
+            self.journal.record(rows, new)
         if self.board is not None:
             self.board.write(rows)
 
@@ -121,20 +122,24 @@ def opened(
 ) -> Iterator[Run]:
     """A run that begins, or goes on from its last checkpoint; on leaving, its journal is closed.
 
-    With several processes the first one reads the disk, and the others are told.
+    With several processes the first one reads the disk for all.
     """
     journal = _journal_of_first(open_journal)
-    how, run = "failed", None
+    run = None
     try:
         state, done = _restored(program, journal, start)
         run = Run(program, journal, state, done)
         yield run
-        how = "finished"
-    except Terminated:
-        how = "asked to leave"
+    except Terminated as leaving:
+        journal.close("asked to leave", leaving.step)
+        if processes.is_first():
+            print(leaving, file=sys.stderr, flush=True)  # Python itself ends without a word.
         raise
-    finally:
-        journal.close(how, 0 if run is None else run.done)
+    except BaseException:
+        with contextlib.suppress(OSError):  # Of two errors the first one is to be heard.
+            journal.close("failed", 0 if run is None else run.done)
+        raise
+    journal.close("finished", run.done)
 
 
 def _journal_of_first(open_journal: Callable[[], Journal]) -> Journal:
@@ -155,10 +160,11 @@ def _restored(program: Program, journal: Journal, start: TrainState) -> tuple[Tr
     def read() -> dict[str, Any]:
         nonlocal host
         host, done = journal.restore(host)
-        return {"done": done, "rows": journal.rows, "found": journal.found}
+        return {"done": done, "metrics": journal.metric_rows, "probes": journal.probe_rows}
 
-    told = processes.only_first(read)
-    done, journal.rows, journal.found = told["done"], told["rows"], told["found"]
+    answer = processes.only_first(read)
+    done = answer["done"]
+    journal.metric_rows, journal.probe_rows = answer["metrics"], answer["probes"]
     if done == 0:
         return start, 0
     if jax.process_count() > 1:

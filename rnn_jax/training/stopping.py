@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -12,15 +13,27 @@ class Terminated(SystemExit):
     """Training was asked to leave, and has left; the same call goes on from there.
 
     Python ends quietly with the exit status that shells give to the signal: 143 for SIGTERM, 130
-    for Ctrl-C.
+    for Ctrl-C. As text, it says what was saved and how to go on.
 
     Attributes:
+      signal_number: that it was asked by.
       step: training steps done and saved.
+      directory: where they are saved.
     """
 
-    def __init__(self, signal_number: int, step: int):
-        super().__init__(128 + signal_number)
-        self.step = step
+    def __init__(self, signal_number: int, step: int, directory: Path | None = None):
+        # All of them, so that a copy and one from another process are the same.
+        super().__init__(signal_number, step, directory)
+        self.signal_number, self.step, self.directory = signal_number, step, directory
+        self.code = 128 + signal_number
+
+    def __str__(self) -> str:
+        asked = "Ctrl-C" if self.signal_number == signal.SIGINT else "SIGTERM"
+        where = "" if self.directory is None else f" in {self.directory}"
+        return (
+            f"stopped by {asked}: training is saved{where} after step {self.step}, and the same "
+            "call goes on from there"
+        )
 
 
 class Stopping:

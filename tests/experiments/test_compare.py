@@ -89,6 +89,36 @@ def test_without_any_contrast_nothing_is_claimed():
     assert np.isnan(equal.rank_correlation)
 
 
+@pytest.mark.parametrize(
+    ("reach", "solved_at", "said"),
+    [
+        ([-1, -2, -3], [np.inf] * 3, ["none was solved", "no pair of a solved", "0 of 3 solved"]),
+        ([-1, -2, -3], [50] * 3, ["all were solved at step 50", "no pair of a solved"]),
+        ([-1, -2, -3], [50, 60, 70], ["correlation with steps to solve", "no pair of a solved"]),
+        ([-1, -1, -1], [50, 60, np.inf], ["the same in all runs", "0.50 of pairs"]),
+        ([-1, -2], [50, np.inf], ["fewer than three runs", "1.00 of pairs"]),
+        ([-1, np.nan, -3], [50, 60, np.inf], ["not finite in some runs", "no pair"]),
+        ([-1, -np.inf, -3], [50, 60, np.inf], ["rank correlation", "of pairs"]),
+    ],
+)
+def test_what_cannot_be_computed_is_said_in_words(reach, solved_at, said):
+    prediction = predict([outcome(np.asarray(reach, float), solved_at)], lambda o: o.reach[0])
+    text = compare.sentence("reach", prediction)
+    for words in said:
+        assert words in text
+    assert "nan" not in text
+    row = compare.cells(outcome(np.asarray(reach, float), solved_at))
+    assert "nan" not in " ".join(row)
+
+
+def test_quick_is_two_programs():
+    """What a quick run takes is what compiling takes: one program for each combination."""
+    config = compare.resolve(compare.Config(quick=True))
+    assert len(config.networks) * len(config.tasks) * len(config.lengths) == 2
+    assert config.steps <= 300
+    assert max(config.lengths) <= 20
+
+
 def test_files_table_and_picture(finished, tmp_path):
     config, _ = finished
     outcomes = [
@@ -113,7 +143,7 @@ def test_files_table_and_picture(finished, tmp_path):
     [
         ({"networks": ("nothing",)}, "unknown network 'nothing'"),
         ({"tasks": ("nothing",)}, "unknown task 'nothing'"),
-        ({"lengths": (0,)}, "length must be at least 1"),
+        ({"lengths": (0,)}, "--lengths must be at least 1; got 0"),
         ({"steps": 0}, "--steps must be at least 1"),
         ({"seeds": 0}, "--seeds must be at least 1"),
     ],

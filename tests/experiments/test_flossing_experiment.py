@@ -92,7 +92,7 @@ def test_quick_is_smaller_and_options_win():
     quick = flossing.resolve(flossing.Config(quick=True, hidden=24))
     assert (quick.hidden, quick.directions) == (24, (4, 20))
     assert quick.train_steps < flossing.resolve(flossing.Config()).train_steps
-    with pytest.raises(ValueError, match="--learning-rate must be a positive number; got 0"):
+    with pytest.raises(ValueError, match="--learning-rate must be a number above 0; got 0"):
         flossing.resolve(flossing.Config(learning_rate=0.0))
     with pytest.raises(ValueError, match="--delay must be at least 1; got 0"):
         flossing.resolve(flossing.Config(delay=0))

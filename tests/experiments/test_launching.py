@@ -26,16 +26,31 @@ DEFAULTS = {"steps": (100, 10), "sizes": ((1, 2), (3,))}
 
 
 def test_what_is_open_is_filled_in_and_what_is_given_stays():
-    assert launching.fill_in(Options(), DEFAULTS, {}) == {"steps": 100, "sizes": (1, 2)}
-    assert launching.fill_in(Options(quick=True), DEFAULTS, {}) == {"steps": 10, "sizes": (3,)}
+    assert launching.fill_in(Options(), DEFAULTS) == {"steps": 100, "sizes": (1, 2)}
+    assert launching.fill_in(Options(quick=True), DEFAULTS) == {"steps": 10, "sizes": (3,)}
     given = Options(quick=True, steps=7, sizes=(5,))
-    assert launching.fill_in(given, DEFAULTS, {}) == {"steps": 7, "sizes": (5,)}
+    assert launching.fill_in(given, DEFAULTS) == {"steps": 7, "sizes": (5,)}
 
 
-@pytest.mark.parametrize(("steps", "least"), [(0, 1), (4, 5)])
-def test_what_is_too_small_names_its_flag(steps, least):
-    with pytest.raises(ValueError, match=f"--steps must be at least {least}; got {steps}"):
-        launching.fill_in(Options(steps=steps), DEFAULTS, {"steps": least} if least > 1 else {})
+@pytest.mark.parametrize(
+    ("allowed", "good", "bad", "rule"),
+    [
+        (launching.Range(5), [5, 10**9], [4, -1], "at least 5"),
+        (launching.Range(1, 3), [1, 3], [0, 4], "between 1 and 3"),
+        (launching.RATE, [1e-30, 1e30], [0.0, -1.0, np.nan, np.inf], "a number above 0"),
+        (launching.Range(0), [0.0], [np.nan, np.inf, -np.inf], "at least 0"),
+    ],
+)
+def test_a_range_holds_what_it_says(allowed, good, bad, rule):
+    ranges = {"steps": allowed, "sizes": allowed}
+    launching.check_ranges(Options(steps=None, sizes=tuple(good)), ranges)
+    for value in bad:
+        for given in ({"steps": value, "sizes": (good[0],)}, {"sizes": (good[0], value)}):
+            name = next(iter(given))
+            with pytest.raises(ValueError, match=f"--{name} must be {rule}; got {value}. Pass"):
+                launching.check_ranges(Options(**given), ranges)
+    with pytest.raises(ValueError, match=r"--sizes must be one or more numbers; got none\. Pass"):
+        launching.check_ranges(Options(steps=good[0]), ranges)
 
 
 def test_numbers_become_json_and_what_is_not_finite_null():

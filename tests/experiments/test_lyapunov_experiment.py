@@ -112,7 +112,7 @@ def test_quick_is_smaller_and_options_win():
     full = lyapunov.resolve(lyapunov.Config())
     assert (quick.hidden, full.hidden) == (7, 64)
     assert quick.size < full.size
-    with pytest.raises(ValueError, match=r"--gains must be positive.*-1"):
+    with pytest.raises(ValueError, match=r"--gains must be a number above 0; got -1"):
         lyapunov.resolve(lyapunov.Config(gains=(1.0, -1.0)))
     with pytest.raises(ValueError, match=r"--cell is for --study cells; got --study gain"):
         lyapunov.resolve(lyapunov.Config(study="gain", cell="gru"))

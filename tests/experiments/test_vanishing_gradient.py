@@ -133,3 +133,38 @@ def test_verdicts_turn_when_the_numbers_turn(results):
     verdicts = {claim.number: claim.verdict for claim in judge(contradicted)}
     for number in ("C1", "C2", "C4", "C5", "C6", "C10"):
         assert verdicts[number] == FAILS, number
+
+
+def ninth(results):
+    (claim,) = (claim for claim in judge(results) if claim.number == "C9")
+    return claim
+
+
+def with_gru(results, **changes):
+    gru = dataclasses.replace(results.reach["GRU"], **changes)
+    return dataclasses.replace(results, reach={**results.reach, "GRU": gru})
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.92, 1.01, 1.02, 10.0])
+def test_the_clock_stands_beside_the_ninth_verdict_and_does_not_decide_it(results, ratio):
+    # A rate as good as the LSTM's, so that computation alone decides.
+    fair = with_gru(results, rate=results.reach["LSTM, forget bias 1"].rate)
+    seconds = {**fair.seconds, "GRU": ratio * fair.seconds["LSTM, forget bias 1"]}
+    claim = ninth(dataclasses.replace(fair, seconds=seconds))
+    assert claim.verdict == HOLDS
+    assert f"{ratio:.2f} of its time" in claim.measured
+    assert "0.7" in claim.measured
+
+
+@pytest.mark.parametrize("what", ["parameters", "operations"])
+def test_a_gru_that_learns_or_computes_more_fails(results, what):
+    fair = with_gru(results, rate=results.reach["LSTM, forget bias 1"].rate)
+    more = getattr(results.reach["LSTM, forget bias 1"], what) + 1
+    assert ninth(with_gru(fair, **{what: more})).verdict == FAILS
+
+
+def test_operations_are_those_of_the_products_and_little_more(results):
+    hidden, inputs = results.hidden, 2
+    for name, blocks in (("tanh", 1), ("GRU", 3), ("LSTM, forget bias 1", 4)):
+        products = 2 * blocks * hidden * (hidden + inputs)
+        assert products < results.reach[name].operations < products + 20 * blocks * hidden

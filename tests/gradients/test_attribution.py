@@ -113,7 +113,7 @@ def test_blocks_of_a_stack_are_named_by_layer():
     whole = functools.reduce(lambda product, step: step @ product, A, np.eye(8))
     for key, gate in (("0.c", "0.forget"), ("1.h", "1.update")):
         path, own = got.paths[key], whole[parts[key], parts[key]]
-        np.testing.assert_array_equal(path.factors, got.gates[gate])
+        np.testing.assert_allclose(path.factors, got.gates[gate], rtol=1e-12)
         np.testing.assert_allclose(np.asarray(path.total_log_norms[-1]), log_norm(own), **CLOSE)
         rest = own - np.diag(np.prod(np.asarray(got.gates[gate]), axis=0))
         np.testing.assert_allclose(np.asarray(path.rest_log_norms[-1]), log_norm(rest), **CLOSE)

@@ -1,5 +1,12 @@
 """Pictures: the numbers that are drawn, and the axes that they are drawn on."""
 
+import dataclasses
+import itertools
+import subprocess
+import sys
+import types
+from pathlib import Path
+
 import matplotlib as mpl
 
 mpl.use("Agg")
@@ -181,3 +188,71 @@ def test_flow_plot_is_one_page_that_can_be_saved(request, which, tmp_path):
     figure = request.getfixturevalue(which).plot()
     figure.savefig(tmp_path / "flow.png")
     assert (tmp_path / "flow.png").stat().st_size > 10_000
+
+
+PARTS = ["attribution", "exponents", "log_singular_values", "weight_log_norms"]
+
+
+@pytest.mark.parametrize("figsize", [None, (6, 4), (9, 9), (20, 12)])
+@pytest.mark.parametrize("held", range(len(PARTS) + 1))
+@pytest.mark.parametrize("which", ["flow", "simple_flow"])
+def test_the_page_has_no_empty_panel_and_nothing_on_it_overlaps(request, which, held, figsize):
+    whole = request.getfixturevalue(which)
+    flow = dataclasses.replace(whole, **dict.fromkeys(PARTS[held:]))
+    figure = flow.plot(figsize=figsize)
+    if figsize is not None:
+        assert tuple(figure.get_size_inches()) == figsize
+    figure.draw_without_rendering()
+    boxes = [ax.get_tightbbox() for ax in figure.axes]
+    assert all(ax.get_visible() and (ax.lines or ax.images) for ax in figure.axes)
+    for one, other in itertools.combinations(boxes, 2):
+        assert not one.overlaps(other)
+    # The scale of the map has its label inside the box of the map.
+    (scale,) = figure.axes[0].child_axes
+    assert boxes[0].containsx(scale.get_tightbbox().x1 - 1)
+    page = figure.bbox
+    for box in boxes:
+        assert page.x0 - 1 <= box.x0 < box.x1 <= page.x1 + 1
+        assert page.y0 - 1 <= box.y0 < box.y1 <= page.y1 + 1
+
+
+@pytest.mark.parametrize(
+    "figsize", [3, (4,), (4, 0), (-1, 4), (4, float("nan")), (4, float("inf")), "big", (1, 2, 3)]
+)
+def test_a_figsize_that_is_none_is_refused(simple_flow, figsize):
+    with pytest.raises(ValueError, match=r"two positive numbers.*got .*Pass for example"):
+        simple_flow.plot(figsize=figsize)
+
+
+def test_results_are_known_by_what_they_hold():
+    """Records of another library with the same fields are drawn like ours."""
+    table = np.where(np.tril(np.ones((5, 5), bool)), -1.0, -np.inf)
+    exponents = types.SimpleNamespace(exponents=np.zeros(2), standard_errors=np.ones(2))
+    record = types.SimpleNamespace(
+        log_norms=table,
+        wrt="state",
+        by_lag=lambda statistic="mean": np.zeros(5),
+        bound=None,
+        exponents=exponents,
+        log_singular_values=np.zeros(3),
+        weight_log_norms=np.zeros(5),
+        gates={"own": np.full((5, 2), 0.5)},
+        attribution=types.SimpleNamespace(
+            paths={}, slope_log=None, step_log_norms=np.arange(5.0), gates={}
+        ),
+    )
+    for call in CALLS.values():
+        assert call(record).lines or call(record).images
+    assert plotting.plot_exponents(exponents).containers
+    assert plotting.plot_attribution(record.attribution).lines
+
+
+def test_drawing_loads_no_part_of_the_package_but_plotting():
+    code = (
+        "import sys, types, importlib.util as u; p = types.ModuleType('rnn_jax'); "
+        f"p.__path__ = [{str(Path(rj.__file__).parent)!r}]; sys.modules['rnn_jax'] = p; "
+        "import rnn_jax.plotting; print([m for m in sys.modules if m.startswith('rnn_jax.') "
+        "and not m.startswith('rnn_jax.plotting')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

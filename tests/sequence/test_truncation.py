@@ -72,7 +72,8 @@ def test_with_lengths_and_resets_the_values_are_those_without():
     resets = jax.random.bernoulli(jax.random.key(1), 0.2, (3, STEPS))
     options = {"lengths": jnp.asarray([STEPS, 0, 5]), "resets": resets}
     found = rj.unroll(cell, xs, truncate=3, **options)
-    jax.tree.map(np.testing.assert_array_equal, found, rj.unroll(cell, xs, **options))
+    expected = rj.unroll(cell, xs, **options)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12), found, expected)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tyro
 
 from rnn_jax.tasks.base import CrossEntropy
 from tasks.zoo import TASKS, name
@@ -133,6 +132,7 @@ def test_what_must_be_given_comes_first_and_a_size_must_be(task):
 
 @every_task
 def test_the_fields_can_be_given_on_a_command_line(task):
+    tyro = pytest.importorskip("tyro")
     told = []
     for field in dataclasses.fields(task):
         value = getattr(task, field.name)

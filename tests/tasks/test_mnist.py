@@ -8,7 +8,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import tyro
 
 from rnn_jax.tasks.mnist import SequentialMNIST
 from tasks.drawing import draw, memoryless_loss
@@ -100,7 +99,8 @@ def test_compiled_mapped_and_first_traced_it_draws_the_same(tmp_path):
         both = jax.jit(jax.vmap(lambda key: task.sample(key, 6)))(keys)
     for row in range(2):
         alone = task.sample(keys[row], 6)
-        jax.tree.map(lambda a, b, r=row: np.testing.assert_array_equal(a[r], b), both, alone)
+        # Two programs: which images are drawn is the same, their scaling is so to rounding.
+        jax.tree.map(lambda a, b, r=row: np.testing.assert_allclose(a[r], b, 1e-15), both, alone)
     assert task == SequentialMNIST(tmp_path / "fresh")
     assert hash(task) == hash(SequentialMNIST(tmp_path / "fresh"))
     single = jax.eval_shape(lambda: task.sample(keys[0], 6))
@@ -108,6 +108,7 @@ def test_compiled_mapped_and_first_traced_it_draws_the_same(tmp_path):
 
 
 def test_it_can_be_given_on_a_command_line(directory):
+    tyro = pytest.importorskip("tyro")
     told = ["--directory", str(directory), "--permuted", "--solved-above", "0.8"]
     assert tyro.cli(SequentialMNIST, args=told) == SequentialMNIST(directory, True, 0, 0.8)
 

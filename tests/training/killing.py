@@ -31,19 +31,6 @@ class Moment:
     share: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """What a killed process left.
-
-    Attributes:
-      rows: of metrics, whole ones.
-      unfinished: checkpoints that were being written, or deleted.
-    """
-
-    rows: int
-    unfinished: list[str]
-
-
 @dataclasses.dataclass
 class Pace:
     """How long a process takes to its first row, and from one row to the next, in seconds."""
@@ -106,17 +93,6 @@ def kill_at(
     return runs.exit_status(process) == -signal.SIGKILL
 
 
-def left_by(directory: Path) -> Found:
-    """What lies in a directory whose process was killed."""
-    metrics, checkpoints = directory / "metrics.jsonl", directory / "checkpoints"
-    names = [path.name for path in checkpoints.iterdir()] if checkpoints.is_dir() else []
-    whole = [name for name in names if (checkpoints / name / "_CHECKPOINT_METADATA").exists()]
-    return Found(
-        rows=metrics.read_bytes().count(b"\n") if metrics.exists() else 0,
-        unfinished=[name for name in names if not name.isdigit() or name not in whole],
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class Trap:
     """Before which use of its directory a process dies.
@@ -124,13 +100,10 @@ class Trap:
     Attributes:
       number: counted from 0; None is any.
       begins: how the use begins, as "os.rename checkpoints".
-      after: what should lie in the directory before, such as what a thread is writing; waited for
-        some seconds, as it need not come.
     """
 
     number: int | None = None
     begins: str = ""
-    after: str = ""
 
 
 def start_trapped(case: str, directory: Path, trap: Trap) -> BaseProcess:
@@ -152,9 +125,6 @@ def _fit_and_die(case: str, weights: Any, directory: Path, trap: Trap) -> None:
             return
         number, text = next(numbers), f"{event} {path.removeprefix(within)}"
         if trap.number in (None, number) and text.startswith(trap.begins):
-            end = time.monotonic() + 3
-            while not (directory / trap.after).exists() and time.monotonic() < end:
-                time.sleep(0.001)
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(touch)

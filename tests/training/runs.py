@@ -29,7 +29,7 @@ _SETTINGS = (
     "jax_compilation_cache_dir",
 )
 # Imported once, by a server that starts no backend and is forked for each process.
-_PRELOADED = ["rnn_jax", "optax", "flax.nnx", "orbax.checkpoint"]
+_PRELOADED = ["rnn_jax", "optax", "flax.nnx"]
 
 SEQUENCES = rj.tasks.Adding(5)
 

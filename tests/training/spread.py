@@ -210,13 +210,12 @@ def start(
         settings["jax_compilation_cache_dir"] = f"{cache}-{devices}-{rank if port else 'alone'}"
     job = {"works": works, "settings": settings, "rank": rank, "port": port}
     (folder / "job.json").write_text(json.dumps(job))
-    flag = f"--xla_force_host_platform_device_count={devices}"
     paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {
         **os.environ,
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}",
         "PYTHONPATH": os.pathsep.join(paths),
         "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(devices),
     }
     with (folder / "log").open("w") as log:
         command = [sys.executable, "-m", "training.spread", str(folder)]

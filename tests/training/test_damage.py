@@ -1,16 +1,16 @@
 """Directories whose files were damaged, and disks that are full."""
 
 import json
+import re
 import shutil
 import warnings
 
 import pytest
 
 import rnn_jax as rj
+from rnn_jax.training.disk.checkpoints import read_checkpoint
+from rnn_jax.training.disk.configuration import read_config
 from training import runs, small_disks, toys
-
-# Orbax leaves what reads of a damaged checkpoint are still under way to themselves.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.fixture(scope="module")
@@ -44,113 +44,154 @@ def assert_ends_as(whole, directory):
 # Checkpoints.
 
 
-def flip(file):
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
+def emptied(file):
+    file.unlink()
+    file.mkdir()
 
 
-FILE_DAMAGES = {
-    "flipped": flip,
+DAMAGES = {
     "cut": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+    "without_its_end": lambda file: file.write_bytes(file.read_bytes()[:-1]),
+    "longer": lambda file: file.write_bytes(file.read_bytes() + b"\n"),
     "zeros": lambda file: file.write_bytes(bytes(file.stat().st_size)),
-    "deleted": lambda file: file.unlink(),
+    "nothing": lambda file: file.write_bytes(b""),
+    "a_folder": emptied,
+    "another_step": lambda file: shutil.copy(file.with_name("4.ckpt"), file),
 }
 
 
-def all_files(checkpoint):
-    return [path for path in sorted(checkpoint.rglob("*")) if path.is_file()]
-
-
-def all_but_one(checkpoint, damage):
-    for file in all_files(checkpoint)[1:]:
-        damage(file)
-
-
-def without(name):
-    return lambda checkpoint: shutil.rmtree(checkpoint / name)
-
-
-def emptied(checkpoint):
-    shutil.rmtree(checkpoint)
-    checkpoint.mkdir()
-
-
-CHECKPOINT_DAMAGES = {
-    **{
-        f"all_{name}": lambda checkpoint, damage=damage: [
-            damage(file) for file in all_files(checkpoint)
-        ]
-        for name, damage in FILE_DAMAGES.items()
-    },
-    "emptied": emptied,
-    "without_state": without("state"),
-    "without_notes": without("notes"),
-    "without_numbers": without("state/d"),
-}
-
-
-@pytest.mark.parametrize("damage", CHECKPOINT_DAMAGES)
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(damage, half, whole):
-    CHECKPOINT_DAMAGES[damage](half / "checkpoints" / "6")
-    with pytest.warns(UserWarning, match="checkpoint of step 6 cannot be used.* now lies in"):
+    DAMAGES[damage](half / "checkpoints" / "6.ckpt")
+    with pytest.warns(UserWarning, match=r"checkpoint of step 6 cannot be used.* now lies in"):
         assert assert_ends_as(whole, half) == 4
-    assert [path.name for path in (half / "damaged").iterdir()] == ["6"]
+    assert [path.name for path in (half / "damaged").iterdir()] == ["6.ckpt"]
 
 
-@pytest.mark.parametrize("damage", FILE_DAMAGES)
-def test_whichever_file_of_the_last_checkpoint_is_damaged_the_run_ends_as_it_would_have(
-    damage, half, whole, tmp_path
-):
-    paths = [file.relative_to(half) for file in all_files(half / "checkpoints" / "6")]
-    begun_at = []
-    for number, path in enumerate(paths):
-        directory = shutil.copytree(half, tmp_path / f"run-{number}")
-        FILE_DAMAGES[damage](directory / path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            begun_at.append(assert_ends_as(whole, directory))
-    assert 4 in begun_at
-    assert set(begun_at) <= {4, 6}
+def test_any_byte_of_a_checkpoint_that_is_another_one_is_noticed(half, tmp_path):
+    content = (half / "checkpoints" / "6.ckpt").read_bytes()
+    damaged = tmp_path / "6.ckpt"
+    for place in range(len(content)):
+        changed = bytearray(content)
+        changed[place] ^= 1 << place % 8
+        damaged.write_bytes(changed)
+        with pytest.raises(ValueError, match=r"bytes are not those|does not begin as"):
+            read_checkpoint(damaged)
+    for length in range(len(content)):
+        damaged.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"bytes are not those|does not begin as"):
+            read_checkpoint(damaged)
 
 
 def test_a_checkpoint_that_is_gone_is_no_worse_than_one_that_never_was(half, whole):
-    shutil.rmtree(half / "checkpoints" / "6")
+    (half / "checkpoints" / "6.ckpt").unlink()
     assert assert_ends_as(whole, half) == 4
-    shutil.rmtree(half / "checkpoints")
-    assert assert_ends_as(whole, half) == 0
 
 
 def test_where_no_checkpoint_can_be_used_it_is_said_and_nothing_trained(half, whole):
     before = runs.records(half)
-    for name in ("4", "6"):
-        emptied(half / "checkpoints" / name)
+    for name in ("4.ckpt", "6.ckpt"):
+        DAMAGES["zeros"](half / "checkpoints" / name)
     words = r"no checkpoint in .*/run can be used \(step 6: .*; step 4: .*\).* damaged/"
     with pytest.warns(UserWarning, match="cannot be used"), pytest.raises(ValueError, match=words):
         runs.toy(half)
-    assert runs.records(half) == before
+    assert runs.records(half / "damaged") == before
     # As the message says.
     assert assert_ends_as(whole, half) == 0
     assert {path.name for path in (half / "damaged").iterdir()} == {
-        *("4", "6"),
+        *("4.ckpt", "6.ckpt"),
         *("metrics.jsonl", "probes.jsonl"),
     }
 
 
 def test_a_checkpoint_of_another_model_in_its_place_is_not_taken_for_its_own(half, whole, tmp_path):
     runs.toy(tmp_path / "other", model=toys.linears(0, 1), members=2, steps=6)
-    last = half / "checkpoints" / "6"
-    shutil.rmtree(last)
-    shutil.copytree(tmp_path / "other" / "checkpoints" / "6", last)
-    with pytest.warns(UserWarning, match="step 6 cannot be used: its arrays are not those of"):
+    shutil.copy(tmp_path / "other" / "checkpoints" / "6.ckpt", half / "checkpoints")
+    words = r"step 6 cannot be used: its arrays are not those of.* is float64\[2, 2\] there, float"
+    with pytest.warns(UserWarning, match=words):
         assert assert_ends_as(whole, half) == 4
 
 
 def test_damage_is_said_when_a_model_is_restored_and_left_as_it_is(half):
-    emptied(half / "checkpoints" / "6")
+    DAMAGES["zeros"](half / "checkpoints" / "6.ckpt")
     before = runs.tree_of(half)
     with pytest.raises(ValueError, match=r"checkpoint of step 6 in .* cannot be restored"):
         rj.restore(half, toys.linear())
+    assert runs.tree_of(half) == before
+
+
+# More on the disk than can be gone on from.
+
+
+def without(*names):
+    def remove(directory):
+        for name in names:
+            path = directory / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return remove
+
+
+def without_all_checkpoints(directory):
+    for path in (directory / "checkpoints").iterdir():
+        path.unlink()
+
+
+FILES = ("config.json", "metrics.jsonl", "probes.jsonl", "sessions.jsonl", "checkpoints")
+# What is removed, and what is said of it.
+REMOVED = {
+    "checkpoints": (without("checkpoints"), "no checkpoint to go on from.* Nothing was changed"),
+    "all in checkpoints": (without_all_checkpoints, "no checkpoint to go on from.* Nothing was"),
+    "checkpoints, metrics": (without("checkpoints", "metrics.jsonl"), "rows in probes.jsonl but"),
+    "checkpoints, probes": (without("checkpoints", "probes.jsonl"), "rows in metrics.jsonl but"),
+    "metrics": (without("metrics.jsonl"), "metrics.jsonl has 0 bytes .* Nothing was changed"),
+    "probes": (without("probes.jsonl"), "probes.jsonl has 0 bytes .* Nothing was changed"),
+    "config": (without("config.json"), "but no config.json.* Bring it back"),
+    **{
+        f"all but {kept}": (without(*(set(FILES) - {kept})), f"holds {kept} but no config.json")
+        for kept in FILES[1:]
+    },
+}
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_what_cannot_be_gone_on_from_is_neither_cut_nor_written_over(name, half):
+    remove, words = REMOVED[name]
+    remove(half)
+    before = runs.tree_of(half)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=words):
+            runs.toy(half)
+        assert runs.tree_of(half) == before
+
+
+@pytest.mark.parametrize("seconds", [0, 1000])
+def test_rows_before_the_second_checkpoint_are_made_again(seconds, whole, tmp_path):
+    with pytest.raises(runs.Enough):
+        runs.toy(tmp_path, on_evaluation=runs.leave_after(2), checkpoint_seconds=seconds)
+    assert assert_ends_as(whole, tmp_path) == (0 if seconds else 2)
+
+
+def test_rows_whose_file_is_taken_away_in_the_middle_are_not_lost_without_a_word(tmp_path):
+    def take(row):
+        (tmp_path / "metrics.jsonl").rename(tmp_path / "elsewhere")
+
+    with pytest.raises(OSError, match=r"metrics\.jsonl cannot be written"):
+        runs.toy(tmp_path, on_evaluation=take)
+
+
+# Formats.
+
+
+@pytest.mark.parametrize(("found", "words"), [(1, "an older .* Go on with"), (3, "a newer .* Upd")])
+def test_a_run_of_another_format_is_refused_by_name(found, words, half):
+    config = json.loads((half / "config.json").read_text())
+    config["run"]["format"] = found
+    (half / "config.json").write_text(json.dumps(config))
+    before = runs.tree_of(half)
+    for call in (lambda: runs.toy(half), lambda: rj.restore(half, toys.linear())):
+        with pytest.raises(ValueError, match=f"format {found}, .*{words}"):
+            call()
     assert runs.tree_of(half) == before
 
 
@@ -223,6 +264,33 @@ def test_a_description_that_was_cut_anywhere_is_named(half):
         (half / "config.json").write_bytes(content[:length])
         with pytest.raises(ValueError, match=r"config\.json is damaged: .* Bring it back"):
             runs.toy(half)
+
+
+def test_a_description_of_which_any_byte_is_another_one_is_named(half):
+    file = half / "config.json"
+    content = file.read_bytes()
+    end, description = content.index(b'"surroundings"'), read_config(half)
+    for place in range(0, end, 3):
+        changed = bytearray(content)
+        changed[place] ^= 1 << place % 7
+        file.write_bytes(changed)
+        try:
+            outcome = read_config(half)  # The same, such as by another kind of space.
+        except ValueError as error:
+            outcome = str(error)
+        words = r"config\.json is damaged|holds a run of format"
+        assert outcome == description or re.search(words, str(outcome))
+
+
+def test_a_damaged_run_that_is_called_as_one_of_its_folders_stays_in_its_folder(tmp_path):
+    run = tmp_path / "checkpoints"
+    runs.toy(run, steps=2)
+    for file in (run / "checkpoints").iterdir():
+        DAMAGES["zeros"](file)
+    with pytest.warns(UserWarning, match="cannot be used"), pytest.raises(ValueError, match="dam"):
+        runs.toy(run)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+    assert len(list((run / "damaged").iterdir())) == 4
 
 
 def test_records_without_a_description_are_not_written_over(half):

@@ -1,14 +1,18 @@
 """Runs that are asked to leave, runs that share a directory, and what is asked of one meanwhile."""
 
 import contextlib
+import copy
 import dataclasses
+import functools
 import os
+import pickle
 import signal
 import threading
 
 import pytest
 
 import rnn_jax as rj
+from rnn_jax.training.disk.failures import Failure
 from training import killing, runs, toys
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
@@ -155,6 +159,46 @@ def test_a_thread_may_train_and_leaves_signals_alone(whole, tmp_path, handlers):
     assert runs.result_bits(found[0]) == runs.result_bits(whole[1])
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_it_says_where_it_was_saved_and_how_to_go_on(number, tmp_path, capsys, handlers):
+    with pytest.raises(rj.Terminated) as left:
+        runs.toy(tmp_path, on_evaluation=asks_at(4, number))
+    said = capsys.readouterr().err
+    assert said == f"{left.value}\n"
+    name = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}[number]
+    assert said.startswith(f"stopped by {name}: training is saved in {tmp_path} after step 6, and")
+    assert "the same call goes on from there" in said
+    runs.toy(tmp_path)
+    assert capsys.readouterr().err == ""
+
+
+COPIES = {
+    "pickle": lambda value: pickle.loads(pickle.dumps(value)),
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_a_copy_of_what_training_gives_or_raises_is_the_same(how, whole):
+    left = COPIES[how](rj.Terminated(signal.SIGTERM, 7, whole[0]))
+    assert (type(left), left.code, left.step, left.directory) == (rj.Terminated, 143, 7, whole[0])
+    assert str(left) == str(rj.Terminated(signal.SIGTERM, 7, whole[0]))
+    result = COPIES[how](whole[1])
+    assert runs.result_bits(result) == runs.result_bits(whole[1])
+    assert type(result.history) is rj.History
+    assert type(result.history.probes["weights"]) is rj.ProbeRecord
+    for value in (
+        rj.GradientFlowProbe(every=3),
+        rj.GateProbe(every=2),
+        rj.LyapunovProbe(every=5, k=2),
+        Failure(member=1, step=3, kept=whole[0]),
+    ):
+        assert COPIES[how](value) == value
+    norms = rj.record_gradient_norms().init(toys.linear())
+    toys.identical(COPIES[how](norms), norms)
+
+
 # Sharing.
 
 
@@ -196,3 +240,58 @@ def test_a_model_may_be_restored_while_its_run_goes_on(whole, tmp_path):
     places = [models.index(model) for model in seen]
     assert places == sorted(places)
     assert len(places) >= 8
+
+
+def in_threads(*calls):
+    """What each call gives, or raises, all of them at once."""
+    outcomes = [None] * len(calls)
+    ready = threading.Barrier(len(calls))
+
+    def work(index):
+        ready.wait()
+        try:
+            outcomes[index] = calls[index]()
+        except Exception as error:
+            outcomes[index] = error
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(calls))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return outcomes
+
+
+def test_several_threads_train_each_in_a_folder_of_its_own(whole, tmp_path):
+    folders = [tmp_path / str(index) for index in range(4)]
+    for steps in (4, 8):
+        calls = [functools.partial(runs.toy, folder, steps=steps) for folder in folders]
+        results = in_threads(*calls)
+    for folder, result in zip(folders, results, strict=True):
+        assert runs.result_bits(result) == runs.result_bits(whole[1])
+        assert runs.records(folder) == runs.records(whole[0])
+
+
+def test_of_two_threads_in_one_folder_the_second_is_refused(whole, tmp_path):
+    (tmp_path / "link").symlink_to("run")
+    begun, over = threading.Event(), threading.Event()
+
+    def first():
+        def look(row):
+            begun.set()
+            assert over.wait(60)
+
+        return runs.toy(tmp_path / "run", on_evaluation=look)
+
+    def second():
+        assert begun.wait(60)
+        try:
+            return runs.toy(tmp_path / "link")
+        finally:
+            over.set()
+
+    result, refused = in_threads(first, second)
+    assert isinstance(refused, OSError)
+    assert "another process is training in" in str(refused)
+    assert runs.result_bits(result) == runs.result_bits(whole[1])
+    assert runs.records(tmp_path / "run") == runs.records(whole[0])

@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 import pytest
 
 import rnn_jax as rj
-from rnn_jax.training.disk.checkpoints import from_arrays, named_leaves
+from rnn_jax.training.disk.checkpoints import from_arrays, named_leaves, read_checkpoint
 from training import toys
 
 PACE = {"steps": 12, "batch_size": 4, "seed": 5, "evaluate_every": 3, "evaluation_size": 6}
@@ -222,7 +221,7 @@ def kept(call):
 
 def read(folder, like):
     """(model, all arrays, notes) that were kept in a folder."""
-    arrays = ocp.StandardCheckpointer().restore(folder / "state")
+    arrays, _ = read_checkpoint(folder / "state.ckpt")
     own = {name: arrays[f"model.{name}"] for name, _ in named_leaves(like)}
     return from_arrays(own, like), arrays, json.loads((folder / "notes.json").read_text())
 

@@ -11,7 +11,7 @@ from training import runs
 COMMITTED = b"rate = 0.1\n"
 CHANGED = b"rate = 0.2\n"
 # No UTF-8, as in sources that are older than it.
-UNKNOWN = b"name = 'caf\xe9'\n"
+OLD = b"name = 'caf\xe9'\n"
 
 
 def git(folder, *words):
@@ -37,7 +37,9 @@ def repository(tmp_path, monkeypatch):
 
 def test_commit_and_patch_give_the_files_back(repository, tmp_path):
     (repository / "train.py").write_bytes(CHANGED)
-    (repository / "below" / "über model.py").write_bytes(UNKNOWN)
+    (repository / "below" / "über model.py").write_bytes(OLD)
+    git(repository, "add", "below")
+    (repository / "secret.py").write_text("KEY = 'of nobody else'")
     (repository / "ignored.py").write_text("1")
     (repository / "data.bin").write_bytes(bytes(100))
     clone = tmp_path / "clone"
@@ -48,7 +50,9 @@ def test_commit_and_patch_give_the_files_back(repository, tmp_path):
     (tmp_path / "patch").write_bytes(source.uncommitted()["study"])
     git(clone, "apply", str(tmp_path / "patch"))
     assert (clone / "train.py").read_bytes() == CHANGED
-    assert (clone / "below" / "über model.py").read_bytes() == UNKNOWN
+    assert (clone / "below" / "über model.py").read_bytes() == OLD
+    assert b"KEY" not in source.uncommitted()["study"]
+    assert not (clone / "secret.py").exists()
     assert not (clone / "ignored.py").exists()
     assert not (clone / "data.bin").exists()
 

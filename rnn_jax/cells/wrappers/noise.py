@@ -8,14 +8,20 @@ noisy_project(x, n)            → z, all that depends on input and noise alone,
 noisy_step(carry, z_t, n_t)    → (carry, y)
 
 The noise of step t depends on the key and on t alone: neither on the number of steps, nor on
-lengths, resets or the direction of time. A cell that is none of this package's has no projection
-(as it has none without noise), so its `noisy_step` takes x_t for z_t.
+lengths, resets or the direction of time. A cell whose call is not its two halves (one that is none
+of this package's, or overrides `__call__`) has no projection, with noise or without, so its
+`noisy_step` takes x_t for z_t.
+
+Noise is no other way to say what a step says, it is a step of its own. So a cell that draws some
+and overrides `step`, `project` or `__call__` must say what becomes of its noisy counterpart.
 """
 
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+
+from rnn_jax.cells.claims import holds, owner_of, splits_call
 
 Carry = Any
 Noise = Any
@@ -35,8 +41,18 @@ class NoisyCell(Protocol):
 
 
 def draw_noise(cell: Any, key: jax.Array, steps: int) -> Noise:
-    """The noise of any cell for one sequence; None for a cell that has none."""
-    return cell.noise(key, steps) if hasattr(cell, "noisy_step") else None
+    """The noise of any cell for one sequence; None for a cell that has none.
+
+    Raises:
+      TypeError: the cell draws noise for another step than its own.
+    """
+    owner = owner_of(cell)
+    if not holds(owner, "noisy_step", of=()):
+        return None
+    noise = owner.noise(key, steps)
+    if has_noise(noise):
+        _check_counterparts(owner)
+    return noise
 
 
 def has_noise(noise: Noise) -> bool:
@@ -45,13 +61,30 @@ def has_noise(noise: Noise) -> bool:
 
 
 def project_with(cell: Any, x: jax.Array, noise: Noise) -> Any:
-    """The projection of a cell of this package, with its noise if it has any."""
+    """What of a step depends on x alone, with the cell's noise if it has any; else x itself."""
+    if not splits_call(cell):
+        return x
     return cell.noisy_project(x, noise) if has_noise(noise) else cell.project(x)
 
 
 def step_with(cell: Any, carry: Carry, z: Any, noise: Noise) -> tuple[Carry, Any]:
-    """The step of a cell of this package, with its noise if it has any."""
-    return cell.noisy_step(carry, z, noise) if has_noise(noise) else cell.step(carry, z)
+    """The rest of a step, from what `project_with` gave."""
+    if has_noise(noise):
+        return owner_of(cell).noisy_step(carry, z, noise)
+    return cell.step(carry, z) if splits_call(cell) else cell(carry, z)
+
+
+def _check_counterparts(owner: Any) -> None:
+    counterparts: dict[str, tuple[str, ...]] = {"noisy_step": ("step", "__call__")}
+    if splits_call(owner):
+        counterparts["noisy_project"] = ("project",)
+    for noisy, plain in counterparts.items():
+        if not holds(owner, noisy, of=plain):
+            raise TypeError(
+                "a cell that draws noise must say what its own step is with noise; got a "
+                f"{type(owner).__name__} with another {' or '.join(plain)} than that which its "
+                f"{noisy} was written for. Override {noisy} beside it, or leave out key=."
+            )
 
 
 def drawn_by_step(

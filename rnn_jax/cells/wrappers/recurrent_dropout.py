@@ -49,13 +49,7 @@ class RecurrentDropout(CellWrapper):
                 f"{type(cell).__name__}, which draws some. Give one RecurrentDropout both rates, "
                 "and put Zoneout outside: Zoneout(RecurrentDropout(cell, rate), rate)."
             )
-        if fused_form(cell) is None:
-            raise TypeError(
-                "RecurrentDropout needs a cell whose weights all multiply the state or the input "
-                f"as they are, so that a mask can stand between; got a {_form_of(cell)} that does "
-                "not. Build an LSTMCell with peephole=False, a GRUCell with reset_after=True, or "
-                "a SimpleRNNCell with an activation of this package, given by name."
-            )
+        _masked_form(cell)
 
     def noise(self, key: jax.Array, steps: int) -> Noise:
         """(dropped units of the state (T, H), dropped features of the input (T, I)), each or None.
@@ -78,7 +72,7 @@ class RecurrentDropout(CellWrapper):
     def noisy_project(self, x: jax.Array, noise: Noise) -> tuple[jax.Array, ...]:
         """What input and biases add to the pre-activations of each kernel, (..., P)."""
         _, drop = noise
-        form = self._form()
+        form = _masked_form(self.cell)
         if drop is not None:
             x = dropped(x, drop, self.input_rate)
         driven = []
@@ -95,7 +89,7 @@ class RecurrentDropout(CellWrapper):
     ) -> tuple[Carry, jax.Array]:
         """One step in which the kernels see only the units that are left."""
         drop, _ = noise
-        form = self._form()
+        form = _masked_form(self.cell)
         leaves, structure = jax.tree.flatten((carry, z))
         carry, z = jax.tree.unflatten(structure, self._kept(*leaves))
         h = form.mathematics.hidden(carry)
@@ -108,10 +102,22 @@ class RecurrentDropout(CellWrapper):
         after, _ = form.mathematics.advance(carry, pre)
         return after, form.mathematics.hidden(after)
 
-    def _form(self) -> FusedForm:
-        form = fused_form(self.cell)
-        assert form is not None  # Refused on construction.
-        return form
+
+def _masked_form(cell: Any) -> FusedForm:
+    """The form between whose weights and what they multiply a mask can stand.
+
+    Raises:
+      TypeError: the cell has none, or none any more.
+    """
+    form = fused_form(cell)
+    if form is None:
+        raise TypeError(
+            "RecurrentDropout needs a cell whose weights all multiply the state or the input "
+            f"as they are, so that a mask can stand between; got a {_form_of(cell)} that does "
+            "not. Build an LSTMCell with peephole=False, a GRUCell with reset_after=True, or "
+            "a SimpleRNNCell with an activation of this package, given by name."
+        )
+    return form
 
 
 def _form_of(cell: Any) -> str:

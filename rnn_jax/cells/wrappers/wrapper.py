@@ -7,7 +7,8 @@ import jax
 from flax import nnx
 
 from rnn_jax.cells.cell import Carry, RNNCell
-from rnn_jax.cells.structure import FusedForm, describes_itself, fused_form
+from rnn_jax.cells.claims import SelfDescribing, claim, splits_call
+from rnn_jax.cells.structure import FusedForm, fused_form
 from rnn_jax.cells.wrappers.noise import Noise, draw_noise, project_with, step_with
 from rnn_jax.checks import kind_of
 from rnn_jax.initializers import Initializer
@@ -15,13 +16,13 @@ from rnn_jax.initializers import Initializer
 ByName = Callable[[Carry, jax.Array], dict[str, jax.Array]]
 
 
-class CellWrapper(nnx.RNNCellBase):
+class CellWrapper(nnx.RNNCellBase, SelfDescribing):
     """Base of cells that wrap one of this package's, `cell`; as it stands, the cell itself.
 
     A subclass overrides what it changes. One with another recurrence overrides `step`, and thereby
-    has no fused form unless it describes one; one that draws noise overrides the three methods of
-    `rnn_jax.cells.wrappers.noise`, which here hand the inner cell's noise through. So wrappers
-    nest.
+    makes none of the inner cell's claims (see `rnn_jax.cells.claims`) but those that it makes anew;
+    one that draws noise overrides the three methods of `rnn_jax.cells.wrappers.noise`, which here
+    hand the inner cell's noise through. So wrappers nest.
 
     Args:
       cell: a cell of this package, or one that is wrapped already.
@@ -29,6 +30,8 @@ class CellWrapper(nnx.RNNCellBase):
     Raises:
       TypeError: it is something else.
     """
+
+    splits_call: bool = True
 
     def __init__(self, cell: "RNNCell | CellWrapper"):
         if not isinstance(cell, (RNNCell, CellWrapper)):
@@ -47,11 +50,11 @@ class CellWrapper(nnx.RNNCellBase):
 
     def project(self, x: jax.Array) -> Any:
         """All that depends on the input alone; see `RNNCell.project`."""
-        return self.cell.project(x)
+        return project_with(self.cell, x, None)
 
     def step(self, carry: Carry, z: Any) -> tuple[Carry, jax.Array]:
         """The recurrence, without noise; see `RNNCell.step`."""
-        return self.cell.step(carry, z)
+        return step_with(self.cell, carry, z, None)
 
     def fused_form(self) -> FusedForm | None:
         """The inner cell's form, which is this one's too where `step` is the inner cell's."""
@@ -81,18 +84,32 @@ class CellWrapper(nnx.RNNCellBase):
     @property
     def gates(self) -> ByName:
         """The inner cell's `gates(carry, x)`; absent where it has none."""
-        return getattr(self.cell, "gates")  # noqa: B009 (RNNCell does not declare it)
+        return self._claim_of_cell("gates")
 
     @property
     def memory_path(self) -> ByName:
         """The inner cell's `memory_path(carry, x)`; absent where it has none."""
-        return getattr(self.cell, "memory_path")  # noqa: B009
+        return self._claim_of_cell("memory_path")
+
+    @property
+    def slopes(self) -> Callable[[Carry, jax.Array], jax.Array]:
+        """The inner cell's `slopes(carry, x)`; absent where it has none."""
+        return self._claim_of_cell("slopes")
+
+    @property
+    def jacobian_bound(self) -> Callable[[], tuple[float, jax.Array]]:
+        """The inner cell's `jacobian_bound()`; absent where it has none."""
+        return self._claim_of_cell("jacobian_bound")
+
+    @property
+    def recurrent_kernel(self) -> nnx.Param[jax.Array]:
+        """The inner cell's W_h."""
+        return self.cell.recurrent_kernel
 
     @property
     def diagonal_part(self) -> str | None:
         """The inner cell's; see `RNNCell`."""
-        inner = self.cell
-        return inner.diagonal_part if describes_itself(inner, "diagonal_part") else None
+        return claim(self.cell, "diagonal_part")
 
     @property
     def in_features(self) -> int:
@@ -129,8 +146,19 @@ class CellWrapper(nnx.RNNCellBase):
         """The number of trailing axes of an input that are features: 1."""
         return self.cell.num_feature_axes
 
+    def _claim_of_cell(self, name: str) -> Any:
+        """A claim of the inner cell: this one's too, where its step is the inner cell's."""
+        found = claim(self.cell, name)
+        if found is None:
+            raise AttributeError(
+                f"a wrapped cell has the {name} of the cell inside; {type(self.cell).__name__} has "
+                "none that holds for its own step. Define it in the class that has that step."
+            )
+        return found
+
     def _check_carry(self, carry: Carry, x: jax.Array) -> None:
-        self.cell._check_carry(carry, x)
+        if splits_call(self.cell):  # Otherwise its call is run, and checks for itself.
+            self.cell._check_carry(carry, x)
 
     def _kept(self, *parts: jax.Array) -> list[jax.Array]:
         return self.cell._kept(*parts)

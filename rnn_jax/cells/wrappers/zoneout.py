@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax.cells.cell import Carry, RNNCell, promote
+from rnn_jax.cells.claims import claim
 from rnn_jax.cells.wrappers.noise import Noise, draw_noise, drawn_by_step, project_with, step_with
-from rnn_jax.cells.wrappers.wrapper import CellWrapper
+from rnn_jax.cells.wrappers.wrapper import ByName, CellWrapper
 from rnn_jax.checks import check_rate
 
 
@@ -50,7 +51,7 @@ class Zoneout(CellWrapper):
 
     def step(self, carry: Carry, z: Any) -> tuple[Carry, jax.Array]:
         """One step with the expected update; see `RNNCell.step`."""
-        return self._mix(carry, self.cell.step(carry, z)[0], None)
+        return self._mix(carry, step_with(self.cell, carry, z, None)[0], None)
 
     def noise(self, key: jax.Array, steps: int) -> Noise:
         """(the inner cell's noise, for each part which units keep their value, (T, H))."""
@@ -69,6 +70,11 @@ class Zoneout(CellWrapper):
         of_cell, keeps = noise
         return self._mix(carry, step_with(self.cell, carry, z, of_cell)[0], keeps)
 
+    @property
+    def gates(self) -> ByName:
+        """The gates of the inner cell, whose step is mixed with the carry; absent without any."""
+        return self._claim_of_cell("gates")
+
     def memory_path(self, carry: Carry, x: jax.Array) -> dict[str, jax.Array]:
         """The factors by which parts of the carry are handed on by themselves, on expectation.
 
@@ -81,7 +87,8 @@ class Zoneout(CellWrapper):
         Returns:
           By part, (..., H); parts that have neither a rate nor a path are absent.
         """
-        inner = self.cell.memory_path(carry, x) if hasattr(self.cell, "memory_path") else {}
+        of_cell = claim(self.cell, "memory_path")
+        inner = {} if of_cell is None else of_cell(carry, x)
         path = {}
         for name, rate, part in zip(
             self.carry_parts, self.rates, jax.tree.leaves(carry), strict=True

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from rnn_jax.activations import activation_slope_range
+from rnn_jax.cells.claims import claim, makes_claim, owner_of
 from rnn_jax.checks import check_number
 from rnn_jax.gradients.explain.memory_path import MemoryPath, split_path
 from rnn_jax.gradients.linearize import Record, Source, accept, check_jacobians, sizes_of
 from rnn_jax.gradients.numerics.scaled import log_exactly, log_frobenius
 from rnn_jax.gradients.precision import compiled
-from rnn_jax.sequence.calling import ArrayLike, Carry, owner_of
+from rnn_jax.sequence.calling import ArrayLike, Carry
 
 
 @struct.dataclass
@@ -140,7 +140,7 @@ def attribution_of(record: Record) -> Attribution:
         name: split_path(a, factors, _rows_of(name, parts))
         for name, factors in along_trajectory(record, "memory_path").items()
     }
-    simple = hasattr(cell, "slopes") and hasattr(cell, "recurrent_kernel")
+    simple = makes_claim(cell, "slopes") and hasattr(owner_of(cell), "recurrent_kernel")
     slopes = along_trajectory(record, "slopes") if simple else None
     slope_log, recurrent_log = _split_slopes(cell, slopes)
     return Attribution(
@@ -156,12 +156,12 @@ def attribution_of(record: Record) -> Attribution:
 
 
 def along_trajectory(record: Record, method: str) -> Any:
-    """What cell.method(carry, x) gives at every step, with a leading T; {} without the method."""
-    owner = owner_of(record.cell)
-    if not hasattr(owner, method):
+    """What the claim cell.method(carry, x) gives at every step, with a leading T; {} without it."""
+    found = claim(record.cell, method)
+    if found is None:
         return {}
     before = jax.vmap(record.flat.unravel)(record.states[:-1])
-    return jax.vmap(getattr(owner, method))(before, record.inputs)
+    return jax.vmap(found)(before, record.inputs)
 
 
 def _rows_of(name: str, parts: dict[str, tuple[int, int]]) -> tuple[int, int]:
@@ -187,7 +187,7 @@ def _block_log_norms(a: jax.Array, parts: dict[str, tuple[int, int]]) -> dict[st
 def _split_slopes(cell: Any, slopes: jax.Array | None) -> tuple[jax.Array | None, jax.Array | None]:
     if slopes is None:
         return None, None
-    kernel = jnp.asarray(cell.recurrent_kernel[...], slopes.dtype)
+    kernel = jnp.asarray(owner_of(cell).recurrent_kernel[...], slopes.dtype)
     whole = log_frobenius(kernel, (0, 1))
     into = log_exactly(jnp.linalg.norm(kernel, axis=0))
     weighted = slopes * jnp.broadcast_to(jnp.exp(into - whole)[None], slopes.shape)
@@ -195,8 +195,9 @@ def _split_slopes(cell: Any, slopes: jax.Array | None) -> tuple[jax.Array | None
 
 
 def _slope_bound(cell: Any) -> float | None:
+    """sup|φ'|, if the cell states a bound with it."""
+    bound = claim(cell, "jacobian_bound")
     try:
-        low, high = activation_slope_range(cell.activation)
+        return None if bound is None else bound()[0]
     except ValueError:  # A plain callable whose slopes no one has stated.
         return None
-    return max(abs(low), abs(high))

@@ -5,7 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.checks import check_size
+from rnn_jax.cells.claims import claim, owner_of
+from rnn_jax.checks import check_size, kind_of
 
 
 def jacobian_log_bound(cell: Any, T: int) -> jax.Array:
@@ -32,14 +33,15 @@ def jacobian_log_bound(cell: Any, T: int) -> jax.Array:
       is difficult", 1994; R. Pascanu, T. Mikolov and Y. Bengio, 2013, section 2.
     """
     steps = check_size("T", T)
-    if not hasattr(cell, "jacobian_bound"):
+    bound = claim(cell, "jacobian_bound")
+    if bound is None:
         raise ValueError(
-            "the bound (sup|φ'|·σ₁(W_h))^k is known for cells with one recurrent kernel inside one "
-            f"activation, such as SimpleRNNCell; got {type(cell).__name__}, whose gates make the "
-            "factor depend on the trajectory. Measure it: jacobian_log_norms(cell, xs, "
+            "the bound (sup|φ'|·σ₁(W_h))^k needs a cell whose step is one recurrent kernel inside "
+            f"one activation, such as SimpleRNNCell; got {kind_of(owner_of(cell))}, which states "
+            "no jacobian_bound of its own step. Measure it: jacobian_log_norms(cell, xs, "
             'wrt="state", norm="spectral").'
         )
-    slope, kernel = cell.jacobian_bound()
+    slope, kernel = bound()
     largest = jnp.linalg.norm(kernel, ord=2)
     factor = jnp.log(largest) + jnp.log(jnp.asarray(slope, largest.dtype))
     lags = jnp.arange(steps, dtype=largest.dtype)

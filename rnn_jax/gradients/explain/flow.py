@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from rnn_jax.cells.claims import makes_claim
 from rnn_jax.checks import check_choice, check_count, check_flag
 from rnn_jax.gradients.explain.attribution import Attribution, attribution_of
 from rnn_jax.gradients.explain.bounds import jacobian_log_bound
@@ -21,6 +22,7 @@ from rnn_jax.gradients.explain.regime import classify
 from rnn_jax.gradients.explain.summary import summarize
 from rnn_jax.gradients.jacobians.log_norms import check_log_norms, log_norms_of
 from rnn_jax.gradients.linearize import (
+    Given,
     Jacobians,
     Linearization,
     Problem,
@@ -120,12 +122,7 @@ class GradientFlow:
 
         −inf if the gradient becomes exactly 0; nan if the sequence has a single step.
         """
-        curve = self.by_lag()
-        lags = jnp.arange(self.steps, dtype=curve.dtype)
-        centred = lags - jnp.mean(lags)
-        slope = jnp.sum(centred * curve) / jnp.sum(centred * centred)
-        zero = jnp.any(jnp.isneginf(curve)) & ~jnp.any(jnp.isnan(curve))
-        return jnp.where(zero, -jnp.inf, slope)
+        return _slope(self.by_lag())
 
     @property
     def regime(self) -> str:
@@ -143,17 +140,34 @@ class GradientFlow:
         """A few lines that say in words what the numbers mean."""
         return summarize(self)
 
-    def plot(self) -> Figure:
+    def plot(self, *, figsize: tuple[float, float] | None = None) -> Figure:
         """One figure: the (t, s) map, norm by lag, and gates and weight shares where known.
+
+        Args:
+          figsize: width and height in inches; None gives each panel the room that it needs.
 
         Returns:
           A matplotlib `Figure`; needs the `experiments` extra.
+
+        Raises:
+          ValueError: a figsize that is not two positive numbers.
         """
         # Here and not above: only plotting may import matplotlib, and importing this package
         # must not.
         from rnn_jax.plotting.flow_figure import flow_figure
 
-        return flow_figure(self)
+        return flow_figure(self, figsize=figsize)
+
+
+@functools.partial(compiled, marks_unknown=True)
+def _slope(curve: jax.Array) -> jax.Array:
+    """The least-squares slope of a curve (T,); −inf if it falls to −inf, NaN for one point."""
+    lags = jnp.arange(curve.shape[0], dtype=curve.dtype)
+    centred = lags - jnp.mean(lags)
+    zero = jnp.any(jnp.isneginf(curve)) & ~jnp.any(jnp.isnan(curve))
+    line = jnp.where(zero, jnp.zeros_like(curve), curve)
+    slope = jnp.sum(centred * line) / jnp.sum(centred * centred)
+    return jnp.where(zero, -jnp.inf, slope)
 
 
 def gradient_flow(
@@ -250,7 +264,7 @@ def _wanted(measures: Collection[str] | None, loss: Loss | None, spectrum: bool)
 
 
 def _possible(
-    wanted: tuple[str, ...], source: Problem | Linearization, sizes: Sizes
+    wanted: tuple[str, ...], source: Given, sizes: Sizes
 ) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
     """(the measures that this cell allows, the others with what they would need)."""
     reasons = {
@@ -263,9 +277,7 @@ def _possible(
     return tuple(name for name in wanted if name not in left_out), omissions
 
 
-def _check_room(
-    source: Problem | Linearization, sizes: Sizes, wrt: str, k: int, wanted: tuple[str, ...]
-) -> None:
+def _check_room(source: Given, sizes: Sizes, wrt: str, k: int, wanted: tuple[str, ...]) -> None:
     """Raises ValueError for the first measure that does not fit into memory."""
     batch = math.prod(source.inputs.shape[:-2])
     check_log_norms(sizes, wrt, of=source, batch=batch)
@@ -282,9 +294,9 @@ class _Kept(NamedTuple):
     jacobians: Jacobians
 
 
-@functools.partial(compiled, static=("wrt", "k", "wanted", "batched", "keep"))
+@functools.partial(compiled, static=("wrt", "k", "wanted", "batched", "keep"), marks_unknown=True)
 def _measure(
-    source: Problem | Linearization,
+    source: Given,
     *,
     wrt: str,
     k: int,
@@ -292,7 +304,7 @@ def _measure(
     batched: bool,
     keep: bool,
 ) -> tuple[GradientFlow, _Kept | None, Any]:
-    def measure(source: Problem | Linearization) -> tuple[GradientFlow, _Kept | None, Any]:
+    def measure(source: Given) -> tuple[GradientFlow, _Kept | None, Any]:
         record = Record(source)
         flow = GradientFlow(log_norms=log_norms_of(record, wrt=wrt), wrt=wrt)
         for name in wanted:
@@ -308,10 +320,8 @@ def _measure(
 
 
 @functools.partial(compiled, static=("batched",))
-def _weight_shares(
-    source: Problem | Linearization, kept: _Kept, gradients: Any, *, batched: bool
-) -> jax.Array:
-    def shares(source: Problem | Linearization, kept: _Kept, gradients: Any) -> jax.Array:
+def _weight_shares(source: Given, kept: _Kept, gradients: Any, *, batched: bool) -> jax.Array:
+    def shares(source: Given, kept: _Kept, gradients: Any) -> jax.Array:
         record = Record(source)
         record.trajectory, record.jacobians = kept
         return weight_log_norms_of(record, gradients)
@@ -319,9 +329,7 @@ def _weight_shares(
     return _mapped(shares, source, batched=batched)(source, kept, gradients)
 
 
-def _mapped(
-    function: Callable[..., Any], source: Problem | Linearization, *, batched: bool
-) -> Callable[..., Any]:
+def _mapped(function: Callable[..., Any], source: Given, *, batched: bool) -> Callable[..., Any]:
     """A function of a sequence (and of what belongs to it), for a batch of them."""
     if not batched:
         return function
@@ -351,7 +359,7 @@ MEASURES = (*_READINGS, "bound", "weight_log_norms")
 
 def _bound(cell: Any, log_norms: jax.Array) -> jax.Array | None:
     """The bound on the product, times the largest factor that it starts from."""
-    if not hasattr(cell, "jacobian_bound"):
+    if not makes_claim(cell, "jacobian_bound"):
         return None
     try:
         bound = jacobian_log_bound(cell, log_norms.shape[-1]).astype(log_norms.dtype)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from rnn_jax.gradients.jacobians.propagation import AtStep, sweep_forward
-from rnn_jax.gradients.linearize import Record, Source, accept, sizes_of
+from rnn_jax.gradients.linearize import Given, Record, Source, accept, sizes_of
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.precision import compiled
 from rnn_jax.sequence.calling import ArrayLike, Carry
@@ -68,7 +68,7 @@ def _sweep(source: Source, *, wrt: str) -> jax.Array:
     )
 
 
-def _check_fits(source: Source, wrt: str) -> None:
+def _check_fits(source: Given, wrt: str) -> None:
     steps, size, outputs, inputs, dtype = sizes_of(source)
     rows, columns = (outputs, inputs) if wrt == "input" else (size, size)
     check_fits(

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
+from rnn_jax.arrays import nan_unless
 from rnn_jax.checks import check_choice, check_count, check_key
 from rnn_jax.gradients.jacobians.log_norms import check_targets
 from rnn_jax.gradients.linearize import (
+    Given,
     Record,
     Source,
     accept,
@@ -108,7 +110,7 @@ def _estimated_log_norms(
     vectors = jax.random.normal(key, (targets.shape[0], probes, rows), dtype)
     logs = _probe(record, targets % steps, vectors, wrt)
     known = jnp.broadcast_to(((targets >= -steps) & (targets < steps))[:, None], logs.values.shape)
-    return jax.tree.map(lambda a: jnp.where(known, a, jnp.full_like(a, jnp.nan)), logs)
+    return jax.tree.map(functools.partial(nan_unless, known), logs)
 
 
 def _probe(record: Record, targets: jax.Array, vectors: jax.Array, wrt: str) -> Estimate:
@@ -227,7 +229,7 @@ def estimate_jacobian_log_singular_values(
 
 @functools.partial(compiled, static=("start", "stop", "k", "width", "iterations"))
 def _leading(
-    source: Source, key: jax.Array, *, start: int, stop: int, k: int, width: int, iterations: int
+    source: Given, key: jax.Array, *, start: int, stop: int, k: int, width: int, iterations: int
 ) -> jax.Array:
     record = Record(up_to(source, stop))
     basis = jax.random.normal(key, (record.sizes.state, width), record.sizes.dtype)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rnn_jax.arrays import nan_unless
 from rnn_jax.checks import check_choice
 from rnn_jax.gradients.jacobians.propagation import AtStep, sweep_backward, sweep_forward
 from rnn_jax.gradients.linearize import (
@@ -91,7 +92,7 @@ def _jacobian_log_norms(
     else:
         table = log_norms_of(record, wrt=wrt, norm=norm)[rank]
     known = jnp.broadcast_to(((targets >= -steps) & (targets < steps))[:, None], table.shape)
-    return jnp.where(known, table, jnp.full_like(table, jnp.nan))
+    return nan_unless(known, table)
 
 
 def log_norms_of(record: Record, *, wrt: str, norm: str = "fro") -> jax.Array:

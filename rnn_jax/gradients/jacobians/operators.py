@@ -9,7 +9,7 @@ from flax import struct
 from jax import lax
 
 from rnn_jax.checks import check_choice, check_count
-from rnn_jax.gradients.linearize import Problem, Record, Source, accept, sizes_of, up_to
+from rnn_jax.gradients.linearize import Given, Problem, Record, accept, sizes_of, up_to
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.numerics.scaled import LN2, normalised
 from rnn_jax.gradients.precision import compiled
@@ -124,7 +124,7 @@ def jacobian_operator(
 
 
 @functools.partial(compiled, static=("begin", "stop"))
-def _between(source: Source, *, begin: int, stop: int) -> tuple[jax.Array, jax.Array]:
+def _between(source: Given, *, begin: int, stop: int) -> tuple[jax.Array, jax.Array]:
     """The states before some steps, (n, S), and their inputs, (n, I)."""
     if begin == stop:
         flat = Record(source).flat

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from rnn_jax.arrays import nan_unless
 from rnn_jax.gradients.numerics.scaled import LN2, log_exactly, normalised, power_of_two
 
 # Convergence is quadratic once it sets in; after the QR steps before it, a handful of sweeps do.
@@ -62,7 +63,7 @@ def log_singular_values(mantissa: jax.Array, exponent: jax.Array, y: jax.Array) 
     rows, cosine, _ = lax.while_loop(unfinished, sweep, begin)
     logs = jnp.sort(_log_lengths(rows), descending=True)[:n]
     # Not settled (or NaN from the start) must not look like an answer.
-    return jnp.where(cosine <= tolerance, logs, jnp.full_like(logs, jnp.nan))
+    return nan_unless(jnp.broadcast_to(cosine <= tolerance, logs.shape), logs)
 
 
 def _sweep(rows: _Rows) -> tuple[_Rows, jax.Array]:

@@ -10,6 +10,7 @@ import numpy as np
 from flax import struct
 from jax import lax
 
+from rnn_jax.arrays import nan_unless
 from rnn_jax.checks import check_count
 from rnn_jax.gradients.linearize import (
     Record,
@@ -74,18 +75,7 @@ class LyapunovSpectrum:
         References:
           J. Kaplan and J. Yorke, "Chaotic behavior of multidimensional difference equations", 1979.
         """
-        sums = jnp.cumsum(self.exponents, axis=-1)
-        kept = jnp.sum(sums >= 0, axis=-1)
-        count = self.exponents.shape[-1]
-        before = jnp.concatenate([jnp.zeros_like(sums[..., :1]), sums], axis=-1)
-        total = jnp.take_along_axis(before, kept[..., None], axis=-1)[..., 0]
-        after = jnp.minimum(kept, count - 1)[..., None]
-        next_exponent = jnp.take_along_axis(self.exponents, after, axis=-1)[..., 0]
-        inside = kept.astype(total.dtype) + total / jnp.abs(next_exponent)
-        whole = float(count) if count == self.state_size else jnp.nan
-        known = ~jnp.any(jnp.isnan(self.exponents), axis=-1)
-        dimension = jnp.where(kept < count, inside, jnp.full_like(inside, whole))
-        return jnp.where(known, dimension, jnp.full_like(dimension, jnp.nan))
+        return _kaplan_yorke_dimension(self.exponents, size=self.state_size)
 
     def convergence(self) -> jax.Array:
         """The estimate after each window, (N, k): how the exponents settled."""
@@ -175,6 +165,23 @@ def lyapunov_exponents(
     return spectrum
 
 
+@functools.partial(compiled, static=("size",), marks_unknown=True)
+def _kaplan_yorke_dimension(exponents: jax.Array, *, size: int) -> jax.Array:
+    sums = jnp.cumsum(exponents, axis=-1)
+    kept = jnp.sum(sums >= 0, axis=-1)
+    count = exponents.shape[-1]
+    before = jnp.concatenate([jnp.zeros_like(sums[..., :1]), sums], axis=-1)
+    total = jnp.take_along_axis(before, kept[..., None], axis=-1)[..., 0]
+    after = jnp.minimum(kept, count - 1)[..., None]
+    next_exponent = jnp.take_along_axis(exponents, after, axis=-1)[..., 0]
+    inside = kept < count
+    # Where all sums are positive there is no next exponent to divide by.
+    divisor = jnp.where(inside, jnp.abs(next_exponent), jnp.ones_like(total))
+    dimension = kept.astype(total.dtype) + jnp.where(inside, total, 0.0) / divisor
+    known = ~jnp.any(jnp.isnan(exponents), axis=-1) & (inside | (count == size))
+    return nan_unless(known, dimension)
+
+
 def check_exponents(sizes: Sizes, k: int, windows: int, *, of: Any, batch: int = 1) -> None:
     """Raises ValueError unless there is room; `of` and `batch` as for `check_fits`."""
     check_fits(
@@ -187,7 +194,7 @@ def check_exponents(sizes: Sizes, k: int, windows: int, *, of: Any, batch: int =
     )
 
 
-@functools.partial(compiled, static=("k", "warmup", "interval"))
+@functools.partial(compiled, static=("k", "warmup", "interval"), marks_unknown=True)
 def _lyapunov(source: Source, *, k: int, warmup: int, interval: int) -> LyapunovSpectrum:
     return exponents_of(Record(source), k=k, warmup=warmup, interval=interval)
 
@@ -203,7 +210,8 @@ def exponents_of(record: Record, *, k: int, warmup: int = 0, interval: int = 1) 
 
     def at(start: int, stop: int, length: int) -> Any:
         """What the maps take from one step to another, in windows of so many steps."""
-        return jax.tree.map(lambda a: a[start:stop].reshape(-1, length, *a.shape[1:]), maps.at)
+        count = (stop - start) // length  # Said, because an array may have no elements.
+        return jax.tree.map(lambda a: a[start:stop].reshape(count, length, *a.shape[1:]), maps.at)
 
     if warmup:
         frame, _ = lax.scan(window, frame, at(0, warmup, 1))
@@ -242,7 +250,7 @@ def _standard_errors(growth: jax.Array, exponents: jax.Array, window_steps: jax.
     mean = jnp.where(kept, exponents, jnp.zeros_like(exponents))
     share = jnp.outer(window_steps.astype(growth.dtype), mean)
     found = standard_error_of_sum(series - share)
-    return jnp.where(kept, found, jnp.full_like(found, jnp.nan))
+    return nan_unless(kept, found)
 
 
 def _condition(growth: jax.Array) -> jax.Array:

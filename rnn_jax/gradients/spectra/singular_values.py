@@ -9,9 +9,9 @@ from jax import lax
 
 from rnn_jax.checks import check_count
 from rnn_jax.gradients.linearize import (
+    Given,
     Record,
     Sizes,
-    Source,
     accept,
     check_decomposable,
     sizes_of,
@@ -113,7 +113,7 @@ def check_spectrum(sizes: Sizes, *, of: Any, batch: int = 1) -> None:
 
 
 @functools.partial(compiled, static=("start", "stop"))
-def _factors(source: Source, *, start: int, stop: int) -> jax.Array:
+def _factors(source: Given, *, start: int, stop: int) -> jax.Array:
     """A_{start+1} … A_stop, (n, S, S); a program of its own, so that the next serves every cell."""
     return Record(up_to(source, stop)).jacobians.state_by_state[start:stop]
 

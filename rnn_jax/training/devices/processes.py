@@ -33,15 +33,15 @@ def only_first(action: Callable[[], Any]) -> Any:
     if is_first():
         try:
             outcome = action()
-        except Exception as found:  # Raised again below, once the others know of it.
-            error = found
-    said = {"value": outcome, "error": None if error is None else str(error)}
-    heard = _from_first(said)
+        except Exception as raised:  # Again below, once the others know of it.
+            error = raised
+    message = {"value": outcome, "error": None if error is None else str(error)}
+    received = _from_first(message)
     if error is not None:
         raise error
-    if heard["error"] is not None:
-        raise RuntimeError(f"the first process stopped: {heard['error']}")
-    return heard["value"]
+    if received["error"] is not None:
+        raise RuntimeError(f"the first process stopped: {received['error']}")
+    return received["value"]
 
 
 def arrays_from_first(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -61,5 +61,5 @@ def _from_first(value: Any) -> Any:
     padded = np.zeros(length, np.uint8)
     if is_first():
         padded[:] = text
-    heard = np.asarray(multihost_utils.broadcast_one_to_all(padded), np.uint8)
-    return json.loads(heard.tobytes().decode())
+    received = np.asarray(multihost_utils.broadcast_one_to_all(padded), np.uint8)
+    return json.loads(received.tobytes().decode())

@@ -1,9 +1,17 @@
-"""Checkpoints on disk by Orbax, each with a digest of its own numbers."""
+"""Checkpoints: the arrays of a state in one file, which is whole or not there at all.
 
-import hashlib
+    rnn_jax checkpoint 2                                  a line
+    {"notes": {…}, "arrays": [[name, type, shape], …]}    a line of JSON
+    the bytes of these arrays, one after the other        little-endian, C order
+    SHA-256 of all before, hexadecimal                    a line
+
+Types are NumPy's names and those that ml_dtypes adds, such as bfloat16; random keys are stored as
+their bits.
+"""
+
 import json
-import logging
-from collections.abc import Callable
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,67 +19,58 @@ import jax
 import numpy as np
 
 from rnn_jax.checks import is_key
+from rnn_jax.training.disk.files import (
+    PART,
+    make_folder,
+    reason,
+    sync_folder,
+    unsealed,
+    write_whole,
+)
+from rnn_jax.training.disk.records import plain
 
 Notes = dict[str, Any]
+Arrays = dict[str, np.ndarray]
+
+_FIRST_LINE = b"rnn_jax checkpoint 2\n"
+_NAME = re.compile(r"([0-9]+)\.ckpt")
 
 # The last, and the one before it in case the last is damaged.
 _KEPT = 2
 
 
 class Checkpoints:
-    """The checkpoints of one run, written in the background and complete or not there at all.
+    """The checkpoints of one run, `<step>.ckpt` in a folder of their own.
 
     Args:
       folder: absolute; it need not exist.
-      read_only: leave all as it is, because a run may be writing there.
     """
 
-    def __init__(self, folder: Path, *, read_only: bool = False):
-        # Here and not above: importing the package must stay light.
-        import orbax.checkpoint as ocp
-
+    def __init__(self, folder: Path):
         self.folder = folder
-        self._ocp, self._read_only = ocp, read_only
-        self._manager: Any = None
-        self._open()
 
-    def _open(self) -> None:
-        ocp = self._ocp
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=_KEPT,
-            enable_async_checkpointing=not self._read_only,
-            cleanup_tmp_directories=not self._read_only,
-            read_only=self._read_only,
-            create=False,
-            multiprocessing_options=_alone(),
-        )
-        if not self._read_only:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        absl = logging.getLogger("absl")
-        level = absl.level
-        if self._read_only:
-            absl.setLevel(logging.ERROR)  # It warns of options that reading does not use.
-        try:
-            self._manager = ocp.CheckpointManager(self.folder, options=options)
-        finally:
-            absl.setLevel(level)
+    def steps(self) -> list[int]:
+        """Of the checkpoints that there are, the latest first."""
+        names = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
+        found = [match for match in map(_NAME.fullmatch, names) if match is not None]
+        return sorted((int(match[1]) for match in found), reverse=True)
 
     def save(self, step: int, state: Any, notes: Notes) -> None:
-        """Begins to write; what went wrong with the one before is raised here.
+        """Writes a checkpoint, and drops all but the last two; on the disk when this returns.
 
         Raises:
           OSError: the disk is full, or cannot be written; earlier checkpoints are as they were.
         """
-        arrays = to_arrays(state)
-        notes = {**notes, "step": step, "digest": digest(arrays)}
-        composite = self._ocp.args.Composite(
-            state=self._ocp.args.StandardSave(arrays), notes=self._ocp.args.JsonSave(notes)
-        )
-        self._guarded(lambda: self._manager.save(step, args=composite, force=True))
-
-    def steps(self) -> list[int]:
-        """Of the complete checkpoints, the latest first."""
-        return sorted(self._manager.all_steps(), reverse=True)
+        try:
+            self._clear()
+            write_checkpoint(self.path(step), to_arrays(state), {**notes, "step": step})
+            for old in self.steps()[_KEPT:]:
+                self.path(old).unlink()
+        except OSError as error:
+            raise OSError(
+                f"a checkpoint could not be written to {self.folder}: {reason(error)}. Earlier "
+                "checkpoints are as they were; make room or access, and run the same command again."
+            ) from error
 
     def load(self, step: int, like: Any) -> tuple[Any, Notes]:
         """(state, notes) of one checkpoint.
@@ -82,122 +81,158 @@ class Checkpoints:
         arrays, notes = self.read(step)
         return from_arrays(arrays, like), notes
 
-    def read(self, step: int) -> tuple[dict[str, np.ndarray], Notes]:
+    def read(self, step: int) -> tuple[Arrays, Notes]:
         """(arrays by their paths, notes) of one checkpoint.
 
         Raises:
-          ValueError: it cannot be read, or its numbers are not those that were written.
+          ValueError: it cannot be read, or is not what was written.
+          FileNotFoundError: it is not there.
+          PermissionError: it may not be read.
         """
-        ocp = self._ocp
-        composite = ocp.args.Composite(
-            state=ocp.args.StandardRestore(), notes=ocp.args.JsonRestore()
-        )
-        try:
-            found = self._manager.restore(step, args=composite)
-            arrays, notes = dict(found.state), dict(found.notes)
-        except Exception as error:  # Damage shows as whatever the layer that meets it raises.
-            raise ValueError(f"it cannot be read: {_first_line(error)}") from error
-        if notes.get("digest") != digest(arrays):
-            raise ValueError("its numbers are not those that were written")
+        arrays, notes = read_checkpoint(self.path(step))
+        if notes.get("step") != step:
+            raise ValueError(f"it is that of step {notes.get('step')}")
         if not all(isinstance(notes.get(name), dict) for name in ("metrics", "probes")):
-            raise ValueError("its notes are of another version of this package")
+            raise ValueError("its notes do not say which rows belong to it")
         return arrays, notes
 
-    def set_aside(self, step: int) -> Path:
-        """Moves a checkpoint that cannot be used out of the way, and returns where it is."""
-        # Orbax would delete the oldest ones to make room, and refuse to write this step again.
-        target = self.folder.parent / "damaged" / str(step)
-        while target.exists():
-            target = target.with_name(target.name + "+")
-        target.parent.mkdir(exist_ok=True)
-        (self.folder / str(step)).rename(target)
-        self._manager.close()
-        self._open()
-        return target
+    def path(self, step: int) -> Path:
+        """Of one checkpoint."""
+        return self.folder / f"{step}.ckpt"
 
-    def close(self) -> None:
-        """Waits for what was begun and gives all up."""
-        self._guarded(self._manager.close)
-
-    def _guarded(self, call: Callable[[], Any]) -> None:
-        try:
-            call()
-        except Exception as error:  # TensorStore reports a full disk as a ValueError.
-            raise OSError(
-                f"a checkpoint could not be written to {self.folder}: {_first_line(error)}. "
-                "Earlier checkpoints are as they were; make room or access, and run the same "
-                "command again."
-            ) from error
+    def _clear(self) -> None:
+        """Makes the folder, and room: what a killed process had begun is of no use."""
+        if not self.folder.is_dir():
+            make_folder(self.folder)
+            sync_folder(self.folder.parent)
+        for part in self.folder.iterdir():
+            if part.name.endswith(PART):
+                part.unlink()
 
 
-def write_once(folder: Path, state: Any, notes: Notes) -> None:
-    """A state and what is known of it, outside the series: `state` by Orbax, `notes.json`."""
-    import orbax.checkpoint as ocp
-
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "notes.json").write_text(json.dumps(notes, indent=2) + "\n")
-    with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
-        checkpointer.save(folder / "state", to_arrays(state), force=True)
+def set_aside(path: Path, run: Path) -> Path:
+    """Moves what lies in the folder of a run to its damaged/; says where it is."""
+    target = make_folder(run / "damaged") / path.name
+    while target.exists():
+        target = target.with_name(target.name + "+")
+    return Path(shutil.move(path, target))  # Checkpoints may lie on another disk.
 
 
-def _alone() -> Any:
-    """Only the first process writes: what others hold reaches it over the network."""
-    import orbax.checkpoint as ocp
+def write_checkpoint(path: Path, arrays: Arrays, notes: Notes) -> None:
+    """Writes one file.
 
-    here = jax.process_index()
-    return ocp.options.MultiprocessingOptions(primary_host=here, active_processes={here})
+    Raises:
+      OSError: the disk is full, or cannot be written; the path holds what it held before.
+    """
+    forms = [[name, array.dtype.name, list(array.shape)] for name, array in arrays.items()]
+    header = json.dumps(plain({"notes": notes, "arrays": forms}), allow_nan=False)
+
+    pieces = [_FIRST_LINE, f"{header}\n".encode(), *map(_bytes_of, arrays.values())]
+    write_whole(path, pieces, sealed=True)
 
 
-def to_arrays(tree: Any) -> dict[str, np.ndarray]:
+def read_checkpoint(path: Path) -> tuple[Arrays, Notes]:
+    """(arrays by their names, notes) of one file.
+
+    Raises:
+      ValueError: it cannot be read, or is not what was written.
+      FileNotFoundError: it is not there.
+      PermissionError: it may not be read.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except PermissionError as error:
+        raise PermissionError(
+            f"{path} cannot be read: {reason(error)}. Get access to it."
+        ) from error
+    except OSError as error:
+        raise ValueError(f"it cannot be read: {reason(error)}") from error
+    if not content.startswith(_FIRST_LINE):
+        raise ValueError("it does not begin as a checkpoint of this package does")
+    body = unsealed(content)
+    start = len(_FIRST_LINE)
+    end = content.index(b"\n", start)
+    header = json.loads(content[start:end])
+    arrays, offset = {}, end + 1
+    for name, dtype, shape in header["arrays"]:
+        form = np.dtype(dtype)
+        count = int(np.prod(shape, dtype=np.int64))
+        packed = np.frombuffer(body, form, count, offset) if count else np.empty(0, form)
+        arrays[name] = packed.reshape(shape).copy()
+        offset += count * form.itemsize
+    return arrays, header["notes"]
+
+
+def to_arrays(tree: Any) -> Arrays:
     """The leaves of a pytree by their paths; random keys as their bits."""
     return {name: _storable(leaf) for name, leaf in named_leaves(tree)}
 
 
-def from_arrays(arrays: dict[str, Any], like: Any) -> Any:
+def from_arrays(arrays: Arrays, like: Any) -> Any:
     """The inverse of `to_arrays`, for a pytree of the form of `like`.
 
     Raises:
       ValueError: names, shapes or types are others.
     """
-    expected = to_arrays(like)
-    differing = sorted(set(expected) ^ set(arrays)) or [
-        name
-        for name, leaf in expected.items()
-        if (leaf.shape, leaf.dtype) != (np.shape(arrays[name]), np.asarray(arrays[name]).dtype)
-    ]
-    if differing:
-        raise ValueError(f"its arrays are not those of this run, first {differing[0]}")
-    leaves = [_as_leaf(np.asarray(arrays[name]), leaf) for name, leaf in named_leaves(like)]
+    expected = named_leaves(like)
+    forms = {name: form_of(leaf) for name, leaf in expected}
+    unlike = form_differences({name: form_of(array) for name, array in arrays.items()}, forms)
+    if unlike:
+        raise ValueError(f"its arrays are not those of this run: {'; '.join(unlike)}")
+    leaves = [_as_leaf(arrays[name], leaf) for name, leaf in expected]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
+Form = tuple[str, tuple[int, ...]]
+
+
+def form_of(leaf: Any) -> Form:
+    """(type, shape) in which an array is stored."""
+    if is_key(leaf):
+        leaf = jax.eval_shape(jax.random.key_data, leaf)
+    return (np.dtype(leaf.dtype).name, tuple(leaf.shape))
+
+
+def form_differences(there: dict[str, Form], here: dict[str, Form]) -> list[str]:
+    """In which arrays two states differ, in words; the first few."""
+    found = []
+    for name in [*here, *(name for name in there if name not in here)]:
+        before, now = there.get(name), here.get(name)
+        if before != now:
+            found.append(f"{name} is {_words(before)} there, {_words(now)} here")
+    return found[:3] + ([f"and {len(found) - 3} more"] if len(found) > 3 else [])
+
+
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    """(path, leaf) of every leaf, such as ("model.cells.0.kernel", …)."""
-    return [
-        (jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value"), leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    ]
+    """(path, leaf) of every leaf, such as ("model.cells.0.kernel", …); no path comes twice."""
+    seen: dict[str, int] = {}
+    found = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+        # {"a": {"b": x}, "a.b": y} has two leaves whose paths read alike.
+        seen[name] = count = seen.get(name, 0) + 1
+        found.append((name if count == 1 else f"{name}#{count}", leaf))
+    return found
 
 
-def digest(arrays: dict[str, Any]) -> str:
-    """SHA-256 of names, types, shapes and bytes."""
-    found = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        found.update(f"{name} {array.dtype} {np.shape(arrays[name])}\n".encode())
-        found.update(array.tobytes())
-    return found.hexdigest()
+def _words(form: Form | None) -> str:
+    return "missing" if form is None else f"{form[0]}{list(form[1])}"
 
 
 def _storable(leaf: Any) -> np.ndarray:
     return np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
 
 
+def _bytes_of(array: np.ndarray) -> bytes | memoryview:
+    """Of an array of any type: those of ml_dtypes have no buffers of their own."""
+    if not array.size:
+        return b""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
 def _as_leaf(array: np.ndarray, like: Any) -> Any:
     if not is_key(like):
         return array
     return jax.random.wrap_key_data(jax.numpy.asarray(array), impl=jax.random.key_impl(like))
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]

@@ -1,13 +1,9 @@
 """What a run is, in plain words: enough to repeat it, and to tell it from another one."""
 
-import dataclasses
 import hashlib
+import json
 import math
 import os
-import platform
-import re
-import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,209 +11,214 @@ import jax
 import numpy as np
 
 from rnn_jax.checks import is_key
-from rnn_jax.sequence.model import SequenceModel
 from rnn_jax.training.disk import source
-from rnn_jax.training.disk.checkpoints import digest, named_leaves, to_arrays
+from rnn_jax.training.disk.checkpoints import Form, form_differences, form_of, named_leaves
+from rnn_jax.training.disk.files import reason, write_whole
+from rnn_jax.training.disk.programs import model_digest, program_digests
 from rnn_jax.training.disk.records import plain
-from rnn_jax.training.optimizer import apply_optimizer, standard_promotion
+from rnn_jax.training.disk.surroundings import surroundings, versions
+from rnn_jax.training.disk.values import described, described_form
 from rnn_jax.training.plan import Plan
-from rnn_jax.training.step import run_model
-from rnn_jax.training.variables import split
-
-_PACKAGES = ("rnn_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-# Packages of which another version may compute the same optimiser by another program.
-_COMPILING = ("jax", "optax")
 
 # Of the folder; a run of another one is refused, and not misread.
-_FORMAT = 1
+FORMAT = 2
+
+# Of programs, the versions and the backend for which the same source may give another program;
+# where one of them changed, programs cannot be compared.
+_WRITERS = {
+    "optimizer": ("jax", "optax"),
+    "model": ("jax", "flax", "optax", "rnn_jax", "backend", "x64"),
+    "task": ("jax", "flax", "optax", "rnn_jax", "backend", "x64"),
+}
+# Longest text of a value in a message.
+_SHOWN = 200
 
 Description = dict[str, Any]
 
 
-def describe(plan: Plan, model: Any, hyperparameters: Any, seed: int, user: Any) -> Description:
+def describe(
+    plan: Plan, model: Any, members: int | None, hyperparameters: Any, seed: int, user: Any
+) -> Description:
     """Everything that decides what a run computes, but for how long it runs and where.
 
     Args:
       plan: how to train.
       model: as it starts.
+      members: E of an ensemble, or None.
       hyperparameters: of the optimiser, or None.
       seed: of data and noise.
       user: what the caller wishes to be kept beside it, such as the options of a script.
     """
+    first = None if hyperparameters is None else jax.tree.map(lambda a: a[0], hyperparameters)
+    numbers = jax.tree.map(lambda a: np.asarray(a).tolist(), hyperparameters)
+    inputs = jax.eval_shape(lambda: plan.task.sample(jax.random.key(0), plan.batch_size)).inputs
     return plain(
         {
-            "config": _named(user),
-            "task": _named(plan.task),
+            **_circumstances(),
+            "format": FORMAT,
+            "config": described(user),
+            "task": described(plan.task),
             "seed": seed,
             "batch_size": plan.batch_size,
             "evaluation_size": plan.evaluation_size,
             "evaluate_every": plan.evaluate_every,
             "stop_when_solved": plan.stop_when_solved,
             "on_nonfinite": plan.on_nonfinite,
-            "probes": [_named(probe) for probe in plan.probes],
-            "hyperparameters": jax.tree.map(np.asarray, hyperparameters),
-            "optimizer": _fingerprint(plan, model, hyperparameters),
-            "format": _FORMAT,
+            "probes": [described(probe) for probe in plan.probes],
+            "hyperparameters": described(numbers),
+            "members": members,
+            "inputs": {"shape": inputs.shape, "dtype": str(inputs.dtype)},
             "model": {
-                "program": _model_program(plan, model),
-                "structure": _without_addresses(str(jax.tree.structure(model))),
+                "structure": described_form(model),
                 "weights": {name: _weights(leaf) for name, leaf in named_leaves(model)},
             },
+            "programs": program_digests(plan, _one_member(model, members), first),
         }
     )
 
 
 def differences(there: Description, here: Description) -> list[str]:
-    """In which points two descriptions differ, in words; those of the start to rounding."""
-    found = []
-    for name in sorted(set(there) | set(here)):
-        if name == "versions":
-            continue
-        before, now = there.get(name), here.get(name)
-        if name == "model":
-            found += _model_differences(before or {}, now or {})
-        elif name == "optimizer":
-            comparable = all(
-                there.get("versions", {}).get(p) == here.get("versions", {}).get(p)
-                for p in _COMPILING
-            )
-            if comparable and before != now:
-                found.append("optimizer: another one, or other numbers in it")
-        elif before != now:
-            found += _inner_differences(name, before, now)
-    return found
+    """In which points two runs differ, in words; those of the start to rounding."""
+    beside = {"versions", "backend", "programs", "model"}
+    found = [
+        line
+        for name in sorted({*there, *here} - beside)
+        for line in _value_differences(name, there.get(name), here.get(name))
+    ]
+    before, now = there["model"]["weights"], here["model"]["weights"]
+    unlike = _form_differences(before, now) or _weight_differences(before, now)
+    found += unlike + _structure_differences(there, here)
+    return found or [
+        line
+        for name in sorted({*there["programs"], *here["programs"]})
+        for line in _program_differences(name, there, here)
+    ]
 
 
-def surroundings() -> Description:
-    """Versions, devices, the command and the state of the source: what else repeating takes."""
-    devices = jax.devices()
+def model_differences(there: Description, model: Any) -> list[str]:
+    """In which points a model is not that of a run, in words, whatever its weights."""
+    forms = {name: form_of(leaf) for name, leaf in named_leaves(model)}
+    weights = {name: {"dtype": dtype, "shape": shape} for name, (dtype, shape) in forms.items()}
+    here: Description = plain(
+        {**_circumstances(), "model": {"structure": described_form(model), "weights": weights}}
+    )
+    found = _form_differences(there["model"]["weights"], weights)
+    found += _structure_differences(there, here)
+    if found or not _comparable("model", there, here):
+        return found
+    inputs = jax.ShapeDtypeStruct(tuple(there["inputs"]["shape"]), there["inputs"]["dtype"])
+    here["programs"] = {"model": model_digest(_one_member(model, there["members"]), inputs)}
+    return _program_differences("model", there, here)
+
+
+def write_config(folder: Path, description: Description) -> None:
+    """Writes config.json, and what the source of the run was, all at once.
+
+    Raises:
+      OSError: the disk is full, or cannot be written.
+    """
+    config = {"run": description, "digest": _digest(description), "surroundings": surroundings()}
+    try:
+        for repository, patch in source.uncommitted().items():
+            name = os.fsencode(repository)[:100].decode(errors="surrogateescape")
+            write_whole(folder / f"uncommitted-{name}.diff", [patch])
+        text = json.dumps(plain(config), indent=2) + "\n"
+        write_whole(folder / "config.json", [text.encode()])
+    except OSError as error:
+        raise OSError(
+            f"the description of the run could not be written to {folder}: {reason(error)}. Make "
+            "room or access, and run the same command again."
+        ) from error
+
+
+def read_config(folder: Path) -> Description:
+    """The description of the run that lies in a folder.
+
+    Raises:
+      FileNotFoundError: there is no config.json.
+      ValueError: it is damaged, or of another format.
+    """
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(
+            f"{file} is damaged: {error}. Bring it back, or pass another directory."
+        ) from error
+    run = config.get("run") if isinstance(config, dict) else None
+    run = run if isinstance(run, dict) else {}
+    found = run.get("format")
+    if isinstance(found, int) and found != FORMAT:
+        age, fix = ("an older", "Go on with") if found < FORMAT else ("a newer", "Update to")
+        raise ValueError(
+            f"{folder} holds a run of format {found}, that of {age} version of this package; "
+            f"this one reads and writes format {FORMAT}. {fix} the version that wrote it, or pass "
+            "another directory."
+        )
+    if found is None or config.get("digest") != _digest(run):
+        raise ValueError(
+            f"{file} is damaged: it does not describe the run as it was written. Bring it back, or "
+            "pass another directory."
+        )
+    return run
+
+
+def _digest(description: Description) -> str:
+    text = json.dumps(plain(description), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _circumstances() -> Description:
     return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "command": [sys.executable, *sys.orig_argv[1:]],
-        "folder": str(Path.cwd()),
+        "versions": versions(),
         "backend": jax.default_backend(),
-        "devices": [f"{device.device_kind} {device.id}" for device in devices],
-        "processes": jax.process_count(),
         "x64": bool(jax.config.jax_enable_x64),  # type: ignore[attr-defined]
-        "matmul_precision": str(jax.config.jax_default_matmul_precision),  # type: ignore[attr-defined]
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "git": source.state(),
     }
 
 
-def versions() -> dict[str, str]:
-    """Of the packages that the numbers come from."""
-    return {name: _version(name) for name in _PACKAGES}
+def _one_member(model: Any, members: int | None) -> Any:
+    """The forms of a model's arrays, or of one member's."""
+    axes = 0 if members is None else 1
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[axes:], leaf.dtype), model)
 
 
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "unknown"
-
-
-def _named(value: Any) -> Any:
-    """A dataclass as its name and fields; functions by name; the rest as it is."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: _named(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"kind": type(value).__name__, **fields}
-    if isinstance(value, dict):
-        return {str(key): _named(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_named(inner) for inner in value]
-    if value is None or isinstance(value, (bool, int, float, str, np.ndarray, np.generic)):
-        return value
-    if isinstance(value, jax.Array):
-        return np.asarray(value)
-    name = getattr(value, "__qualname__", None)
-    if name is None and hasattr(value, "__dict__"):
-        return {"kind": type(value).__name__, **_named(vars(value))}
-    return _without_addresses(name or repr(value))
-
-
-def _fingerprint(plan: Plan, model: Any, hyperparameters: Any) -> str:
-    """A digest of the optimiser's own program: its rates and schedules are numbers in it."""
-    first = None if hyperparameters is None else jax.tree.map(lambda a: a[0], hyperparameters)
-
-    parameters, _ = split(model)
-
-    def step(gradient: Any, parameters: Any) -> Any:
-        optimizer = plan.optimizer_for(first)
-        with standard_promotion():
-            state = optimizer.init(parameters)
-        return apply_optimizer(
-            optimizer, state, parameters, jax.numpy.zeros(()), gradient, _sum_of_squares
-        )
-
-    program = jax.make_jaxpr(step)(parameters, parameters)
-    return _digest_of(program)
-
-
-def _sum_of_squares(parameters: Any) -> jax.Array:
-    """A loss for optimisers that ask for one."""
-    return 0.5 * sum(
-        (jax.numpy.sum(jax.numpy.square(abs(leaf))) for leaf in jax.tree.leaves(parameters)),
-        jax.numpy.zeros(()),
-    )
-
-
-def _model_program(plan: Plan, model: Any) -> str | None:
-    """A digest of what a model computes, where its structure names only a function.
-
-    That of this package's models is not asked: it is written in the structure, and the program
-    that is chosen for it depends on the device.
-    """
-    if isinstance(model, SequenceModel):
-        return None
-    batch = jax.eval_shape(lambda: plan.task.sample(jax.random.key(0), 1))
-    try:
-        program = jax.make_jaxpr(lambda model, xs: run_model(model, xs, None))(model, batch.inputs)
-    except (TypeError, ValueError):  # An ensemble of a model that does not know its own rank.
-        return None
-    return _digest_of(program)
-
-
-def _digest_of(program: Any) -> str:
-    """Of what a traced program does, and of the numbers that it closes over."""
-    text = _without_addresses(str(program)) + digest(to_arrays(program.consts))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _weights(leaf: Any) -> dict[str, Any]:
+def _weights(leaf: Any) -> Description:
     """Form and a few sums that tell other numbers, or another order of them, from these."""
-    bits = jax.random.key_data(leaf) if is_key(leaf) else leaf
-    values = np.asarray(bits, np.float64).reshape(-1)
+    values, (dtype, shape) = _reals(leaf), form_of(leaf)
     return {
-        "shape": list(leaf.shape),
-        "dtype": str(leaf.dtype),
+        "shape": list(shape),
+        "dtype": dtype,
         "mean": float(values.mean()) if values.size else 0.0,
         "rms": float(np.sqrt(np.square(values).mean())) if values.size else 0.0,
         "projection": float((values * np.cos(np.arange(values.size))).sum()),
     }
 
 
-def _model_differences(there: Description, here: Description) -> list[str]:
-    if there.get("structure") != here.get("structure"):
-        return ["model: another structure"]
-    before, now = there["weights"], here["weights"]
-    if set(before) != set(now):
-        return [f"model: other arrays, {', '.join(sorted(set(before) ^ set(now)))}"]
-    for name, first in before.items():
-        second = now[name]
-        if (first["shape"], first["dtype"]) != (second["shape"], second["dtype"]):
-            return [
-                f"model: {name} was {first['dtype']}{first['shape']}, "
-                f"now {second['dtype']}{second['shape']}"
-            ]
-        # To rounding, because another device initialises to other last digits.
+def _reals(leaf: Any) -> np.ndarray:
+    """The numbers of an array of any type, one after the other."""
+    array = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf).reshape(-1)
+    if np.iscomplexobj(array):
+        array = np.concatenate([array.real, array.imag])
+    return array.astype(np.float64)
+
+
+def _form_differences(there: Description, here: Description) -> list[str]:
+    def forms(weights: Description) -> dict[str, Form]:
+        return {name: (own["dtype"], tuple(own["shape"])) for name, own in weights.items()}
+
+    return [f"model: {line}" for line in form_differences(forms(there), forms(here))]
+
+
+def _weight_differences(there: Description, here: Description) -> list[str]:
+    """Of arrays of equal names and forms; to rounding, as another device initialises otherwise."""
+    for name, first in there.items():
+        second = here[name]
         scale = 1e-4 * max(float(first["rms"]), 1e-30)
         count = max(1, math.prod(first["shape"]))
         allowed = {"mean": scale, "rms": scale, "projection": scale * math.sqrt(count)}
         if not all(_close(first[key], second[key], allowed[key]) for key in allowed):
             return [f"model: {name} starts from other numbers, so from another seed"]
-    return [] if there.get("program") == here.get("program") else ["model: another function"]
+    return []
 
 
 def _close(there: Any, here: Any, allowed: float) -> bool:
@@ -227,16 +228,52 @@ def _close(there: Any, here: Any, allowed: float) -> bool:
     return same or abs(first - second) <= allowed
 
 
-def _inner_differences(name: str, there: Any, here: Any) -> list[str]:
+def _structure_differences(there: Description, here: Description) -> list[str]:
+    """Other fields than in another version of this package mean nothing, other values do."""
+    before, now = there["model"]["structure"], here["model"]["structure"]
+    return _value_differences("model", before, now, common=not _same(there, here, "rnn_jax"))
+
+
+def _program_differences(name: str, there: Description, here: Description) -> list[str]:
+    before, now = there["programs"].get(name), here["programs"].get(name)
+    if before == now or not _comparable(name.partition(".")[0], there, here):
+        return []
+    if name == "optimizer":
+        return ["optimizer: another one, or other numbers in it"]
+    return [f"{name}: another program, or other numbers in it"]
+
+
+def _comparable(part: str, there: Description, here: Description) -> bool:
+    return all(_same(there, here, name) for name in _WRITERS[part])
+
+
+def _same(there: Description, here: Description, name: str) -> bool:
+    before, now = ({**own["versions"], **own}.get(name) for own in (there, here))
+    return before == now
+
+
+def _value_differences(name: str, there: Any, here: Any, *, common: bool = False) -> list[str]:
+    """In which inner values two differ; with `common`, in those alone that both have."""
+    if there == here:
+        return []
     if isinstance(there, dict) and isinstance(here, dict):
+        names = {*there} & {*here} if common else {*there, *here}
         return [
             line
-            for key in sorted(set(there) | set(here))
-            if there.get(key) != here.get(key)
-            for line in _inner_differences(f"{name}.{key}", there.get(key), here.get(key))
+            for key in sorted(names)
+            for line in _value_differences(
+                f"{name}.{key}", there.get(key), here.get(key), common=common
+            )
         ]
-    return [f"{name}: {there!r} there, {here!r} here"]
+    if isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        return [
+            line
+            for index, pair in enumerate(zip(there, here, strict=True))
+            for line in _value_differences(f"{name}.{index}", *pair, common=common)
+        ]
+    return [f"{name}: {_shown(there)} there, {_shown(here)} here"]
 
 
-def _without_addresses(text: str) -> str:
-    return re.sub(r"0x[0-9a-f]+", "0x", text)
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -1,5 +1,6 @@
 """Rows of numbers in a file that only grows, and can be cut back to where a checkpoint was."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from rnn_jax.training.disk.files import reason, write_all
 
 Row = dict[str, Any]
 
@@ -24,38 +27,22 @@ class Records:
     not have, as the strings "nan", "inf" and "-inf".
 
     Args:
-      path: of the file; it need not exist.
+      path: of the file; it need not exist, and is made when it is cut or written to.
     """
 
     def __init__(self, path: Path):
         self.path = path
-        self._file = path.open("ab")
-        self._digest = hashlib.sha256()
+        self._descriptor: int | None = None
+        self._bytes, self._digest = 0, hashlib.sha256()
 
     @property
     def position(self) -> Position:
         """How much was written so far, and a digest of it."""
-        return {"bytes": self._file.tell(), "digest": self._digest.hexdigest()}
+        return {"bytes": self._bytes, "digest": self._digest.hexdigest()}
 
-    def write(self, rows: Iterable[Row]) -> None:
-        """Appends rows; they are on the disk when this returns.
-
-        Raises:
-          OSError: the disk is full, or cannot be written.
-        """
-        text = "".join(json.dumps(plain(row), allow_nan=False) + "\n" for row in rows).encode()
-        if not text:
-            return
-        try:
-            self._file.write(text)
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise OSError(
-                f"{self.path} cannot be written: {error.strerror}. Checkpoints are as they were; "
-                "make room or access, and run the same command again."
-            ) from error
-        self._digest.update(text)
+    def size(self) -> int:
+        """Bytes that the file has now; 0 if there is none."""
+        return self.path.stat().st_size if self.path.exists() else 0
 
     def check(self, position: Position) -> bytes:
         """What was written before `position`.
@@ -63,9 +50,10 @@ class Records:
         Raises:
           ValueError: the file is shorter, or not what was written.
         """
-        size = position["bytes"]
-        with self.path.open("rb") as file:
-            kept = file.read(size)
+        size, kept = position["bytes"], b""
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                kept = file.read(size)
         if len(kept) < size:
             raise ValueError(f"{self.path} has {len(kept)} bytes where {size} were written")
         if hashlib.sha256(kept).hexdigest() != position["digest"]:
@@ -77,16 +65,62 @@ class Records:
 
         Raises:
           ValueError: as `check`.
+          OSError: it cannot be written.
         """
         kept = self.check(position)
-        self._file.truncate(len(kept))
-        self._file.seek(len(kept))
-        self._digest = hashlib.sha256(kept)
+        try:
+            os.ftruncate(self._opened(), len(kept))
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self._bytes, self._digest = len(kept), hashlib.sha256(kept)
         return [json.loads(line, object_hook=_restored) for line in kept.splitlines()]
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Appends rows; they are on the disk when this returns.
+
+        Raises:
+          OSError: the disk is full, or cannot be written.
+        """
+        text = "".join(json.dumps(plain(row), allow_nan=False) + "\n" for row in rows).encode()
+        if not text:
+            return
+        try:
+            self._append(text)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self._bytes += len(text)
+        self._digest.update(text)
 
     def close(self) -> None:
         """Gives the file back."""
-        self._file.close()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _append(self, text: bytes) -> None:
+        descriptor = self._opened()
+        if not os.path.samestat(os.fstat(descriptor), os.stat(self.path)):
+            raise FileNotFoundError("another file has come into its place")
+        before = os.fstat(descriptor).st_size
+        try:
+            write_all(descriptor, text)
+            os.fsync(descriptor)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, before)  # Half a row is none.
+            raise
+
+    def _unwritable(self, error: OSError) -> OSError:
+        return OSError(
+            f"{self.path} cannot be written: {reason(error)}. Checkpoints are as they were; make "
+            "room or access, and run the same command again."
+        )
+
+    def _opened(self) -> int:
+        if self._descriptor is None:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+            self._descriptor = os.open(self.path, flags, 0o644)
+        return self._descriptor
 
 
 def plain(value: Any) -> Any:
@@ -103,7 +137,8 @@ def plain(value: Any) -> Any:
 
 
 def _restored(row: Row) -> Row:
-    return {key: _number(value) for key, value in row.items()}
+    # A probe may have any name.
+    return {key: value if key == "probe" else _number(value) for key, value in row.items()}
 
 
 def _number(value: Any) -> Any:

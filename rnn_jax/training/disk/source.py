@@ -6,6 +6,11 @@ from typing import Any, NamedTuple
 
 # Seconds; a run must not wait long for a question about its surroundings.
 _PATIENCE = 20
+# Whatever the user's own settings make of a difference.
+_AS_A_PATCH = (
+    *("--binary", "--full-index", "--no-color", "--no-ext-diff", "--no-textconv"),
+    *("--src-prefix=a/", "--dst-prefix=b/"),
+)
 
 
 class Repository(NamedTuple):
@@ -27,7 +32,11 @@ def repositories() -> list[Repository]:
 
 
 def state() -> list[dict[str, Any]]:
-    """Folder, commit and whether there is nothing uncommitted, of each of `repositories`."""
+    """Folder, commit and whether that is all, of each of `repositories`.
+
+    "clean" is False for changes since the commit, which `uncommitted` gives, and for files that git
+    does not know, which nothing gives.
+    """
     return [
         {
             "folder": str(folder),
@@ -41,39 +50,31 @@ def state() -> list[dict[str, Any]]:
 def uncommitted() -> dict[str, bytes]:
     """What leads from the commits to the files as they are, as patches by name of the repository.
 
-    Of files that git does not know, those of Python are taken: the rest may be data of any size.
+    Only of files under git: others may hold anything, such as a password, and are nobody's to copy.
     """
     patches: dict[str, bytes] = {}
     for folder, _ in repositories():
-        patch = (_ask(folder, "diff", "HEAD") or b"") + _unknown_to_git(folder)
+        patch = _ask(folder, "diff", *_AS_A_PATCH, "HEAD")
         if patch:
             name = folder.name if folder.name not in patches else f"{folder.name}-2"
             patches[name] = patch
     return patches
 
 
-def _unknown_to_git(folder: Path) -> bytes:
-    listed = _ask(folder, "ls-files", "-z", "--others", "--exclude-standard", "--", "*.py") or b""
-    files = [file.decode(errors="surrogateescape") for file in listed.split(b"\0") if file]
-    # Comparing says 1 where there is a difference, and there always is.
-    patches = (_ask(folder, "diff", "--no-index", "--", "/dev/null", f, fine=1) for f in files)
-    return b"".join(patch for patch in patches if patch is not None)
-
-
 def _repository_of(folder: Path) -> Repository | None:
-    told = _ask(folder, "rev-parse", "--show-toplevel", "HEAD")
-    if told is None:
+    answer = _ask(folder, "rev-parse", "--show-toplevel", "HEAD")
+    if answer is None:
         return None
-    top, commit = told.decode(errors="surrogateescape").strip().rsplit("\n", 1)
+    top, commit = answer.decode(errors="surrogateescape").strip().rsplit("\n", 1)
     return Repository(Path(top), commit)
 
 
-def _ask(folder: Path, *words: str, fine: int = 0) -> bytes | None:
-    """What git says in this folder; None if it does not end with 0 or the status `fine`."""
+def _ask(folder: Path, *words: str) -> bytes | None:
+    """What git says in this folder; None if it fails."""
+    # A question must not touch the index, which the user's own git may be using.
+    command = ["git", "--no-optional-locks", "-C", str(folder), *words]
     try:
-        asked = subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, timeout=_PATIENCE
-        )
+        answer = subprocess.run(command, capture_output=True, timeout=_PATIENCE)
     except (OSError, subprocess.SubprocessError):
         return None
-    return asked.stdout if asked.returncode in (0, fine) else None
+    return answer.stdout if answer.returncode == 0 else None

@@ -1,0 +1,90 @@
+"""What the tests of claims share: cells, wrappers, and the plain call that all is held against."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.flatten_util import ravel_pytree
+
+import rnn_jax as rj
+import zoo
+from rnn_jax.cells.claims import CLAIMS, makes_claim
+from rnn_jax.cells.structure import fused_form
+from rnn_jax.cells.wrappers.wrapper import CellWrapper
+
+IN, H, T = 2, 3, 3
+XS = jnp.asarray(np.random.default_rng(0).normal(size=(T, IN)))
+CLOSE = {"rtol": 1e-11, "atol": 1e-13}
+OF_A_STEP = CLAIMS - {"splits_call"}
+
+WRAPPERS = {
+    "plain": lambda cell: cell,
+    "wrapper": CellWrapper,
+    "learned_carry": lambda cell: rj.LearnedCarry(cell, rngs=nnx.Rngs(0)),
+    "dropout": lambda cell: rj.RecurrentDropout(cell, 0.3, 0.1) if fused_form(cell) else cell,
+    "zoneout": lambda cell: rj.Zoneout(cell, 0.3),
+    "stack": lambda cell: rj.StackedCell([cell, zoo.CELLS["lstm"](H, 2, 5)]),
+}
+
+
+def built(name, wrap="plain"):
+    return WRAPPERS[wrap](zoo.CELLS[name](IN, H, 1))
+
+
+def claims_of(cell):
+    """Names of the claims that a cell makes and that say something."""
+    said = {name for name in OF_A_STEP if makes_claim(cell, name)}
+    return said - {"fused_form"} | ({"fused_form"} if fused_form(cell) is not None else set())
+
+
+def by_hand(cell, xs, carry):
+    """Carries before each step and outputs, by calling the cell."""
+    carries, ys = [], []
+    for x in xs:
+        carries.append(carry)
+        carry, y = cell(carry, x)
+        ys.append(y)
+    return carries, carry, jnp.stack(ys)
+
+
+def jacobian(cell, carry, x):
+    """∂carry'/∂carry of one call, (S, S)."""
+    state, unravel = ravel_pytree(carry)
+    return jax.jacfwd(lambda state: ravel_pytree(cell(unravel(state), x)[0])[0])(state)
+
+
+def random_carry(cell, seed=3):
+    rng = np.random.default_rng(seed)
+    zeros = cell.initialize_carry((IN,))
+    return jax.tree.map(lambda part: jnp.asarray(rng.normal(size=part.shape)), zeros)
+
+
+def assert_runs_its_own_call(cell):
+    """`unroll` and one-step Jacobians are those of cell(carry, x)."""
+    with jax.disable_jit():
+        carry = random_carry(cell)
+        carries, last, ys = by_hand(cell, XS, carry)
+        chex.assert_trees_all_close(rj.unroll(cell, XS, carry), (last, ys), **CLOSE)
+        found = rj.linearize(cell, XS, carry).state_jacobians
+        for a, before, x in zip(found, carries, XS, strict=True):
+            np.testing.assert_allclose(a, jacobian(cell, before, x), **CLOSE)
+
+
+class Leaky(rj.SimpleRNNCell):
+    """The parent's step, mixed with the state before."""
+
+    def step(self, carry, z):
+        h = 0.95 * carry + 0.05 * super().step(carry, z)[0]
+        return h, h
+
+
+class Named(Leaky):
+    """Makes claims of its own, of a step that it inherits."""
+
+    def memory_path(self, carry, x):
+        return {"h": jnp.full_like(carry, 0.95)}
+
+    def jacobian_bound(self):
+        slope, kernel = super().jacobian_bound()
+        return 1.0, 0.95 * jnp.eye(H) + 0.05 * slope * jnp.linalg.norm(kernel, 2) * jnp.eye(H)

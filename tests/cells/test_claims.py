@@ -1,0 +1,399 @@
+"""What a cell tells of itself counts for the mathematics that it runs.
+
+Every method of every cell and wrapper is overridden in every way that Python has, and what the
+package computes is then held against the plain call of the cell. Run step by step
+(`jax.disable_jit`), where hundreds of classes would each be compiled.
+"""
+
+import functools
+import types
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from claiming import (
+    CLOSE,
+    IN,
+    WRAPPERS,
+    XS,
+    H,
+    Leaky,
+    Named,
+    T,
+    assert_runs_its_own_call,
+    built,
+    by_hand,
+    claims_of,
+    jacobian,
+    random_carry,
+)
+from flax import nnx
+from jax.flatten_util import ravel_pytree
+
+import rnn_jax as rj
+import zoo
+from refusing import refuses
+from rnn_jax.cells.claims import CLAIMS, NOISE, claim, splits_call
+from rnn_jax.cells.wrappers.noise import draw_noise
+from rnn_jax.cells.wrappers.wrapper import CellWrapper
+
+
+def methods_of(cls):
+    """Functions of this package's classes that a step of `cls` may use, by introspection."""
+    apart = CLAIMS | NOISE | {"__init__", "initialize_carry", "num_feature_axes"}
+    own = [base for base in cls.__mro__ if base.__module__.startswith("rnn_jax")]
+    names = {n for base in own for n, v in vars(base).items() if isinstance(v, types.FunctionType)}
+    return sorted(names - apart - {"__init_subclass__"})
+
+
+def changed(function):
+    """Another version of a function: what it returns, a little smaller."""
+
+    @functools.wraps(function)
+    def smaller(*args, **kwargs):
+        return jax.tree.map(lambda leaf: 0.9 * leaf, function(*args, **kwargs))
+
+    return smaller
+
+
+def recast(cell, cls):
+    """An object of another class with all that the cell holds."""
+    other = object.__new__(cls)
+    vars(other).update(vars(cell))
+    return other
+
+
+def override(cell, way, name, monkeypatch):
+    """The cell with another version of a method, by one of the ways that Python has."""
+    cls = type(cell)
+    other = changed(getattr(cls, name))
+    if way == "object":
+        setattr(cell, name, types.MethodType(other, cell))
+    elif way == "on_the_class":
+        monkeypatch.setattr(cls, name, other)
+    elif way == "subclass":
+        return recast(cell, type("Changed", (cls,), {name: other}))
+    elif way == "grandchild":
+        child = type("Changed", (cls,), {name: other})
+        return recast(cell, type("Grandchild", (child,), {}))
+    else:
+        mixin = type("Mixin", (), {name: other})
+        return recast(cell, type("Mixed", (mixin, cls), {}))
+    return cell
+
+
+BARE = ("simple_tanh", "lstm", "lstm_peephole", "gru_reset_after", "gru_reset_before")
+SWEPT = [(name, "plain") for name in BARE] + [
+    ("lstm", wrap) for wrap in WRAPPERS if wrap != "plain"
+]
+OVERRIDDEN = [
+    (name, wrap, method, way)
+    for name, wrap in SWEPT
+    for method in methods_of(type(built(name, wrap)))
+    for way in ("subclass", "grandchild", "mixin", "object", "on_the_class")
+    # Python looks special methods up on the class alone.
+    if (method, way) != ("__call__", "object")
+]
+
+
+@pytest.mark.parametrize(("name", "wrap", "method", "way"), OVERRIDDEN)
+def test_another_version_of_a_method_voids_every_claim(name, wrap, method, way, monkeypatch):
+    assert claims_of(built(name, wrap))
+    cell = override(built(name, wrap), way, method, monkeypatch)
+    assert not claims_of(cell)
+    if way == "subclass" or (way == "object" and name == "simple_tanh"):
+        assert_runs_its_own_call(cell)
+
+
+@pytest.mark.parametrize("wrap", set(WRAPPERS) - {"plain"})
+@pytest.mark.parametrize("method", ["step", "__call__", "_product"])
+def test_a_cell_with_another_step_is_taken_at_its_step_inside_wrappers(wrap, method, monkeypatch):
+    inner = override(zoo.CELLS["lstm"](IN, H, 1), "subclass", method, monkeypatch)
+    plain = zoo.CELLS["lstm"](IN, H, 1)
+    cell = WRAPPERS[wrap](inner)
+    assert not claims_of(cell) & {"fused_form", "diagonal_part", "slopes", "jacobian_bound"}
+    carry = random_carry(cell)
+    of_inner = carry[0] if wrap == "stack" else carry
+    after, _ = cell(carry, XS[0])
+    alone = inner(of_inner, XS[0])[0]
+    assert not np.allclose(ravel_pytree(alone)[0], ravel_pytree(plain(of_inner, XS[0])[0])[0])
+    expected = jax.tree.map(
+        lambda old, new: 0.3 * old + 0.7 * new if wrap == "zoneout" else new, of_inner, alone
+    )
+    chex.assert_trees_all_close(after[0] if wrap == "stack" else after, expected, **CLOSE)
+    assert_runs_its_own_call(cell)
+
+
+@pytest.mark.parametrize("method", ["step", "_product", "project", "__call__"])
+def test_a_model_is_trained_through_the_methods_that_were_overridden(method, monkeypatch):
+    cell = override(zoo.CELLS["gru_reset_after"](IN, H, 1), "subclass", method, monkeypatch)
+    model = rj.SequenceModel(cell, 1, rngs=nnx.Rngs(0))
+
+    def by_model(model):
+        return jnp.sum(model(XS))
+
+    def by_call(model):
+        _, _, ys = by_hand(model.cells[0], XS, jnp.zeros(H))
+        return jnp.sum(ys[-1] @ model.kernel[...] + model.bias[...])
+
+    with jax.disable_jit():
+        chex.assert_trees_all_close(jax.grad(by_model)(model), jax.grad(by_call)(model), **CLOSE)
+
+
+def test_a_leaky_subclass_has_none_of_its_parents_explanations():
+    cell = Leaky(IN, H, activation="sigmoid", rngs=nnx.Rngs(0))
+    flow = rj.gradient_flow(cell, XS)
+    assert flow.bound is None
+    found = flow.attribution
+    assert (found.slopes, found.slope_log, found.recurrent_log) == (None, None, None)
+    assert not found.gates
+    assert not found.paths
+    carries, _, _ = by_hand(cell, XS, jnp.zeros(H))
+    norms = [np.linalg.norm(jacobian(cell, *at)) for at in zip(carries, XS, strict=True)]
+    np.testing.assert_allclose(found.step_log_norms, np.log(norms), **CLOSE)
+    refuses(lambda: rj.jacobian_log_bound(cell, 5), ValueError, "one recurrent kernel", "Leaky")
+
+
+def clipped(u):
+    """Mixes units only where they are large."""
+    return u / jnp.maximum(1.0, jnp.linalg.norm(u) / 10)
+
+
+class Weighed(nnx.Module):
+    """Has weights, which are no numbers while it is traced."""
+
+    def __init__(self):
+        self.weight = nnx.Param(jnp.ones(H))
+
+    def __call__(self, u):
+        return jnp.tanh(self.weight[...] * (u - jnp.mean(u)))
+
+
+@pytest.mark.parametrize(
+    ("activation", "by_element"),
+    [
+        (lambda u: u**3, True),
+        (lambda u: jnp.where(u > 0, u, 0.1 * u), True),
+        (functools.partial(jax.nn.leaky_relu, negative_slope=0.3), True),
+        (lambda u: jnp.arange(1.0, H + 1) * jnp.tanh(u), True),
+        (jax.nn.softmax, False),
+        (lambda u: jnp.tanh((u - jnp.mean(u)) / jnp.std(u)), False),
+        (lambda u: jnp.roll(jnp.tanh(u), 1), False),
+        (clipped, False),
+        (Weighed(), False),
+    ],
+)
+def test_an_activation_that_mixes_units_has_no_slopes(activation, by_element):
+    cell = rj.SimpleRNNCell(IN, H, activation=activation, rngs=nnx.Rngs(0))
+    found = rj.attribution(cell, XS, jnp.ones(H))
+    assert (found.slopes is not None) == by_element
+    if by_element:
+        whole = found.slope_log + found.recurrent_log
+        np.testing.assert_allclose(whole, found.step_log_norms, **CLOSE)
+    else:
+        assert (found.slope_log, found.recurrent_log) == (None, None)
+
+
+def test_a_class_with_another_step_may_make_claims_anew():
+    cell = Named(IN, H, activation="sigmoid", rngs=nnx.Rngs(0))
+    assert claims_of(cell) == {"memory_path", "jacobian_bound"}
+    flow = rj.gradient_flow(cell, XS, wrt="state")
+    assert list(flow.attribution.paths) == ["h"]
+    assert flow.bound is not None
+    by_lag = np.asarray(flow.by_lag())
+    assert (np.asarray(flow.bound)[1:] >= by_lag[1:] - 0.5 * np.log(H)).all()
+
+
+class Chattier(rj.LSTMCell):
+    """More than its parent in what no step reads."""
+
+    greeting = "hello"
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.note = "here"
+
+    def __repr__(self):
+        return "Chattier"
+
+    def initialize_carry(self, input_shape, rngs=None, carry_init=None):
+        return jax.tree.map(
+            lambda part: part + 1, super().initialize_carry(input_shape, rngs, carry_init)
+        )
+
+    def average_gate(self, carry, x):
+        return jax.tree.map(jnp.mean, self.gates(carry, x))
+
+    def gates(self, carry, x):
+        return {**super().gates(carry, x), "none": carry[1]}
+
+
+def test_what_has_no_part_in_a_step_may_differ():
+    cell = Chattier(IN, H, rngs=nnx.Rngs(0))
+    assert claims_of(cell) == claims_of(built("lstm"))
+    assert set(claim(cell, "gates")(random_carry(cell), XS[0])) >= {"none", "forget"}
+    chex.assert_trees_all_equal(
+        claim(cell, "memory_path")(random_carry(cell), XS[0]),
+        {"c": claim(cell, "gates")(random_carry(cell), XS[0])["forget"]},
+    )
+
+
+@pytest.mark.parametrize("where", ["class", "object"])
+def test_other_names_for_the_parts_void_what_is_said_in_these_names(where):
+    cell = built("lstm")
+    if where == "class":
+        cell = recast(cell, type("Swapped", (rj.LSTMCell,), {"carry_parts": ("h", "c")}))
+    else:
+        cell.carry_parts = ("h", "c")
+    assert not claims_of(cell)
+
+
+class Normed(rj.SimpleRNNCell):
+    """Weights that are computed from others: data, which step and claim read alike."""
+
+    @property
+    def recurrent_kernel(self):
+        return nnx.Param(self.raw[...] / jnp.linalg.norm(self.raw[...]))
+
+    @recurrent_kernel.setter
+    def recurrent_kernel(self, value):
+        self.raw = value
+
+
+def test_claims_are_about_the_weights_that_the_step_uses():
+    cell = Normed(IN, H, rngs=nnx.Rngs(0))
+    assert claims_of(cell) == claims_of(built("simple_tanh"))
+    assert_runs_its_own_call(cell)
+    slope, kernel = claim(cell, "jacobian_bound")()
+    np.testing.assert_allclose(slope * np.linalg.norm(kernel), 1.0, rtol=1e-12)
+
+
+def test_the_call_of_a_cell_as_a_function_is_the_cell():
+    cell = built("lstm")
+    chex.assert_trees_all_close(rj.unroll(cell.__call__, XS), rj.unroll(cell, XS), **CLOSE)
+
+
+# What is hoisted out of the loop
+
+
+class Normalised(rj.SimpleRNNCell):
+    """A projection that takes all of its argument for one input."""
+
+    def project(self, x):
+        return super().project(x / jnp.linalg.norm(x))
+
+
+class Embedded(rj.SimpleRNNCell):
+    """Takes one feature more than its weights do."""
+
+    def project(self, x):
+        return super().project(x[..., 1:] * x[..., :1])
+
+
+class Checked(rj.SimpleRNNCell):
+    """Another rule for its carry."""
+
+    def _check_carry(self, carry, x):
+        super()._check_carry(carry, x)
+
+
+class Doubled(rj.SimpleRNNCell):
+    """More than its two halves."""
+
+    def __call__(self, carry, x):
+        h, _ = super().__call__(carry, x)
+        return 2.0 * h, h
+
+
+@pytest.mark.parametrize(
+    ("cls", "split"), [(Normalised, True), (Embedded, True), (Checked, False), (Doubled, False)]
+)
+@pytest.mark.parametrize("wrap", ["plain", "wrapper", "learned_carry", "stack"])
+def test_a_call_is_split_only_into_what_it_consists_of(cls, split, wrap):
+    features = IN - 1 if cls is Embedded else IN
+    cell = cls(features, H, rngs=nnx.Rngs(0))
+    assert splits_call(cell) == split
+    wrapped = WRAPPERS[wrap](cell)
+    assert_runs_its_own_call(wrapped)
+    if wrap in ("wrapper", "learned_carry"):
+        carry = random_carry(cell)
+        chex.assert_trees_all_close(wrapped(carry, XS[0]), cell(carry, XS[0]), **CLOSE)
+
+
+def test_features_that_do_not_fit_are_still_named():
+    refuses(
+        lambda: rj.unroll(built("lstm"), jnp.ones((T, IN + 1))),
+        ValueError,
+        "the cell's in_features=2",
+        "got 3 features",
+    )
+
+
+# Noise, which is a step of its own
+
+
+class HalvedZoneout(rj.Zoneout):
+    """Another step, without a word on what it is with noise."""
+
+    def step(self, carry, z):
+        return jax.tree.map(lambda part: 0.5 * part, super().step(carry, z))
+
+
+class HalvedWrapper(CellWrapper):
+    """A wrapper with another step around noise that it does not know of."""
+
+    def step(self, carry, z):
+        return jax.tree.map(lambda part: 0.5 * part, super().step(carry, z))
+
+
+class OtherProjection(rj.RecurrentDropout):
+    """Another projection than that with noise."""
+
+    def project(self, x):
+        return 2.0 * super().project(x)
+
+
+@pytest.mark.parametrize(
+    ("cls", "make", "missing"),
+    [
+        (HalvedZoneout, lambda: HalvedZoneout(built("lstm"), 0.5), "noisy_step"),
+        (HalvedWrapper, lambda: HalvedWrapper(built("lstm", "zoneout")), "noisy_step"),
+        (OtherProjection, lambda: OtherProjection(built("lstm"), 0.5), "noisy_project"),
+    ],
+)
+def test_a_cell_does_not_draw_noise_for_a_step_that_it_does_not_run(cls, make, missing):
+    refuses(
+        lambda: rj.unroll(make(), XS, key=jax.random.key(0)),
+        TypeError,
+        "must say what its own step is with noise",
+        cls.__name__,
+        f"Override {missing}",
+    )
+    assert_runs_its_own_call(make())
+
+
+class OtherMix(rj.Zoneout):
+    """Another version of what both of its steps use."""
+
+    def _mix(self, before, after, keeps):
+        return jax.tree.map(lambda part: 0.5 * part, super()._mix(before, after, keeps))
+
+
+def test_what_both_steps_use_changes_both():
+    cell, key = OtherMix(built("lstm"), 0.5), jax.random.key(0)
+    assert not claims_of(cell)
+    noise = cell.noise(key, T)
+    carry, ys = random_carry(cell), []
+    with jax.disable_jit():
+        _, found = rj.unroll(cell, XS, carry, key=key)
+        for t, x in enumerate(XS):
+            at_t = jax.tree.map(lambda leaf: leaf[t], noise)  # noqa: B023
+            carry, y = cell.noisy_step(carry, cell.noisy_project(x, at_t), at_t)
+            ys.append(y)
+    np.testing.assert_allclose(found, jnp.stack(ys), **CLOSE)
+
+
+def test_a_cell_that_draws_nothing_takes_any_step():
+    assert not jax.tree.leaves(draw_noise(HalvedWrapper(built("lstm")), jax.random.key(0), T))

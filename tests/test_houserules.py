@@ -1,0 +1,165 @@
+"""The house itself: where files lie, how large they are, and what imports what."""
+
+import ast
+import graphlib
+import types
+from collections import Counter, namedtuple
+from pathlib import Path
+
+import pytest
+
+import conftest
+import rnn_jax
+
+ROOT = Path(rnn_jax.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+# By room, the rooms it may import from; the files beside them are free of all rooms.
+BELOW = {
+    "cells": set(),
+    "sequence": {"cells"},
+    "gradients": {"sequence", "cells"},
+    "tasks": set(),
+    "training": {"sequence", "cells", "gradients", "tasks"},
+    "plotting": set(),
+}
+
+
+def module(path):
+    """The dotted name of a file."""
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room(name):
+    """The folder that a module lies in; empty for the package itself and the files beside it."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in BELOW else ""
+
+
+def at_import(body):
+    """The statements of a file that run when it is imported: no functions, no TYPE_CHECKING."""
+    for statement in body:
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        yield statement
+        if isinstance(statement, ast.If):
+            if "TYPE_CHECKING" not in ast.unparse(statement.test):
+                yield from at_import(statement.body)
+            yield from at_import(statement.orelse)
+        else:
+            for part in ("body", "orelse", "finalbody"):
+                yield from at_import(getattr(statement, part, []))
+
+
+def imports(path):
+    """Modules of the package that a file imports when it is imported."""
+    found = set()
+    known = set(map(module, FILES))
+    for statement in at_import(ast.parse(path.read_text(encoding="utf-8")).body):
+        if isinstance(statement, ast.Import):
+            found |= {alias.name for alias in statement.names}
+        elif isinstance(statement, ast.ImportFrom):
+            assert not statement.level, f"{path}: imports name the package in full"
+            for alias in statement.names:
+                whole = f"{statement.module}.{alias.name}"
+                found.add(whole if whole in known else statement.module)
+    return {name for name in found if name.split(".")[0] == "rnn_jax"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_imports_point_down(path):
+    own = room(module(path))
+    if path == ROOT / "__init__.py":
+        return
+    for name in imports(path):
+        assert name != "rnn_jax", "a part of the package imports the whole of it"
+        there = room(name)
+        assert there in ({"", own} | BELOW[own] if own else {""}), name
+
+
+def test_no_file_is_imported_by_what_it_imports():
+    graph = {module(path): imports(path) for path in FILES}
+    # Raises CycleError, which names the circle.
+    assert list(graphlib.TopologicalSorter(graph).static_order())
+
+
+def test_no_file_name_stands_twice():
+    names = Counter(path.name for path in FILES if path.name != "__init__.py")
+    assert not [name for name, count in names.items() if count > 1]
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_a_file_can_be_read_in_one_sitting(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def test_only_plotting_imports_matplotlib():
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        names = {
+            alias.name if isinstance(node, ast.Import) else node.module
+            for node in at_import(ast.parse(text).body)
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in node.names
+        }
+        drawn = any(name.split(".")[0] == "matplotlib" for name in names)
+        assert not drawn or room(module(path)) == "plotting", path
+
+
+def test_the_rules_see_what_they_forbid(tmp_path, monkeypatch):
+    """The rules on a house that breaks them, or they would prove nothing."""
+    for name, text in {
+        "__init__": "",
+        "cells/__init__": "",
+        "cells/a": "from rnn_jax.sequence import b",
+        "sequence/__init__": "",
+        "sequence/b": "if True:\n    import rnn_jax.cells.a",
+    }.items():
+        file = tmp_path / "rnn_jax" / f"{name}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    files = sorted((tmp_path / "rnn_jax").rglob("*.py"))
+    monkeypatch.setitem(globals(), "ROOT", tmp_path / "rnn_jax")
+    monkeypatch.setitem(globals(), "FILES", files)
+    with pytest.raises(AssertionError, match=r"rnn_jax\.sequence\.b"):
+        test_imports_point_down(tmp_path / "rnn_jax" / "cells" / "a.py")
+    with pytest.raises(graphlib.CycleError):
+        test_no_file_is_imported_by_what_it_imports()
+
+
+def test_nothing_sets_a_flag_of_xla():
+    """They come and go with its versions, and one that is not known ends the process."""
+    flag = "--" + "xla_"
+    house = ROOT.parent
+    texts = [house / "Makefile", house / ".ci" / "run", house / "pyproject.toml"]
+    for folder in ("rnn_jax", "experiments", "benchmarks", "tests"):
+        texts += (house / folder).rglob("*.py")
+    assert len(texts) > 100
+    assert not [path for path in texts if flag in path.read_text(encoding="utf-8")]
+
+
+Item = namedtuple("Item", "path number")
+
+
+@pytest.mark.parametrize("every", [1, 2, 8, 1000])
+def test_a_part_of_the_suite_leaves_out_no_file(every):
+    items = [
+        Item(path, number)
+        for path, count in (("one", 9), ("two", 1), ("three", 30))
+        for number in range(count)
+    ]
+    whole, left_out = list(items), []
+    hook = types.SimpleNamespace(pytest_deselected=lambda items: left_out.extend(items))
+    config = types.SimpleNamespace(getoption=lambda name: every, hook=hook)
+    conftest.pytest_collection_modifyitems(config, items)
+    assert [item for item in items if item.number == 0] == [w for w in whole if w.number == 0]
+    assert {item.number % every for item in items} == {0}
+    assert len(items) == sum(-(-count // every) for count in (9, 1, 30))
+    assert len(items) + len(left_out) == len(whole)
+
+
+def test_a_part_must_be_a_part():
+    config = types.SimpleNamespace(getoption=lambda name: 0)
+    with pytest.raises(pytest.UsageError, match="--every must be at least 1; got 0"):
+        conftest.pytest_collection_modifyitems(config, [])
