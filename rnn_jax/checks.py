@@ -1,6 +1,7 @@
 """Checks of plain values, whose messages state the rule, what arrived and the fix."""
 
 import math
+import reprlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -115,3 +116,70 @@ def check_rate(name: str, value: Any) -> float:
     if not 0 <= rate < 1:
         raise ValueError(f"{name} must lie in [0, 1); got {rate}. Pass a probability below 1.")
     return rate
+
+
+def read_whole_numbers(
+    name: str, values: Any, *, rule: str, fix: str, for_booleans: str
+) -> np.ndarray | jax.Array:
+    """Whole numbers as they arrived: JAX would narrow them, and 2³² + 1 would become 1.
+
+    Args:
+      name: of the argument.
+      values: whatever arrived for it.
+      rule: what it must be, for the message.
+      fix, for_booleans: what to do, and what with booleans, for the message.
+
+    Returns:
+      A NumPy array, of Python's ints where none of NumPy's types holds them; a JAX array where the
+      values cannot be read yet (inside a transformation) or from here (on other hosts).
+
+    Raises:
+      TypeError: they are no whole numbers.
+    """
+    try:
+        array: Any = _host_values(values)
+        if array is None or not _holds_ints(array):
+            array = jnp.asarray(values)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name} must be {rule}; got {reprlib.repr(values)} of type {type(values).__name__}. "
+            f"{fix} ({error})"
+        ) from error
+    if not _holds_ints(array):
+        cure = for_booleans if array.dtype == bool else fix
+        raise TypeError(f"{name} must be whole numbers; got dtype {array.dtype}. {cure}")
+    return array
+
+
+def as_steps(numbers: np.ndarray | jax.Array, high: int) -> jax.Array:
+    """Whole numbers in the type that steps are counted in, int8 being unable to hold step 200.
+
+    Those above `high` stay above it: where they cannot be read, an unsigned one must not turn
+    negative.
+    """
+    dtype = jax.dtypes.canonicalize_dtype(int)
+    unsigned = jnp.issubdtype(numbers.dtype, jnp.unsignedinteger)
+    if isinstance(numbers, jax.Array) and unsigned and jnp.iinfo(numbers.dtype).max > high:
+        numbers = jnp.minimum(numbers, jnp.full_like(numbers, high + 1))
+    return jnp.asarray(numbers.astype(dtype))
+
+
+def _host_values(values: Any) -> np.ndarray | None:
+    """The values in NumPy's type, or as Python's ints; None where they cannot be read."""
+    if isinstance(values, jax.core.Tracer):
+        return None
+    if isinstance(values, jax.Array) and not values.is_fully_addressable:
+        return None
+    try:
+        array = np.asarray(values)
+    except jax.errors.TracerArrayConversionError:  # A list of traced values.
+        return None
+    # Ints that no one type holds, as in [2**63, -1], were rounded to floats.
+    rounded = array.dtype.kind == "f" and not hasattr(values, "dtype")
+    return np.asarray(values, object) if rounded else array
+
+
+def _holds_ints(array: Any) -> bool:
+    if array.dtype != object:
+        return bool(jnp.issubdtype(array.dtype, jnp.integer))
+    return all(isinstance(n, int) and not isinstance(n, bool) for n in array.flat)

@@ -38,6 +38,7 @@ def test_all_lists_exactly_what_is_there():
     public = {name for name in vars(rj) if not name.startswith("_")}
     modules = {
         "activations",
+        "arrays",
         "cells",
         "checks",
         "gradients",

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from rnn_jax.gradients.differentiation import step_jacobians
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.precision import compiled
 from rnn_jax.gradients.trajectory import FlatCell, flatten_cell, run
@@ -359,5 +360,5 @@ def _by_automatic_differentiation(
     flat: FlatCell, state: jax.Array, x: jax.Array
 ) -> tuple[jax.Array, ...]:
     """One step's Jacobians, those of the output too unless they are rows of the carry's."""
-    (a, b), (c, d) = jax.jacfwd(flat.step, argnums=(0, 1))(state, x)
-    return (a, b) if flat.output_rows else (a, b, c, d)
+    jacobians = step_jacobians(flat.step, state, x)
+    return jacobians[:2] if flat.output_rows else jacobians

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax.checks import check_flag
+from rnn_jax.gradients.differentiation import pullback
 from rnn_jax.gradients.linearize import Record, Source, accept
 from rnn_jax.gradients.precision import compiled, full_precision
 from rnn_jax.gradients.signals.backprop import (
@@ -83,7 +84,7 @@ def _deviation(
     flat: FlatCell, cell: Any, state: jax.Array, x: jax.Array, delta: jax.Array
 ) -> jax.Array:
     """(‖Aᵀδ‖ / ‖δ‖ − 1)² of one step; 0 where δ is 0."""
-    _, pull = jax.vjp(lambda before: flat.step_of(cell, before, x)[0], state)
+    _, pull = pullback(lambda before: flat.step_of(cell, before, x)[0], state)
     (pulled,) = pull(delta)
     silent = jnp.all(delta == 0)
     ratio = _norm(pulled) / _norm(jnp.where(silent, jnp.ones_like(delta), delta))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rnn_jax.gradients.differentiation import pullback, pushforward
 from rnn_jax.gradients.linearize import Jacobians, Record
 from rnn_jax.gradients.trajectory import FlatCell
 
@@ -51,19 +52,18 @@ def maps_at(flat: FlatCell, states: jax.Array, xs: jax.Array) -> StepMaps:
     """The maps of a cell's steps from the states before them (n, S) and their inputs (n, I)."""
 
     def push(at: Pair) -> PairMap:
-        return jax.linearize(flat.step, *at)[1]
+        return lambda v, u: pushforward(flat.step, at, (v, u))[1]
 
     def pull(at: Pair) -> PairMap:
-        _, back = jax.vjp(flat.step, *at)
+        _, back = pullback(flat.step, *at)
         return lambda w, z: back((w, z))
 
     def push_state(at: Pair) -> Map:
-        state, x = at
-        return jax.linearize(lambda before: flat.step(before, x)[0], state)[1]
+        return _push_of_state(flat, *at)
 
     def pull_state(at: Pair) -> Map:
         state, x = at
-        _, back = jax.vjp(lambda before: flat.step(before, x)[0], state)
+        _, back = pullback(lambda before: flat.step(before, x)[0], state)
         return lambda w: back(w)[0]
 
     return StepMaps((states, xs), push, pull, push_state, pull_state)
@@ -87,12 +87,16 @@ def pushes(record: Record) -> Pushes:
     """The forward maps of all steps, in their order."""
     if record.is_linearized:
         return Pushes((), record.jacobians, lambda carried, at: (carried, _forward_matrix(at)))
-    step = record.flat.step
+    flat = record.flat
 
     def advance(state: jax.Array, x: jax.Array) -> tuple[jax.Array, Map]:
-        return jax.linearize(lambda before: step(before, x)[0], state)
+        return flat.step(state, x)[0], _push_of_state(flat, state, x)
 
-    return Pushes(record.flat.initial, record.inputs, advance)
+    return Pushes(flat.initial, record.inputs, advance)
+
+
+def _push_of_state(flat: FlatCell, state: jax.Array, x: jax.Array) -> Map:
+    return lambda v: pushforward(lambda before: flat.step(before, x)[0], (state,), (v,))[1]
 
 
 def _push_by_matrices(at: Jacobians) -> PairMap:

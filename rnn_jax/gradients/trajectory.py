@@ -132,6 +132,12 @@ def _name_parts(cell: Any, carry: Carry) -> dict[str, tuple[int, int]]:
 def _find_diagonal(cell: Any, parts: dict[str, tuple[int, int]]) -> tuple[int, int] | None:
     """Rows of the one part that the cell says acts unit by unit."""
     name = claim(cell, "diagonal_part")
+    if name is not None and name not in parts:
+        raise ValueError(
+            "diagonal_part must name a part of the carry, one of "
+            f"{', '.join(map(repr, parts))}; got {name!r}. Name the parts in the cell's "
+            "carry_parts, in the order of the carry's leaves."
+        )
     return None if name is None else parts[name]
 
 

@@ -58,7 +58,9 @@ class Bidirectional(nnx.Module):
         xs: ArrayLike,
         carry: tuple[Carry | None, Carry | None] | None = None,
         *,
+        initial: tuple[Carry | None, Carry | None] | None = None,
         lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
         resets: ArrayLike | None = None,
         checkpoint: int | str | None = None,
         truncate: int | None = None,
@@ -68,12 +70,14 @@ class Bidirectional(nnx.Module):
 
         Args:
           xs: inputs, (..., T, I).
-          carry: (where forward starts, where backward starts: behind the last valid step); None,
-            for both or for one, asks the cells.
-          lengths: valid steps of each sequence, (...); as for `unroll`. The backward cell starts
-            at the last valid step.
-          resets: booleans, (..., T), first steps of sequences packed into one row; as for
-            `unroll`. Both cells keep within them.
+          carry: (where forward goes on, where backward goes on, behind the row); None, for both or
+            for one, starts a sequence. The cells run in opposite directions, so of a row in pieces
+            forward takes the first piece first and backward the last: each of them, run over the
+            pieces by `unroll`, gives what this call gives for the whole row.
+          initial: (where forward's sequences start, where backward's); None, for both or for one,
+            asks the cells.
+          lengths, mask, resets: as for `unroll`. The backward cell starts at the last valid step,
+            and both cells keep within what `resets` marks.
           checkpoint, truncate: as for `unroll`, in both directions.
           key: source of the cells' noise, split between them; None is without noise.
 
@@ -85,23 +89,19 @@ class Bidirectional(nnx.Module):
           ValueError: a carry that is no pair, or as `unroll`.
           TypeError: as `unroll`.
         """
-        if carry is None:
-            carry = (None, None)
-        if not isinstance(carry, (tuple, list)) or len(carry) != 2:
-            arrived = f"{len(carry)} of them" if isinstance(carry, (tuple, list)) else type(carry)
-            raise ValueError(
-                "carry must be a pair of carries, (forward's, backward's); got "
-                f"{arrived}. Leave it out to start from the cells' own, or pass (carry, None)."
-            )
+        carries, initials = _pair("carry", carry), _pair("initial", initial)
         keys = (None, None) if key is None else jax.random.split(check_key(key))
         options: dict[str, Any] = {
             "lengths": lengths,
+            "mask": mask,
             "resets": resets,
             "checkpoint": checkpoint,
             "truncate": truncate,
         }
-        last_f, ys_f = unroll(self.forward, xs, carry[0], key=keys[0], **options)
-        last_b, ys_b = unroll(self.backward, xs, carry[1], key=keys[1], reverse=True, **options)
+        options_f = {**options, "initial": initials[0], "key": keys[0]}
+        options_b = {**options, "initial": initials[1], "key": keys[1]}
+        last_f, ys_f = unroll(self.forward, xs, carries[0], **options_f)
+        last_b, ys_b = unroll(self.backward, xs, carries[1], reverse=True, **options_b)
         return (last_f, last_b), jnp.concatenate(promote(ys_f, ys_b), axis=-1)
 
     @property
@@ -118,3 +118,16 @@ class Bidirectional(nnx.Module):
     def param_dtype(self) -> Any:
         """The type of the parameters, forward's and backward's promoted."""
         return jnp.promote_types(self.forward.param_dtype, self.backward.param_dtype)
+
+
+def _pair(name: str, carries: Any) -> tuple[Carry | None, Carry | None]:
+    """A carry for each direction, or None for the cell's own."""
+    if carries is None:
+        return None, None
+    if not isinstance(carries, (tuple, list)) or len(carries) != 2:
+        arrived = f"{len(carries)} of them" if isinstance(carries, (tuple, list)) else type(carries)
+        raise ValueError(
+            f"{name} must be a pair of carries, (forward's, backward's); got {arrived}. Leave it "
+            f"out to start from the cells' own, or pass ({name}, None)."
+        )
+    return carries[0], carries[1]

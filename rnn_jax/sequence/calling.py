@@ -99,7 +99,7 @@ def as_sequence(xs: ArrayLike, *, batched: bool) -> jax.Array:
     return array
 
 
-def check_carry_leaves(carry: Carry) -> Carry:
+def check_carry_leaves(carry: Carry, name: str = "carry") -> Carry:
     """Returns a carry if all its leaves are arrays or numbers, which `jit` can take.
 
     Raises:
@@ -108,9 +108,9 @@ def check_carry_leaves(carry: Carry) -> Carry:
     for path, leaf in jax.tree_util.tree_leaves_with_path(carry):
         if not isinstance(leaf, _ARRAYS):
             raise TypeError(
-                "carry must be a pytree of arrays; got a leaf of type "
-                f"{type(leaf).__name__} at carry{jax.tree_util.keystr(path)}. Leave carry out to "
-                "start from the cell's own, or pass arrays."
+                f"{name} must be a pytree of arrays; got a leaf of type {type(leaf).__name__} at "
+                f"{name}{jax.tree_util.keystr(path)}. Leave {name} out to start from the cell's "
+                "own, or pass arrays."
             )
     return carry
 
@@ -131,12 +131,16 @@ class Step(NamedTuple):
     program: Any
 
 
-def resolve_carry(cell: Any, x: jax.ShapeDtypeStruct, carry: Carry | None) -> Carry:
+def resolve_carry(
+    cell: Any, x: jax.ShapeDtypeStruct, carry: Carry | None, name: str = "carry"
+) -> Carry:
     """The carry to start from; see `resolve_step`."""
-    return resolve_step(cell, x, carry).carry
+    return resolve_step(cell, x, carry, name).carry
 
 
-def resolve_step(cell: Any, x: jax.ShapeDtypeStruct, carry: Carry | None) -> Step:
+def resolve_step(
+    cell: Any, x: jax.ShapeDtypeStruct, carry: Carry | None, name: str = "carry"
+) -> Step:
     """The first step, traced once, after which the cell is known to keep the contract.
 
     A carry that the cell made itself is widened (never narrowed) to the type its step returns, so
@@ -146,6 +150,7 @@ def resolve_step(cell: Any, x: jax.ShapeDtypeStruct, carry: Carry | None) -> Ste
       cell: a callable pytree.
       x: shape and type of one input.
       carry: where to start; None asks `cell.initialize_carry`.
+      name: of the argument that it came as.
 
     Raises:
       TypeError: the cell needs a carry, or changes its type.
@@ -162,7 +167,7 @@ def resolve_step(cell: Any, x: jax.ShapeDtypeStruct, carry: Carry | None) -> Ste
         carry = _own_carry(cell, x)
     start = jax.tree.map(jnp.asarray, carry)
     if not own:
-        _check_given_carry(cell, x, start)
+        _check_given_carry(cell, x, start, name)
     step = _trace_step(cell, start, x)
     if own and _same_shapes(start, step.after):
         wider = jax.tree.map(_widen, start, step.after)
@@ -170,6 +175,46 @@ def resolve_step(cell: Any, x: jax.ShapeDtypeStruct, carry: Carry | None) -> Ste
             step = _trace_step(cell, wider, x)
     _check_kept(step.carry, step.after)
     return step
+
+
+def resolve_starts(
+    cell: Any,
+    x: jax.ShapeDtypeStruct,
+    carry: Carry | None,
+    initial: Carry | None,
+    *,
+    resets: bool,
+    skips: bool,
+) -> tuple[Carry, Carry | None]:
+    """(the carry to go on from, the one that sequences start from if it is wanted and another).
+
+    Args:
+      cell, x: as for `resolve_carry`.
+      carry: where to go on; None starts a sequence.
+      initial: where sequences start; None asks `cell.initialize_carry`.
+      resets: whether sequences start within the row.
+      skips: whether steps are skipped, which are computed from where a sequence may start.
+
+    Raises:
+      TypeError, ValueError: as `resolve_carry`; or sequences start within the row and nothing says
+        from which carry, or from one of another form.
+    """
+    if carry is None:
+        return resolve_carry(cell, x, initial, "initial"), None
+    start = resolve_carry(cell, x, carry)
+    if initial is not None:
+        return start, _in_the_form_of(start, resolve_carry(cell, x, initial, "initial"))
+    if not (resets or skips):
+        return start, None
+    if _carry_maker(cell) is not None:
+        return start, _in_the_form_of(start, resolve_carry(cell, x, None))
+    if resets:
+        raise TypeError(
+            "resets need to know where a sequence starts, and this cell cannot make its own carry: "
+            "it has no initialize_carry(input_shape); got carry=, which says where to go on. Pass "
+            "the carry that sequences start from as initial=."
+        )
+    return start, None
 
 
 def _trace_step(cell: Any, carry: Carry, x: jax.ShapeDtypeStruct) -> Step:
@@ -215,13 +260,13 @@ def check_pure(written: list[str]) -> None:
         )
 
 
-def check_batch_axes(carry: Carry, batch: tuple[int, ...]) -> None:
+def check_batch_axes(carry: Carry, batch: tuple[int, ...], name: str = "carry") -> None:
     """Raises ValueError unless every leaf of a carry leads with the batch axes of xs."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(carry):
         if jnp.shape(leaf)[: len(batch)] != batch:
             raise ValueError(
-                f"each leaf of carry must lead with the batch axes of xs, {batch}; got shape "
-                f"{jnp.shape(leaf)} at carry{jax.tree_util.keystr(path)}. Repeat it for each "
+                f"each leaf of {name} must lead with the batch axes of xs, {batch}; got shape "
+                f"{jnp.shape(leaf)} at {name}{jax.tree_util.keystr(path)}. Repeat it for each "
                 "sequence, for example with jnp.broadcast_to."
             )
 
@@ -289,16 +334,29 @@ def _own_carry(cell: Any, x: jax.ShapeDtypeStruct) -> Carry:
     return owner.initialize_carry(x.shape)
 
 
-def _check_given_carry(cell: Any, x: jax.ShapeDtypeStruct, carry: Carry) -> None:
+def _check_given_carry(cell: Any, x: jax.ShapeDtypeStruct, carry: Carry, name: str) -> None:
     if _carry_maker(cell) is None:
         return
     expected = jax.eval_shape(lambda k: _own_carry(k, x), cell)
     if not _same_shapes(expected, carry):
         raise ValueError(
-            f"carry must have the structure and shapes that the cell initialises, "
-            f"{describe(expected)}; got {describe(carry)}. Leave carry out to start from the "
+            f"{name} must have the structure and shapes that the cell initialises, "
+            f"{describe(expected)}; got {describe(carry)}. Leave {name} out to start from the "
             "cell's own, or pass one of that form."
         )
+
+
+def _in_the_form_of(start: Carry, initial: Carry) -> Carry:
+    """`initial` in the types of `start`, which it may be widened to."""
+    if _same_shapes(start, initial):
+        widened = jax.tree.map(_widen, initial, start)
+        if [a.dtype for a in jax.tree.leaves(widened)] == [a.dtype for a in jax.tree.leaves(start)]:
+            return widened
+    raise ValueError(
+        "carry must have the form of the carry that sequences start from, "
+        f"{describe(initial)}; got {describe(start)}. Pass carry= and initial= of one structure, "
+        "shape and type."
+    )
 
 
 def _check_kept(before: Carry, after: Carry) -> None:

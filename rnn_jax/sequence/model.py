@@ -8,15 +8,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rnn_jax.arrays import call_automatic
 from rnn_jax.cells.cell import RNNCell, affine, promote
 from rnn_jax.cells.wrappers.noise import drawn_by_step, dropped
 from rnn_jax.cells.wrappers.wrapper import CellWrapper
-from rnn_jax.checks import check_choice, check_key, check_rate, check_rngs, check_size
+from rnn_jax.checks import check_choice, check_flag, check_key, check_rate, check_rngs, check_size
 from rnn_jax.initializers import InitializerLike, get_initializer, initialize
 from rnn_jax.sequence.bidirectional import Bidirectional
-from rnn_jax.sequence.calling import ArrayLike
+from rnn_jax.sequence.calling import ArrayLike, as_sequence
 from rnn_jax.sequence.layers import check_layers
-from rnn_jax.sequence.unroll import as_index, mapped, split_for, unroll
+from rnn_jax.sequence.masks import Marks, read_marks, valid_steps
+from rnn_jax.sequence.unroll import mapped, split_for, unroll
 
 Layer = RNNCell | CellWrapper | Bidirectional
 
@@ -73,7 +75,8 @@ class SequenceModel(nnx.Module):
         self.cells = nnx.List(layers)
         self.out_features = check_size("out_features", out_features)
         self.readout = check_choice("readout", readout, ("last", "all"))
-        self.residual = bool(residual)
+        self.residual = check_flag("residual", residual)
+        normalised = check_flag("layer_norm", layer_norm)
         self.dropout = check_rate("dropout", dropout)
         if self.residual and not any(map(_keeps_size, layers)):
             sizes = ", ".join(f"{layer.in_features} → {layer.hidden_features}" for layer in layers)
@@ -96,7 +99,7 @@ class SequenceModel(nnx.Module):
                 use_fast_variance=False,
                 rngs=rngs,
             )
-            for layer in (layers[1:] if layer_norm else [])
+            for layer in (layers[1:] if normalised else [])
         )
 
     def __call__(
@@ -104,6 +107,7 @@ class SequenceModel(nnx.Module):
         xs: ArrayLike,
         *,
         lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
         resets: ArrayLike | None = None,
         checkpoint: int | str | None = None,
         truncate: int | None = None,
@@ -113,8 +117,10 @@ class SequenceModel(nnx.Module):
 
         Args:
           xs: inputs, (..., T, I).
-          lengths: valid steps of each sequence, (...); the last valid step is the one read. With
-            readout "all" the outputs beyond it are the readout's bias.
+          lengths: valid steps of each row, counted from the first, (...); as for `unroll`.
+          mask: booleans, (..., T), False at padding, wherever it lies; as for `unroll`. Readout
+            "last" reads the last valid step, and of a row without any what it makes of outputs 0;
+            with "all" the outputs at padding are the readout's bias.
           resets: booleans, (..., T), first steps of sequences packed into one row, for every layer;
             as for `unroll`. Readout "last" reads a row's ends, so use "all" to read each of them.
           checkpoint, truncate: less memory for the gradient, and truncated backpropagation through
@@ -133,39 +139,45 @@ class SequenceModel(nnx.Module):
                 "array; a call runs a single one. Call jax.vmap(lambda model, xs: model(xs), "
                 "(0, None))(models, xs), or take one with rnn_jax.member(models, 0)."
             )
+        xs = as_sequence(xs, batched=True)
+        marks = read_marks(xs.shape[:-1], lengths, mask, resets)
+        key = None if key is None else check_key(key)
+        options: dict[str, Any] = {"checkpoint": checkpoint, "truncate": truncate}
+
+        def run(model: SequenceModel, *arrays: Any) -> jax.Array:
+            return model._outputs(*arrays, **options)
+
+        return call_automatic(run, self, xs, marks, key, like=xs, axes=xs.ndim - 2)
+
+    def _outputs(self, xs: jax.Array, marks: Marks, key: jax.Array | None, **how: Any) -> jax.Array:
+        """What a call returns, of what it was given, checked."""
         depth, h = len(self.cells), xs
-        options: dict[str, Any] = {
-            "lengths": lengths,
-            "resets": resets,
-            "checkpoint": checkpoint,
-            "truncate": truncate,
-        }
-        keys = [None] * depth if key is None else jax.random.split(check_key(key), depth)
+        valid = valid_steps(marks, xs.shape[-2])
+        options = {"lengths": marks.lengths, "mask": marks.mask, "resets": marks.resets, **how}
+        keys = [None] * depth if key is None else jax.random.split(key, depth)
         for level, (layer, layer_key) in enumerate(zip(self.cells, keys, strict=True)):
             cell_key, drop_key = (None, None) if key is None else jax.random.split(layer_key)
-            options["key"] = cell_key
             into = self._normalised(level, h)
             if isinstance(layer, Bidirectional):
-                _, ys = layer(into, **options)
+                _, ys = layer(into, key=cell_key, **options)
             else:
-                _, ys = unroll(layer, into, **options)
+                _, ys = unroll(layer, into, key=cell_key, **options)
             if drop_key is not None and self.dropout and level + 1 < depth:
                 ys = _drop(ys, drop_key, self.dropout)
             if self.residual and _keeps_size(layer):
-                ys, h = promote(ys, jnp.asarray(h))
-                ys = ys + _without_padding(h, lengths)
+                ys, h = promote(ys, h)
+                ys = ys + _without_padding(h, valid)
             h = ys
-        hs = jnp.asarray(h)
         if self.readout == "last":
-            hs = self._at_the_end(hs, lengths)
-        return affine(*promote(hs, self.kernel[...], self.bias[...]))
+            h = self._at_the_end(h, valid)
+        return affine(*promote(h, self.kernel[...], self.bias[...]))
 
     @property
     def ensemble_size(self) -> int | None:
         """E, if all arrays have a leading axis, as `rnn_jax.ensemble` gives them; else None."""
         return self.bias[...].shape[0] if self.bias[...].ndim > 1 else None
 
-    def _normalised(self, level: int, h: ArrayLike) -> ArrayLike:
+    def _normalised(self, level: int, h: jax.Array) -> jax.Array:
         """The input of a layer, normalised if it is to be."""
         if not self.norms or level == 0:
             return h
@@ -173,14 +185,15 @@ class SequenceModel(nnx.Module):
         with jax.numpy_dtype_promotion("standard"):
             return self.norms[level - 1](h)
 
-    def _at_the_end(self, hs: jax.Array, lengths: ArrayLike | None) -> jax.Array:
-        """The top layer's outputs where they have seen whole sequences, (..., H)."""
-        last = hs[..., -1, :] if lengths is None else _at_end(hs, as_index(jnp.asarray(lengths)))
+    def _at_the_end(self, hs: jax.Array, valid: jax.Array | None) -> jax.Array:
+        """The top layer's outputs where they have seen whole rows, (..., H)."""
+        last = hs[..., -1, :] if valid is None else _at(hs, _last_of(valid))
         top = self.cells[-1]
         if not isinstance(top, Bidirectional):
             return last
+        first = hs[..., 0, :] if valid is None else _at(hs, jnp.argmax(valid, axis=-1))
         forward = top.forward.hidden_features
-        return jnp.concatenate([last[..., :forward], hs[..., 0, forward:]], axis=-1)
+        return jnp.concatenate([last[..., :forward], first[..., forward:]], axis=-1)
 
 
 def _keeps_size(layer: Layer) -> bool:
@@ -195,18 +208,19 @@ def _drop(ys: jax.Array, key: jax.Array, rate: float) -> jax.Array:
     return dropped(ys, drop, rate)
 
 
-def _without_padding(h: jax.Array, lengths: ArrayLike | None) -> jax.Array:
-    """0 beyond the end: the model's input may hold anything there, NaN too."""
-    if lengths is None:
+def _without_padding(h: jax.Array, valid: jax.Array | None) -> jax.Array:
+    """0 at skipped steps: the model's input may hold anything there, NaN too."""
+    if valid is None:
         return h
-    step = jax.lax.broadcasted_iota(jax.dtypes.canonicalize_dtype(int), h.shape, h.ndim - 2)
-    end = as_index(jnp.asarray(lengths))[..., None, None]
-    return jnp.where(step < jnp.broadcast_to(end, h.shape), h, jnp.zeros_like(h))
+    return jnp.where(jnp.broadcast_to(valid[..., None], h.shape), h, jnp.zeros_like(h))
 
 
-def _at_end(hs: jax.Array, lengths: jax.Array) -> jax.Array:
-    """The output at each sequence's last valid step; an empty sequence has none and gives 0."""
-    index = jnp.maximum(lengths - 1, 0)[..., None, None]
-    index = jnp.broadcast_to(index, (*hs.shape[:-2], 1, hs.shape[-1]))
-    last = jnp.take_along_axis(hs, index, axis=-2)
-    return last[..., 0, :]
+def _last_of(valid: jax.Array) -> jax.Array:
+    """The index of the last True along the last axis; the last index if there is none."""
+    return valid.shape[-1] - 1 - jnp.argmax(jnp.flip(valid, axis=-1), axis=-1)
+
+
+def _at(hs: jax.Array, index: jax.Array) -> jax.Array:
+    """The output at one step of each row, (..., H); in a row without valid steps all are 0."""
+    index = jnp.broadcast_to(index[..., None, None], (*hs.shape[:-2], 1, hs.shape[-1]))
+    return jnp.take_along_axis(hs, index, axis=-2)[..., 0, :]

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
+from rnn_jax.arrays import call_automatic, varying_like
 from rnn_jax.cells.structure import FusedForm, fused_form_for
 from rnn_jax.cells.wrappers.noise import Noise, draw_noise, has_noise, project_with, step_with
-from rnn_jax.checks import check_key, check_size
+from rnn_jax.checks import check_flag, check_key, check_size
 from rnn_jax.sequence.calling import (
     ArrayLike,
     Carry,
@@ -19,9 +19,10 @@ from rnn_jax.sequence.calling import (
     as_sequence,
     check_batch_axes,
     check_carry_leaves,
-    resolve_carry,
+    resolve_starts,
 )
-from rnn_jax.sequence.running.boundaries import Boundaries, within
+from rnn_jax.sequence.masks import Marks, effective_resets, read_marks, valid_steps
+from rnn_jax.sequence.running.boundaries import Boundaries, left_backwards, spare_carry, within
 from rnn_jax.sequence.running.checkpointing import checkpointed, resolve_interval
 from rnn_jax.sequence.running.chunks import Chunk
 from rnn_jax.sequence.running.fused_scan import Settings, fused_scan
@@ -33,7 +34,9 @@ def unroll(
     xs: ArrayLike,
     carry: Carry | None = None,
     *,
+    initial: Carry | None = None,
     lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
     resets: ArrayLike | None = None,
     reverse: bool = False,
     return_carries: bool = False,
@@ -49,53 +52,69 @@ def unroll(
     gives every mode of differentiation and forms the weights' gradient outside the loop; a cell
     that has none is scanned as it is, with its `project` hoisted out of the loop.
 
+    Cutting a row in pieces and handing the last carry of each on to the next as its `carry` gives
+    what the whole row gives, values and gradients, under every option, and what lies outside a
+    sequence changes neither. Three things are counted from the start of the row that a call is
+    given: the stretches of `truncate`, so cut at a multiple of it; the noise that `key` draws; and
+    `lengths`.
+
     Args:
       cell: any callable pytree cell(carry, x) -> (carry, y) on one sequence's step.
       xs: inputs, (..., T, I).
-      carry: initial carry, its leaves with the leading axes of xs; None asks the cell.
-      lengths: whole numbers in [0, T], of shape (...): from that step on the carry is frozen and
-        outputs are 0, and gradients there are exactly 0 whatever the padding holds. Where they
-        cannot be read (inside `jit`), one out of range makes that sequence's results NaN.
+      carry: where to go on, its leaves with the leading axes of xs: the last carry of the steps
+        before. None starts a sequence.
+      initial: where sequences start, in the form of `carry`: at the row's first step if `carry` is
+        None, and at each that `resets` marks. None asks the cell for its own, which may be learned.
+      lengths: whole numbers in [0, T], of shape (...): a row ends there, and nothing beyond its end
+        is of it, marks included. Where they cannot be read (inside `jit`), one out of range makes
+        that row's results NaN.
+      mask: booleans, (..., T), False at steps that belong to no sequence, wherever they lie, as
+        padding on the left or as gaps. They are skipped: the carry passes by as it is, outputs are
+        0, and gradients there are exactly 0 whatever they hold.
       resets: booleans, (..., T): True marks the first step of a new sequence packed into the same
-        row; the carry returns to the initial one there.
-      reverse: run from the last step to the first; ys stay aligned with xs. The boundaries that
-        `lengths` and `resets` mark stay where they are.
+        row; between it and the step before, the carry returns to the initial one. A mark on a
+        masked step counts: the sequence starts with padding.
+      reverse: run from the last step to the first; ys stay aligned with xs, and `lengths`, `mask`
+        and `resets` mean the same steps. A sequence is then left through its first step: if
+        `resets` marks the row's first step, the last carry is the initial one, ready for the row
+        before (`return_carries` has the state in which the sequence ended).
       return_carries: also return the carry after each step.
       checkpoint: keep only every k-th state for the gradient and recompute the others: an
         interval in steps, or "sqrt" for √T; None keeps all.
-      truncate: let no gradient pass from one stretch of so many steps to the one before (truncated
-        backpropagation through time; Williams and Peng, 1990); values stay as they are. None lets
-        it pass everywhere.
+      truncate: let no gradient pass from one stretch of so many steps to the one before, nor to
+        `carry`, which comes from there; to `initial` it passes (truncated backpropagation through
+        time; Williams and Peng, 1990). Values stay as they are. None lets it pass everywhere.
       key: a random key for the noise of a cell that has some (`Zoneout`, `RecurrentDropout`), split
-        into one for each sequence of a batch; a step's noise depends on neither T, `lengths`,
-        `resets` nor `reverse`. None is without noise; a cell that has none ignores it.
+        into one for each row of a batch; a step's noise depends on the key and its place in the
+        row alone. None is without noise; a cell that has none ignores it.
 
     Returns:
       (carry, ys): the last carry and the outputs (..., T, H); with `return_carries`,
       (carry, ys, carries), each leaf of `carries` (..., T, ·), aligned with ys.
 
+    Weights are shared, so their gradient adds up over all sequences of a row and a batch: one that
+    is itself not finite makes the sum so, unless `mask` leaves it out.
+
     Raises:
-      ValueError: wrong shapes, an empty sequence, lengths out of range, several keys, or a cell
-        that does not return (carry, y) or does not keep its carry's shape.
-      TypeError: inputs that are no floats, a cell that needs `carry`, or a `key` that is no key.
+      ValueError: wrong shapes, an empty sequence, lengths out of range, lengths and a mask, several
+        keys, or a cell that does not return (carry, y) or does not keep its carry's shape.
+      TypeError: inputs that are no floats, a cell that needs `carry`, or, with resets and a carry,
+        `initial`; a flag that is no bool, or a `key` that is no key.
     """
     xs = as_sequence(xs, batched=True)
     batch, steps = xs.shape[:-2], xs.shape[-2]
     options = _Options(
-        reverse=bool(reverse),
-        return_carries=bool(return_carries),
+        reverse=check_flag("reverse", reverse),
+        return_carries=check_flag("return_carries", return_carries),
         every=resolve_interval(checkpoint, steps),
         truncate=None if truncate is None else min(check_size("truncate", truncate), steps),
     )
-    if lengths is not None:
-        lengths = _check_lengths(lengths, batch, steps)
-    if resets is not None:
-        resets = _check_resets(resets, xs.shape[:-1])
-    check_carry_leaves(carry)
-    if carry is not None:
-        check_batch_axes(carry, batch)
+    marks = read_marks(xs.shape[:-1], lengths, mask, resets)
+    for name, start in (("carry", carry), ("initial", initial)):
+        if start is not None:
+            check_batch_axes(check_carry_leaves(start, name), batch, name)
     keys = None if key is None else split_for(batch, check_key(key))
-    return _unroll(as_pytree(cell), xs, carry, lengths, resets, keys, options=options)
+    return _unroll(as_pytree(cell), xs, carry, initial, marks, keys, options=options)
 
 
 # advance(carry, z) -> (carry after the step, y)
@@ -116,29 +135,54 @@ def _unroll(
     cell: Any,
     xs: jax.Array,
     carry: Carry | None,
-    lengths: jax.Array | None,
-    resets: jax.Array | None,
+    initial: Carry | None,
+    marks: Marks,
+    keys: jax.Array | None,
+    *,
+    options: _Options,
+) -> Any:
+    run = functools.partial(_run_rows, options=options)
+    # Rows are spread over devices as they come; how the rest lies is the compiler's to find.
+    return call_automatic(run, cell, xs, carry, initial, marks, keys, like=xs, axes=xs.ndim - 2)
+
+
+def _run_rows(
+    cell: Any,
+    xs: jax.Array,
+    carry: Carry | None,
+    initial: Carry | None,
+    marks: Marks,
     keys: jax.Array | None,
     *,
     options: _Options,
 ) -> Any:
     batch_axes, steps = xs.ndim - 2, xs.shape[-2]
-    prepare = functools.partial(_prepare, cell, reverse=options.reverse)
-    xs, initial, boundaries = mapped(prepare, batch_axes)(xs, carry, lengths, resets)
+    valid = valid_steps(marks, steps)
+    resets = effective_resets(marks, valid)
+    starts = functools.partial(_starts, cell, resets=resets is not None, skips=valid is not None)
+    start, other = mapped(starts, batch_axes)(xs, carry, initial)
+    start, initial = varying_like(
+        (start, start if other is None else other), cell, xs, carry, initial, marks, keys
+    )
+    if carry is not None and options.truncate is not None:
+        start = lax.stop_gradient(start)
+    if valid is not None:
+        xs = mapped(_without_padding, batch_axes)(xs, valid)
     noise = None
     if keys is not None:
         draw = functools.partial(draw_noise, cell, steps=steps)
         noise = mapped(draw, batch_axes)(keys)
-    form = None if has_noise(noise) else fused_form_for(cell, xs, initial)
+    boundaries = Boundaries(valid, resets)
+    form = None if has_noise(noise) else fused_form_for(cell, xs, start)
     if form is not None:
-        result = _scan_fused(form, xs, initial, boundaries, options)
+        last, ys, carries = _scan_fused(form, xs, start, initial, boundaries, options)
     else:
         scan = functools.partial(_scan_plain, cell, options=options)
-        result = mapped(scan, batch_axes)(xs, initial, boundaries, noise)
-    if lengths is not None:
-        in_range = (lengths >= 0) & (lengths <= steps)
-        result = mapped(_nan_unless, batch_axes)(in_range, result)
-    return result if options.return_carries else result[:2]
+        last, ys, carries = mapped(scan, batch_axes)(xs, start, initial, boundaries, noise)
+    result = (last, ys, carries) if options.return_carries else (last, ys)
+    if marks.in_range is not None:
+        result = mapped(_nan_unless, batch_axes)(marks.in_range, result)
+    return result
 
 
 def split_for(batch: tuple[int, ...], key: jax.Array) -> jax.Array:
@@ -153,35 +197,38 @@ def mapped(function: Callable[..., Any], batch_axes: int) -> Callable[..., Any]:
     return function
 
 
-def _prepare(
+def _starts(
     cell: Any,
     xs: jax.Array,
     carry: Carry | None,
-    length: jax.Array | None,
-    resets: jax.Array | None,
+    initial: Carry | None,
     *,
-    reverse: bool,
-) -> tuple[jax.Array, Carry, Boundaries]:
-    """(inputs, initial carry, boundaries) of one sequence (T, I), as a scan takes them."""
-    steps = xs.shape[0]
-    initial = resolve_carry(cell, jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype), carry)
-    valid = None
-    if length is not None:
-        valid = jnp.arange(steps) < length
-        # Padding may hold anything, NaN too: kept out before it can reach a derivative.
-        # The first input stands in, because a cell may have no derivative at 0.
-        stand_in = lax.stop_gradient(lax.select(length > 0, xs[0], jnp.zeros_like(xs[0])))
-        keep = jnp.broadcast_to(valid[:, None], xs.shape)
-        xs = jnp.where(keep, xs, jnp.broadcast_to(stand_in, xs.shape))
-    if resets is not None and reverse:
-        # Time runs backwards, so the boundary before step t is crossed on the way into t − 1.
-        resets = jnp.append(resets[1:], False)
-    return xs, initial, Boundaries(valid, resets)
+    resets: bool,
+    skips: bool,
+) -> tuple[Carry, Carry | None]:
+    """(where one row (T, I) goes on, where sequences start within it if that is elsewhere)."""
+    x = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
+    return resolve_starts(cell, x, carry, initial, resets=resets, skips=skips)
+
+
+def _without_padding(xs: jax.Array, valid: jax.Array) -> jax.Array:
+    """One row's inputs (T, I), those of skipped steps replaced.
+
+    Padding may hold anything, NaN too: kept out before it can reach a derivative. A skipped step is
+    computed all the same, so what stands in must be an input where the cell has a derivative, and
+    the first of the row's own is one. A row without any has 1/2, which lies where roots,
+    logarithms, norms and what is defined on [0, 1] are smooth.
+    """
+    first = xs[jnp.argmax(valid)]
+    stand_in = lax.select(jnp.any(valid), first, jnp.full_like(first, 0.5))
+    keep = jnp.broadcast_to(valid[:, None], xs.shape)
+    return jnp.where(keep, xs, jnp.broadcast_to(lax.stop_gradient(stand_in), xs.shape))
 
 
 def _scan_plain(
     cell: Any,
     xs: jax.Array,
+    start: Carry,
     initial: Carry,
     boundaries: Boundaries,
     noise: Noise,
@@ -193,6 +240,7 @@ def _scan_plain(
     body = within(
         lambda carry, z: (*advance(carry, z), None),
         initial,
+        None if boundaries.valid is None else spare_carry(initial),
         return_carries=options.return_carries,
     )
 
@@ -200,11 +248,16 @@ def _scan_plain(
         last, (ys, carries, _) = lax.scan(body, carry, inputs, reverse=options.reverse)
         return last, (ys, carries)
 
-    return _run(run, initial, (zs, boundaries), options)
+    return _run(run, start, initial, (zs, boundaries), options)
 
 
 def _scan_fused(
-    form: FusedForm, xs: jax.Array, initial: Carry, boundaries: Boundaries, options: _Options
+    form: FusedForm,
+    xs: jax.Array,
+    start: Carry,
+    initial: Carry,
+    boundaries: Boundaries,
+    options: _Options,
 ) -> tuple[Carry, Any, Carry | None]:
     """A cell in fused form over all sequences at once, time first: one product a step for all."""
     time = xs.ndim - 2
@@ -221,26 +274,27 @@ def _scan_fused(
         last, ys, carries = fused_scan(settings, form.kernels, *inputs, carry, initial)
         return last, (ys, carries)
 
-    last, ys, carries = _run(run, initial, time_first((xs, boundaries)), options)
+    last, ys, carries = _run(run, start, initial, time_first((xs, boundaries)), options)
     return last, time_back(ys), time_back(carries)
 
 
 def _run(
-    run: Chunk, initial: Carry, inputs: Any, options: _Options
+    run: Chunk, start: Carry, initial: Carry, inputs: Any, options: _Options
 ) -> tuple[Carry, Any, Carry | None]:
     """All steps, with the memory and the reach of gradients that the options ask for."""
     reverse = options.reverse
 
-    def stretch(carry: Carry, part: Any) -> tuple[Carry, Any]:
+    def piece(carry: Carry, part: Any) -> tuple[Carry, Any]:
         if options.every is None:
             return run(carry, part)
         return checkpointed(run, carry, part, every=options.every, reverse=reverse)
 
+    stretch = left_backwards(piece, initial) if reverse else piece
     if options.truncate is None:
-        last, (ys, carries) = stretch(initial, inputs)
+        last, (ys, carries) = stretch(start, inputs)
     else:
         last, (ys, carries) = truncated(
-            stretch, initial, inputs, every=options.truncate, reverse=reverse
+            stretch, start, inputs, every=options.truncate, reverse=reverse
         )
     return last, ys, carries
 
@@ -265,58 +319,3 @@ def _nan_unless(condition: jax.Array, tree: Any) -> Any:
         return lax.select(condition, leaf, jnp.full_like(leaf, jnp.nan))
 
     return jax.tree.map(mark, tree)
-
-
-def _check_lengths(lengths: ArrayLike, batch: tuple[int, ...], steps: int) -> jax.Array:
-    array = _as_array("lengths", lengths, "whole numbers")
-    if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise TypeError(
-            f"lengths must be whole numbers; got dtype {array.dtype}. Cast them, "
-            "for example lengths.astype(jnp.int32)."
-        )
-    if array.shape != batch:
-        raise ValueError(
-            f"lengths must have one entry for each sequence, shape {batch}; got shape "
-            f"{array.shape}. Pass one whole number for each row of xs."
-        )
-    try:
-        values = np.asarray(array)
-    except jax.errors.TracerArrayConversionError:
-        return as_index(array)  # Inside a transformation: marked by NaN where out of range.
-    if ((values < 0) | (values > steps)).any():
-        wrong = values[(values < 0) | (values > steps)]
-        raise ValueError(
-            f"lengths must lie in [0, {steps}], the number of steps in xs; got {wrong[0]}. "
-            "Clip them, or pad xs."
-        )
-    return as_index(array)
-
-
-def _check_resets(resets: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
-    array = _as_array("resets", resets, "booleans")
-    if array.dtype != jnp.bool_:
-        raise TypeError(
-            f"resets must be booleans; got dtype {array.dtype}. Compare first, for example "
-            "resets == 1."
-        )
-    if array.shape != shape:
-        raise ValueError(
-            f"resets must have the shape of xs without features, {shape}; got shape {array.shape}. "
-            "Pass one boolean for each step."
-        )
-    return array
-
-
-def _as_array(name: str, values: ArrayLike, what: str) -> jax.Array:
-    try:
-        return jnp.asarray(values)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"{name} must be an array of {what}; got {type(values).__name__}. Pass a JAX or NumPy "
-            f"array. ({error})"
-        ) from error
-
-
-def as_index(lengths: jax.Array) -> jax.Array:
-    """In the type that steps are counted in: int8 could not be compared with step 200."""
-    return lengths.astype(jax.dtypes.canonicalize_dtype(int))

@@ -98,17 +98,20 @@ def one_step(cell, carry, x):
 
 
 def by_loop(cell, xs, carry, length=None, resets=None, *, reverse=False):
-    """(last, ys, carries) of one sequence, its boundaries written as conditions of Python."""
+    """(last, ys, carries) of one row, its boundaries written as conditions of Python."""
     steps = len(xs)
     length = steps if length is None else length
     resets = [False] * steps if resets is None else list(resets)
-    begins = [*resets[1:], False] if reverse else resets
+    own = jax.tree.map(jnp.zeros_like, carry)
     state, outputs = carry, [None] * steps
     for t, x in sorted(enumerate(jnp.unstack(xs)), reverse=reverse, key=lambda at: at[0]):
         y = jnp.zeros(cell.hidden_features, xs.dtype)
+        starts = t < length and resets[t]
         if t < length:
-            state, y = one_step(cell, carry if begins[t] else state, x)
+            state, y = one_step(cell, own if starts and not reverse else state, x)
         outputs[t] = (y, state)
+        # Backwards a sequence is left through its first step.
+        state = own if starts and reverse else state
     return (state, *jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs))
 
 
@@ -204,11 +207,12 @@ def test_the_initial_carry_has_a_gradient_from_every_packed_sequence(reverse):
     cell, xs, carry = point_at("lstm", cuts[-1])
 
     @jax.jit
-    def gradient(carry, xs, resets=None):
-        def of_outputs(carry):
-            return jnp.sum(jnp.sin(rj.unroll(cell, xs, carry, resets=resets, reverse=reverse)[1]))
+    def gradient(initial, xs, resets=None):
+        def of_outputs(initial):
+            options = {"initial": initial, "resets": resets, "reverse": reverse}
+            return jnp.sum(jnp.sin(rj.unroll(cell, xs, **options)[1]))
 
-        return jax.grad(of_outputs)(carry)
+        return jax.grad(of_outputs)(initial)
 
     packed = gradient(carry, xs, np.isin(np.arange(len(xs)), cuts))
     alone = [gradient(carry, xs[start:stop]) for start, stop in itertools.pairwise(cuts)]

@@ -1,5 +1,7 @@
 """What `unroll` refuses of sequences, cells, carries and options, and what it says."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,7 @@ BATCH = np.ones((4, T, IN))
 SIMPLE = zoo.CELLS["simple_tanh"](IN, H, 0)
 LSTM = zoo.CELLS["lstm"](IN, H, 0)
 H0 = jnp.zeros(H)
+KEY = jax.random.key(0)
 
 
 def unroll(*args, **options):
@@ -297,6 +300,14 @@ def test_carries(call, error, words):
         "Cast",
     ),
     booleans=(unroll(SIMPLE, XS, lengths=True), TypeError, "must be whole numbers", "bool"),
+    mask=(
+        unroll(SIMPLE, BATCH, lengths=np.ones((4, T), bool)),
+        TypeError,
+        "lengths must be whole numbers",
+        "bool",
+        "Pass booleans for each step as mask=",
+    ),
+    listed_mask=(unroll(SIMPLE, XS, lengths=[True] * T), TypeError, "bool", "mask="),
     string=(unroll(SIMPLE, XS, lengths="all"), TypeError, "must be an array of whole", "str"),
     ragged=(unroll(SIMPLE, BATCH, lengths=[[1], [2, 3]]), TypeError, "lengths must be", "list"),
     nones=(unroll(SIMPLE, BATCH, lengths=[None] * 4), TypeError, "lengths must be", "list"),
@@ -336,6 +347,59 @@ def test_carries(call, error, words):
 )
 def test_lengths_and_resets(call, error, words):
     refuses(call, error, *words)
+
+
+# As JAX narrows them, without notice, each is one that is in range.
+BEYOND = [2**31 + 1, 2**32 + 1, 2**63 + 1, 2**64 + 1, -(2**32) + 1]
+
+
+@pytest.mark.parametrize("x64", [True, False])
+@pytest.mark.parametrize("number", BEYOND)
+@pytest.mark.parametrize("kind", [int, np.int64, np.uint64, object, list])
+def test_whole_numbers_are_checked_as_they_arrive(number, kind, x64):
+    if kind in (np.int64, np.uint64):
+        if not np.iinfo(kind).min <= number <= np.iinfo(kind).max:
+            number = int(np.iinfo(kind).max)
+        values = np.asarray([1, number], kind)
+    else:
+        values = np.asarray([1, number], object) if kind is object else [1, number]
+    xs = BATCH[:2].astype(np.float32)
+    with jax.enable_x64(x64):
+        cell = rj.SimpleRNNCell(IN, H, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
+        for call in (
+            lambda: rj.unroll(cell, xs, lengths=values),
+            lambda: rj.Bidirectional(cell, jax.tree.map(jnp.copy, cell))(xs, lengths=values),
+            lambda: rj.SequenceModel(cell, 2, rngs=nnx.Rngs(0))(xs, lengths=values),
+        ):
+            refuses(call, ValueError, "lengths must lie in [0, 5]", f"got {number}", "Clip")
+        for call in (
+            lambda: rj.jacobian_log_norms(cell, xs[0], targets=values),
+            lambda: rj.estimate_jacobian_log_norms(cell, xs[0], targets=values, key=KEY),
+        ):
+            refuses(call, ValueError, "targets must lie in [-5, 5)", f"got {number}")
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint32", "uint64", "int64"])
+def test_whole_numbers_that_cannot_be_read_are_marked_where_out_of_range(dtype):
+    high = jnp.iinfo(dtype).max
+    numbers = jnp.asarray([2, high], dtype)
+    _, ys = jax.jit(lambda n: rj.unroll(SIMPLE, BATCH[:2], lengths=n))(numbers)
+    np.testing.assert_array_equal(np.isnan(ys).all(axis=(1, 2)), [False, True])
+    rows = jax.jit(lambda n: rj.jacobian_log_norms(SIMPLE, XS, targets=n))(numbers)
+    np.testing.assert_array_equal(np.isnan(rows).all(axis=1), [False, True])
+
+
+@pytest.mark.parametrize("wrong", ["no", 1, 0.0, None, [True], np.ones(1, bool)], ids=repr)
+def test_flags(wrong):
+    model = functools.partial(rj.SequenceModel, zoo.CELLS["gru_reset_after"](H, H, 0), 2)
+    calls = {
+        "reverse": unroll(SIMPLE, XS, reverse=wrong),
+        "return_carries": unroll(SIMPLE, XS, return_carries=wrong),
+        "residual": lambda: model(residual=wrong, rngs=nnx.Rngs(0)),
+        "layer_norm": lambda: model(layer_norm=wrong, rngs=nnx.Rngs(0)),
+    }
+    for name, call in calls.items():
+        refuses(call, TypeError, f"{name} must be True or False", f"got {wrong!r}", "Pass a bool")
 
 
 @pytest.mark.parametrize(

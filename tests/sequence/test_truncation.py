@@ -14,7 +14,10 @@ STEPS = 11
 
 
 def by_hand(cell, xs, carry, *, truncate, reverse):
-    """Outputs of a Python loop in which each stretch starts from a constant, but for the first."""
+    """Outputs of a Python loop in which each stretch starts from a constant.
+
+    But the first one, if it starts from an initial carry.
+    """
     order = list(range(STEPS))
     stretches = [order[start : start + truncate] for start in range(0, STEPS, truncate)]
     if reverse:
@@ -45,13 +48,28 @@ def test_gradients_are_those_of_a_loop_that_is_cut(name, truncate, reverse, chec
     xs = jax.random.normal(jax.random.key(0), (STEPS, 2))
     carry = jax.tree.map(lambda a: a + 0.3, cell.initialize_carry((2,)))
     options = {"truncate": truncate, "reverse": reverse}
-    fast = functools.partial(rj.unroll, **options, checkpoint=checkpoint)
+
+    def fast(cell, xs, initial):
+        return rj.unroll(cell, xs, initial=initial, **options, checkpoint=checkpoint)
+
     slow = functools.partial(by_hand, **options)
     value, found = jax.value_and_grad(functools.partial(loss, fast), (0, 1, 2))(cell, xs, carry)
     known, expected = jax.value_and_grad(functools.partial(loss, slow), (0, 1, 2))(cell, xs, carry)
     np.testing.assert_allclose(value, known, rtol=1e-12)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_no_gradient_passes_to_a_carry_that_comes_from_the_stretch_before(reverse):
+    cell, _ = build("lstm", 2, 3)
+    xs = jax.random.normal(jax.random.key(0), (STEPS, 2))
+    carry = jax.tree.map(lambda a: a + 0.3, cell.initialize_carry((2,)))
+    fast = functools.partial(rj.unroll, truncate=4, reverse=reverse)
+    by_carry = jax.grad(functools.partial(loss, fast), 2)(cell, xs, carry)
+    assert all((np.asarray(leaf) == 0).all() for leaf in by_carry)
+    uncut = functools.partial(rj.unroll, cell, xs, carry, reverse=reverse)
+    jax.tree.map(np.testing.assert_array_equal, fast(cell, xs, carry), uncut())
 
 
 def test_an_early_input_reaches_no_further_than_its_own_stretch():

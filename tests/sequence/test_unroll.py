@@ -226,7 +226,8 @@ def test_keys_and_counters_in_the_carry_are_carried_along():
     np.testing.assert_allclose(ys, hs, **CLOSE)
     assert int(last[2]) == T
     assert last[1] == state[1]
-    cut, _ = rj.unroll(noisy_step, xs, carry, lengths=4, resets=np.arange(T) == 1, checkpoint=2)
+    marks = {"lengths": 4, "resets": np.arange(T) == 1}
+    cut, _ = rj.unroll(noisy_step, xs, initial=carry, **marks, checkpoint=2)
     assert int(cut[2]) == 3  # the count starts again at the reset, and stands still in the padding
 
 

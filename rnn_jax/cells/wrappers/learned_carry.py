@@ -17,8 +17,9 @@ class LearnedCarry(CellWrapper):
 
     carry_0 = θ,    carry_t = cell(carry_{t−1}, x_t)
 
-    One θ for all sequences. Gradients reach it through `unroll`, from every sequence, and from
-    each that `resets` marks in a packed row, because resets return to it.
+    One θ for all sequences. Gradients reach it through `unroll`, from every sequence that starts,
+    also from each that `resets` marks in a packed row: resets return to θ, where a call goes on
+    from a `carry=` too.
 
     Args:
       cell: a cell of this package, or one that is wrapped already.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax.arrays import nan_unless
-from rnn_jax.checks import check_choice
+from rnn_jax.checks import as_steps, check_choice, read_whole_numbers
 from rnn_jax.gradients.jacobians.propagation import AtStep, sweep_backward, sweep_forward
 from rnn_jax.gradients.linearize import (
     Record,
@@ -155,27 +155,22 @@ def check_targets(targets: ArrayLike, steps: int) -> jax.Array:
       TypeError: they are no whole numbers.
       ValueError: no list of at least one, or out of [−steps, steps).
     """
-    try:
-        array = jnp.asarray(targets)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"targets must be a list of whole numbers, steps of xs; got {targets!r}. For one step "
-            "pass targets=[t]."
-        ) from error
+    array = read_whole_numbers(
+        "targets",
+        targets,
+        rule="a list of whole numbers, steps of xs",
+        fix="Pass ints, for one step targets=[t].",
+        for_booleans="Pass the steps that a mask marks, jnp.flatnonzero(mask).",
+    )
     if array.ndim != 1 or array.shape[0] == 0:
         raise ValueError(
             f"targets must be a list of at least one step, shape (K,); got shape {array.shape}. "
             "For one step pass targets=[t]."
         )
-    if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise TypeError(f"targets must be whole numbers; got dtype {array.dtype}. Pass ints.")
-    try:
-        values = np.asarray(array)
-    except jax.errors.TracerArrayConversionError:
-        return array.astype(int)
-    outside = values[(values < -steps) | (values >= steps)]
-    if outside.size:
-        raise ValueError(
-            f"targets must lie in [-{steps}, {steps}), the steps of xs; got {outside[0]}."
-        )
-    return array.astype(int)
+    if isinstance(array, np.ndarray):  # Else they are marked by NaN where out of range.
+        outside = array[(array < -steps) | (array >= steps)]
+        if outside.size:
+            raise ValueError(
+                f"targets must lie in [-{steps}, {steps}), the steps of xs; got {outside[0]}."
+            )
+    return as_steps(array, steps)

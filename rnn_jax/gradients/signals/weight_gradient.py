@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rnn_jax.gradients.differentiation import pullback
 from rnn_jax.gradients.linearize import Record, Source, accept, sizes_of
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.numerics.scaled import LN2, log_frobenius, power_of_two, zero_or_never
@@ -89,7 +90,7 @@ def _by_step(source: Source, output_gradients: Any) -> Any:
     step = _step_of_weights(record)
 
     def share(use: Any, total: jax.Array, gradient: jax.Array) -> Any:
-        _, pull = jax.vjp(lambda cell: step(cell, *use), record.cell)
+        _, pull = pullback(lambda cell: step(cell, *use), record.cell)
         return pull((total, gradient))[0]
 
     gradients = _beside_total(record, output_gradients)
@@ -111,7 +112,7 @@ def weight_log_norms_of(record: Record, output_gradients: Any) -> jax.Array:
         # A share is linear in the signal: pull it back near 1 and put the exponent on afterwards.
         own = zero_or_never(gradient)
         common = jnp.maximum(exponent, own)
-        _, pull = jax.vjp(lambda cell: step(cell, *use), record.cell)
+        _, pull = pullback(lambda cell: step(cell, *use), record.cell)
         signal_near_one = direction * power_of_two(exponent - common, dtype)
         share = pull((signal_near_one, gradient * power_of_two(own - common, dtype)))[0]
         return _norm_of_all(share, dtype) + LN2 * common.astype(dtype)

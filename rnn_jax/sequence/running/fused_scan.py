@@ -27,7 +27,7 @@ from rnn_jax.cells.structure import (
     seen,
     state_rows,
 )
-from rnn_jax.sequence.running.boundaries import Boundaries, within
+from rnn_jax.sequence.running.boundaries import Boundaries, spare_carry, within
 from rnn_jax.sequence.running.chunks import scan_chunks
 
 Carry = Any
@@ -62,7 +62,7 @@ def fused_scan(
       xs: inputs, (T, ..., I).
       boundaries: of the sequences, (T, ...).
       carry: where to start, each part (..., H).
-      initial: where resets return to, likewise.
+      initial: where sequences start that begin within a row, likewise.
 
     Returns:
       (last carry, ys (T, ..., H), the carries (T, ..., H) or None), as `lax.scan` over the cell
@@ -82,6 +82,7 @@ def _jvp(settings: Settings, primals: Any, tangents: Any) -> tuple[Any, Any]:
     mathematics, reverse, return_carries = settings
     form = FusedForm(mathematics, kernels)
     w_h = state_rows(form, xs.shape[-1])
+    no_tangent = None if boundaries.valid is None else jax.tree.map(jnp.zeros_like, initial)
 
     def advance(d_carry: Carry, at: Any) -> tuple[Carry, jax.Array, None]:
         coefficients, driven = at
@@ -96,7 +97,7 @@ def _jvp(settings: Settings, primals: Any, tangents: Any) -> tuple[Any, Any]:
         xs, d_xs, starts, saved, boundaries = part
         driven = _drive(form, d_kernels, starts, xs, d_xs)
         coefficients = mathematics.coefficients(starts, saved)
-        body = within(advance, d_initial, return_carries=return_carries)
+        body = within(advance, d_initial, no_tangent, return_carries=return_carries)
         return lax.scan(body, d_carry, ((coefficients, driven), boundaries), reverse=reverse)
 
     parts = (xs, _none_if_zero(d_xs), starts, saved, boundaries)
@@ -127,7 +128,8 @@ def _forward(
         after, saved = mathematics.advance(start, pre_activations(start, at))
         return after, mathematics.hidden(after), (start, saved) if save else None
 
-    body = within(advance, initial, return_carries=return_carries)
+    spare = None if boundaries.valid is None else spare_carry(initial)
+    body = within(advance, initial, spare, return_carries=return_carries)
     return lax.scan(body, carry, (inputs, boundaries), reverse=reverse)
 
 

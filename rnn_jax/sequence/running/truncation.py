@@ -22,7 +22,7 @@ def truncated(
 
     Args:
       run: runs some steps: maps the carry and their inputs to the carry and their outputs.
-      carry: where to start; the first stretch does pass gradients on to it.
+      carry: where to start; the first stretch passes gradients on to it.
       xs, every, reverse: as for `scan_chunks`.
 
     Returns:

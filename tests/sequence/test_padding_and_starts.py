@@ -1,0 +1,375 @@
+"""What lies outside a sequence, in every derivative; and where sequences start."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.tree_util import Partial
+
+import rnn_jax as rj
+import zoo
+from refusing import refuses, table
+
+IN, H, T = 2, 3, 6
+CLOSE = {"rtol": 1e-10, "atol": 1e-12}
+XS = np.random.default_rng(0).normal(size=(3, T, IN))
+# Left-padded, with a gap, and a row that is padding alone.
+MASK = np.asarray([[0, 0, 1, 1, 1, 1], [1, 1, 0, 0, 1, 1], [0, 0, 0, 0, 0, 0]], bool)
+LEFT = MASK[0]
+BAD = pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
+
+
+def leaves(tree):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def assert_close(one, other):
+    chex.assert_trees_all_close(leaves(one), leaves(other), **CLOSE)
+
+
+def filled(xs, mask, bad):
+    return np.where(mask[..., None], xs, bad)
+
+
+# ---- Every derivative.
+
+
+@functools.partial(jax.jit, static_argnames="reverse")
+def derivatives(cell, xs, mask, reverse):
+    """Value, gradient, tangent, and second derivatives forward over reverse and the other way."""
+
+    def loss(cell, xs):
+        _, ys = rj.unroll(cell, xs, mask=mask, reverse=reverse)
+        return jnp.sum(jnp.sin(ys))
+
+    def gradient(cell, xs):
+        return jax.grad(loss, (0, 1))(cell, xs)
+
+    direction = jax.tree.map(jnp.ones_like, (cell, xs))
+    point = (cell, xs)
+    tangent, product = jax.jvp(gradient, point, direction)
+
+    def along(cell, xs):
+        return jax.jvp(loss, (cell, xs), direction)[1]
+
+    return loss(*point), tangent, product, along(*point), jax.grad(along, (0, 1))(*point)
+
+
+@BAD
+@pytest.mark.parametrize(("name", "reverse"), [("lstm", False), ("gru_reset_before", True)])
+def test_padding_reaches_no_derivative_whatever_it_holds(name, reverse, bad):
+    cell = zoo.CELLS[name](IN, H, 1)
+    dirty = derivatives(cell, filled(XS, MASK, bad), MASK, reverse)
+    clean = derivatives(cell, filled(XS, MASK, 0.3), MASK, reverse)
+    chex.assert_trees_all_equal(leaves(dirty), leaves(clean))
+    assert np.isfinite(np.concatenate([leaf.ravel() for leaf in leaves(dirty)])).all()
+    # The rows' valid steps by themselves.
+    cut = [
+        derivatives(cell, XS[r : r + 1, MASK[r]], MASK[r : r + 1, MASK[r]], reverse) for r in (0, 1)
+    ]
+    assert_close(dirty[0], cut[0][0] + cut[1][0])
+    assert_close(dirty[1][0], jax.tree.map(jnp.add, cut[0][1][0], cut[1][1][0]))
+    assert_close(dirty[2][0], jax.tree.map(jnp.add, cut[0][2][0], cut[1][2][0]))
+
+
+@pytest.mark.parametrize("activation", ["relu", "identity"])
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_neighbour_that_explodes_leaves_the_others_as_they_are(activation, fused, reverse):
+    cell = rj.SimpleRNNCell(IN, H, activation=activation, rngs=nnx.Rngs(1))
+    cell.kernel[...] = jnp.ones((IN, H))
+    cell.recurrent_kernel[...] = 1e200 * jnp.eye(H)
+    run = cell if fused else (lambda carry, x: cell(carry, x))
+    # Four steps, infinite after the third, are run before the two of another sequence.
+    mine, others = (slice(0, 2), slice(2, T)) if reverse else (slice(4, T), slice(0, 4))
+    resets = np.arange(T) == (2 if reverse else 4)
+    xs, start = np.abs(XS[0]), jnp.zeros(H)
+
+    def loss(xs, steps=slice(None), **marks):
+        _, ys = rj.unroll(run, xs, initial=start, reverse=reverse, **marks)
+        return jnp.sum(jnp.sin(1e-200 * ys[steps])), ys
+
+    by_xs, ys = jax.grad(loss, has_aux=True)(xs, mine, resets=resets)
+    alone, _ = jax.grad(loss, has_aux=True)(xs[mine])
+    assert np.isinf(ys[others]).any()
+    np.testing.assert_allclose(by_xs[mine], alone, **CLOSE)
+
+
+def test_a_skipped_step_is_computed_from_no_carry_that_passes_by():
+    # The carry after the first row's two steps is infinite, and passes by padding.
+    cell = rj.SimpleRNNCell(IN, H, activation="identity", rngs=nnx.Rngs(1))
+    cell.recurrent_kernel[...] = 1e200 * jnp.eye(H)
+    mask = np.asarray([[1, 1, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0]], bool)
+
+    @functools.partial(jax.grad, argnums=(0, 1))
+    def gradient(cell, xs, carry, row):
+        last, ys = rj.unroll(cell, xs, carry, mask=mask)
+        return jnp.sum(ys[row]) + jnp.sum(last[row])
+
+    carry = np.asarray([[np.inf] * H, [0.5] * H])
+    by_cell, by_xs = gradient(cell, XS[:2], carry, 1)
+    assert all(np.isfinite(leaf).all() for leaf in leaves((by_cell.kernel, by_xs[1])))
+    alone = jax.grad(lambda x: 2 * jnp.sum(rj.unroll(cell, x, carry[1])[0]))(XS[1, :1])
+    np.testing.assert_allclose(by_xs[1, :1], alone, **CLOSE)
+
+
+def root_step(weight, carry, x):
+    carry = jnp.sqrt(carry + weight * jnp.linalg.norm(x))
+    return carry, carry
+
+
+@pytest.mark.parametrize("bad", [0.0, np.nan, -1.0])
+def test_what_stands_in_lies_where_the_cell_has_a_derivative(bad):
+    # No derivative at input 0 (a row of padding alone), and none at carry 0 with input 0.
+    cell = Partial(root_step, jnp.ones(H))
+    carry = np.ones((3, H))
+
+    @jax.jit
+    def by_weight(xs, mask):
+        def loss(cell):
+            return jnp.sum(rj.unroll(cell, xs, initial=carry, mask=mask)[1])
+
+        return jax.grad(loss)(cell).args[0]
+
+    expected = sum(
+        np.asarray(by_weight(np.repeat(XS[r : r + 1, MASK[r]], 3, axis=0), np.ones((3, 4), bool)))
+        / 3
+        for r in (0, 1)
+    )
+    np.testing.assert_allclose(by_weight(filled(XS, MASK, bad), MASK), expected, **CLOSE)
+
+
+def test_a_carry_that_nothing_goes_on_from_reaches_no_derivative():
+    for name in ("lstm", "lstm_peephole"):
+        cell = zoo.CELLS[name](IN, H, 1)
+        nothing = jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), cell.initialize_carry((IN,)))
+        resets = np.arange(T) == 2
+
+        def loss(cell, carry, resets=resets):
+            return jnp.sum(jnp.sin(rj.unroll(cell, XS[0], carry, resets=resets, mask=LEFT)[1]))
+
+        def second(cell, carry):
+            gradient = jax.grad(loss, (0, 1))
+            return jax.jvp(gradient, (cell, carry), jax.tree.map(jnp.ones_like, (cell, carry)))
+
+        (by_cell, by_carry), (again, by_carry_again) = jax.jit(second)(cell, nothing)
+        assert all((leaf == 0).all() for leaf in leaves((by_carry, by_carry_again)))
+        own = jax.jit(second)(cell, cell.initialize_carry((IN,)))
+        assert_close((by_cell, again), (own[0][0], own[1][0]))
+
+
+# ---- Models and both directions.
+
+
+def models():
+    bi = rj.Bidirectional(zoo.CELLS["lstm"](IN, H, 1), zoo.CELLS["gru_reset_before"](IN, H, 2))
+    for readout in ("last", "all"):
+        yield rj.SequenceModel(
+            [bi, zoo.CELLS["gru_reset_after"](2 * H, 2 * H, 3)],
+            2,
+            readout=readout,
+            residual=True,
+            layer_norm=True,
+            rngs=nnx.Rngs(0),
+        )
+        yield rj.SequenceModel(bi, 2, readout=readout, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_model_sees_the_valid_steps_alone(number):
+    model = list(models())[number]
+    model.bias[...] = jnp.asarray([0.3, -0.7])
+
+    @jax.jit
+    def value_and_grad(model, xs, mask):
+        def loss(model, xs):
+            outputs = model(xs, mask=mask)
+            return jnp.sum(jnp.sin(outputs)), outputs
+
+        return jax.value_and_grad(loss, (0, 1), has_aux=True)(model, xs)
+
+    (_, outputs), (by_model, by_xs) = value_and_grad(model, filled(XS, MASK, np.nan), MASK)
+    assert all(np.isfinite(leaf).all() for leaf in leaves(by_model))
+    np.testing.assert_array_equal(np.asarray(by_xs)[~MASK], 0.0)
+    for row in (0, 1):
+        alone = XS[row : row + 1, MASK[row]]
+        (_, expected), (_, by_alone) = value_and_grad(model, alone, np.ones((1, 4), bool))
+        found = outputs[row] if model.readout == "last" else outputs[row][MASK[row]]
+        np.testing.assert_allclose(found, expected[0], **CLOSE)
+        np.testing.assert_allclose(by_xs[row][MASK[row]], by_alone[0], **CLOSE)
+    # A row of padding alone is read out from outputs 0.
+    nothing = outputs[2] if model.readout == "last" else outputs[2, 0]
+    np.testing.assert_allclose(nothing, [0.3, -0.7], **CLOSE)
+
+
+def test_both_directions_over_packed_and_padded_sequences():
+    bi = rj.Bidirectional(
+        rj.LearnedCarry(zoo.CELLS["lstm"](IN, H, 1), carry_init="ones", rngs=nnx.Rngs(0)),
+        rj.LearnedCarry(
+            zoo.CELLS["gru_reset_after"](IN, H, 2), carry_init="ones", rngs=nnx.Rngs(0)
+        ),
+    )
+    # [pad x x | pad pad x]; each sequence is marked where its padding starts.
+    mask = np.asarray([0, 1, 1, 0, 0, 1], bool)
+    resets = np.asarray([1, 0, 0, 1, 0, 0], bool)
+    gradient = jax.grad(lambda bi, xs, **marks: jnp.sum(jnp.sin(bi(xs, **marks)[1])))
+    xs = filled(XS[0], mask, np.nan)
+    _, ys = bi(xs, mask=mask, resets=resets)
+    for steps in ([1, 2], [5]):
+        np.testing.assert_allclose(ys[np.asarray(steps)], bi(XS[0, steps])[1], **CLOSE)
+    both = jax.tree.map(jnp.add, gradient(bi, XS[0, 1:3]), gradient(bi, XS[0, 5:]))
+    assert_close(gradient(bi, xs, mask=mask, resets=resets), both)
+
+
+def test_each_direction_of_a_row_in_pieces_is_handed_on_by_its_own_cell():
+    bi = rj.Bidirectional(zoo.CELLS["lstm"](IN, H, 1), zoo.CELLS["gru_reset_before"](IN, H, 2))
+    resets = np.asarray([1, 0, 0, 1, 0, 0], bool)  # One at the cut.
+    (last_f, last_b), ys = bi(XS[0], resets=resets)
+    f, ys_f = [None], []
+    for part in (slice(0, 3), slice(3, T)):
+        f.append(rj.unroll(bi.forward, XS[0, part], f[-1], resets=resets[part]))
+        ys_f.append(f[-1][1])
+        f[-1] = f[-1][0]
+    b, ys_b = [None], []
+    for part in (slice(3, T), slice(0, 3)):
+        carry, y = rj.unroll(bi.backward, XS[0, part], b[-1], resets=resets[part], reverse=True)
+        b.append(carry)
+        ys_b.insert(0, y)
+    assert_close((last_f, last_b), (f[-1], b[-1]))
+    assert_close(ys, np.concatenate([np.concatenate(ys_f), np.concatenate(ys_b)], axis=-1))
+
+
+# ---- Where sequences start.
+
+
+@pytest.mark.parametrize("name", ["gru_reset_after", "gru_reset_before", "nnx_gru"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_sequence_starts_from_the_cells_own_carry_and_goes_on_from_carry(name, reverse):
+    cell, _ = zoo.build(name, IN, H, 1)
+    run = functools.partial(rj.unroll, cell, XS[0], reverse=reverse)
+    five = jnp.full(H, 5.0)
+    # The mark on the way into the first step that is run.
+    first = np.arange(T) == 0
+    if reverse:
+        np.testing.assert_allclose(run(five, resets=first)[0], np.zeros(H), **CLOSE)
+        assert_close(run(five, resets=first)[1], run(five)[1])
+    else:
+        assert_close(run(five, resets=first), run())
+    assert_close(run(initial=five), run(five))
+    assert_close(run(five, initial=five), run(five))
+    away = run(five, initial=-five, resets=np.ones(T, bool))[1]
+    alone = [rj.unroll(cell, x[None], -five)[1][0] for x in XS[0]]
+    if reverse:
+        alone[-1] = rj.unroll(cell, XS[0, -1:], five)[1][0]
+    assert_close(away, np.stack(alone))
+
+
+def test_a_call_without_marks_chooses_between_no_carries():
+    cell = zoo.CELLS["lstm"](IN, H, 1)
+
+    def program(**marks):
+        def loss(cell, xs):
+            return jnp.sum(rj.unroll(cell, xs, **marks)[1])
+
+        return str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(cell, XS))
+
+    assert "select_n" not in program()
+    assert "select_n" in program(mask=MASK)
+
+
+def plain(carry, x):
+    carry = jnp.tanh(carry + x)
+    return carry, carry
+
+
+def half(carry, x):
+    return carry / 2, carry
+
+
+H0 = jnp.zeros(IN)
+GRU = zoo.CELLS["gru_reset_after"](IN, H, 0)
+RESETS = np.zeros(T, bool)
+
+
+def test_a_callable_without_a_carry_of_its_own_starts_from_initial():
+    resets = np.arange(T) == 3
+    _, ys = rj.unroll(plain, XS[0], H0 + 1, initial=H0, resets=resets)
+    assert_close(ys[:3], rj.unroll(plain, XS[0, :3], H0 + 1)[1])
+    assert_close(ys[3:], rj.unroll(plain, XS[0, 3:], H0)[1])
+    assert_close(rj.unroll(plain, XS[0], initial=H0, resets=resets)[1][3:], ys[3:])
+    # Nothing starts within a row without resets.
+    assert rj.unroll(plain, XS[0], H0, mask=LEFT)[1].shape == (T, IN)
+
+
+@table(
+    no_initial=(
+        lambda: rj.unroll(plain, XS[0], H0, resets=RESETS),
+        TypeError,
+        "resets need to know where a sequence starts",
+        "got carry=",
+        "initial=",
+    ),
+    shape=(
+        lambda: rj.unroll(GRU, XS[0], initial=jnp.zeros(H + 1)),
+        ValueError,
+        "initial must have the structure",
+        "got float64[4]",
+        "Leave initial out",
+    ),
+    other_structure=(
+        lambda: rj.unroll(plain, XS[0].astype("f4"), H0.astype("f4"), initial=(H0, H0)),
+        ValueError,
+        "could not take one step",
+    ),
+    other_form=(
+        lambda: rj.unroll(half, XS[0], H0.astype("f4"), initial=H0, resets=RESETS),
+        ValueError,
+        "carry must have the form of the carry that sequences start from, float64[2]",
+        "got float32[2]",
+        "carry= and initial=",
+    ),
+    batch=(
+        lambda: rj.unroll(GRU, XS, initial=jnp.zeros(H + 1)),
+        ValueError,
+        "each leaf of initial must lead with the batch axes of xs, (3,)",
+        "(4,) at initial",
+    ),
+    leaf=(lambda: rj.unroll(GRU, XS[0], initial="zero"), TypeError, "initial must be a pytree"),
+    pair=(
+        lambda: rj.Bidirectional(GRU, zoo.CELLS["lstm"](IN, H, 1))(XS, initial=H0),
+        ValueError,
+        "initial must be a pair of carries",
+        "(initial, None)",
+    ),
+    both_masks=(
+        lambda: rj.unroll(GRU, XS[0], mask=LEFT, lengths=3),
+        ValueError,
+        "lengths= and mask= cannot be given together",
+        "got both",
+        "Pass one",
+    ),
+    mask_numbers=(
+        lambda: rj.unroll(GRU, XS[0], mask=LEFT.astype(int)),
+        TypeError,
+        "mask must be booleans",
+        "int64",
+        "mask == 1",
+    ),
+    mask_shape=(
+        lambda: rj.unroll(GRU, XS, mask=LEFT),
+        ValueError,
+        "mask must have the shape of xs without features, (3, 6)",
+        "got shape (6,)",
+    ),
+    mask_of_a_model=(
+        lambda: rj.SequenceModel(GRU, 2, rngs=nnx.Rngs(0))(XS, mask=LEFT),
+        ValueError,
+        "mask must have the shape",
+    ),
+)
+def test_what_is_refused(call, error, words):
+    refuses(call, error, *words)
