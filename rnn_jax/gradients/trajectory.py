@@ -1,6 +1,7 @@
 """A cell as a map between vectors, and the path that it takes along one sequence."""
 
 import functools
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -65,6 +66,8 @@ def flatten_cell(cell: Any, xs: jax.Array, carry: Carry | None) -> FlatCell:
     """
     x = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
     first = resolve_step(cell, x, carry)
+    for what, tree in (("carry", first.carry), ("output", first.output)):
+        _check_some(what, tree)
     _check_floats("carry", first.carry)
     _check_floats("output", first.output)
     initial, unravel = ravel_pytree(varying_like(first.carry, cell, xs, carry))
@@ -170,6 +173,14 @@ def _is_same(program: Any, one: Any, other: Any) -> bool:
             inner = equation.params["jaxpr"].jaxpr
             return _is_same(inner, *(inner.outvars[index] for (index,) in where))
     return False
+
+
+def _check_some(what: str, tree: Any) -> None:
+    if not sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)):
+        raise ValueError(
+            f"a cell's {what} must have at least one number to be differentiated; got "
+            f"{describe(tree)}. A cell without state has no past: differentiate it as a function."
+        )
 
 
 @functools.cache

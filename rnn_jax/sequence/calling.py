@@ -222,21 +222,42 @@ def _trace_step(cell: Any, carry: Carry, x: jax.ShapeDtypeStruct) -> Step:
 
     Raises:
       ValueError: the cell raises on these shapes, or does not return a pair.
+      TypeError: it writes into its own variables.
     """
+    written: list[str] = []
+
+    def step(cell: Any, carry: Carry, x: jax.Array) -> Any:
+        before = _named_leaves(cell)
+        result = cell(carry, x)
+        written.extend(_written(before, _named_leaves(cell)))
+        return result
+
     try:
-        program, result = jax.make_jaxpr(lambda k, c, v: k(c, v), return_shape=True)(cell, carry, x)
+        program, result = jax.make_jaxpr(step, return_shape=True)(cell, carry, x)
     except Exception as error:
         _check_features(cell, x)
         raise ValueError(
             "the cell could not take one step cell(carry, x) with carry "
             f"{describe(carry)} and x {describe(x)}: {error}"
         ) from error
+    check_pure(written)
     if not isinstance(result, (tuple, list)) or len(result) != 2:
         raise ValueError(
             "a cell must return a pair (carry, y); got "
             f"{describe(result)}. If the state is the output, return (state, state)."
         )
     return Step(carry, result[0], result[1], program)
+
+
+def check_pure(written: list[str]) -> None:
+    """Raises TypeError if a cell's step has written into variables of its own, named by path."""
+    if written:
+        raise TypeError(
+            "a cell must not write into its variables in its step, because steps run in a compiled "
+            f"scan; got a cell that writes {', '.join(written)}. Let what changes from step to "
+            "step be part of the carry; let noise come from a key, as in rnn_jax.RecurrentDropout; "
+            "and normalise or count outside of the cell, on whole sequences."
+        )
 
 
 def check_batch_axes(carry: Carry, batch: tuple[int, ...], name: str = "carry") -> None:
@@ -271,6 +292,20 @@ class _Shown(str):
 
     def __repr__(self) -> str:
         return str(self)
+
+
+def _named_leaves(cell: Any) -> dict[str, Any]:
+    """Leaves by path, such as "dropout.rngs.count"."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(cell)
+    }
+
+
+def _written(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """The names under which other values stand than before."""
+    names = dict.fromkeys([*before, *after])
+    return [name for name in names if before.get(name) is not after.get(name)]
 
 
 def _check_features(cell: Any, x: jax.ShapeDtypeStruct) -> None:

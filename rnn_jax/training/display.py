@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from rnn_jax.training.plan import Plan
-from rnn_jax.training.state import NEVER, Report
-from rnn_jax.training.step import stopped
+from rnn_jax.training.step import NEVER, Report, has_stopped
 
 # Lines for a whole run where there is no terminal to draw in.
 _LINES = 20
@@ -114,11 +113,11 @@ def describe(plan: Plan, report: Report) -> str:
     fresh = {name: value for name, value in report.metrics.items() if name != "loss"}
     numbers = {"loss": report.loss, **fresh}
     parts = [f"{name} {_number(np.asarray(value, float))}" for name, value in numbers.items()]
-    standing = report.standing
-    members = np.size(standing.solved_at)
-    solved = int(np.sum(np.asarray(standing.solved_at) != NEVER))
-    failed = int(np.sum(np.asarray(standing.failed_at) != NEVER))
-    still = members - int(np.sum(stopped(plan, standing)))
+    status = report.status
+    members = np.size(status.solved_at)
+    solved = int(np.sum(np.asarray(status.solved_at) != NEVER))
+    failed = int(np.sum(np.asarray(status.failed_at) != NEVER))
+    still = members - int(np.sum(has_stopped(plan, status)))
     if members > 1:
         parts.append(f"solved {solved} of {members}")
     elif solved:

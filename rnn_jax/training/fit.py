@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
-from rnn_jax.checks import check_count, check_number, check_size, kind_of
+from rnn_jax.checks import check_count, check_flag, check_number, check_size, kind_of
 from rnn_jax.training.devices import processes
 from rnn_jax.training.devices.layout import fetch, make_layout
 from rnn_jax.training.disk import configuration
@@ -22,12 +20,13 @@ from rnn_jax.training.disk.tensorboard import TensorBoard
 from rnn_jax.training.display import Display, LiveDisplay
 from rnn_jax.training.ensemble import ensemble_size
 from rnn_jax.training.history import History, make_history
+from rnn_jax.training.optimizer import check_hyperparameters
 from rnn_jax.training.plan import make_plan
 from rnn_jax.training.probes import Probe
 from rnn_jax.training.program import Program
 from rnn_jax.training.run import opened
-from rnn_jax.training.step import relaxed
 from rnn_jax.training.stopping import Stopping
+from rnn_jax.training.variables import check_model
 
 
 class FitResult(NamedTuple):
@@ -82,13 +81,20 @@ def fit(
     Args:
       model: any callable pytree model(inputs (B, T, I)) -> outputs, such as a `SequenceModel`, or
         an ensemble of them made by `ensemble`. One whose call takes `key` is given one in training.
+        Of an NNX module the `nnx.Param` are trained. Its other variables (batch statistics, random
+        keys, counters, caches) and arrays are state: what a training step writes into them goes on
+        to the next one and into checkpoints, and no optimiser and no gradient norm sees it. Of any
+        other pytree every leaf is trained. Training calls modules as they are; evaluations and
+        probes call a copy as after its `.eval()`, whose state goes no further. The model that is
+        passed is never written to.
       task: what is learnt, such as rnn_jax.tasks.Adding(100).
-      optimizer: an optax transformation; clipping belongs into it (`optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adam(3e-3))`).
-      steps: training steps in all; a run that was longer already is left as it is.
+      optimizer: an optax transformation or `optax.MultiSteps`; clipping belongs into it
+        (`optax.chain(optax.clip_by_global_norm(1.0), optax.adam(3e-3))`). Line searches such as
+        `optax.lbfgs` see the loss on the batch, noise and state of their step.
+      steps: training steps in all, below 2^31; a run that was longer already is left as it is.
       batch_size: B, sequences of each step and member.
-      seed: of data and noise. Member i of an ensemble draws from stream i, a single model from
-        stream 0.
+      seed: of data and noise, in [0, 2^63). Member i of an ensemble draws from stream i, a single
+        model from stream 0.
       directory: a folder for all of the run, see `RunDirectory`; None leaves nothing on disk. The
         name is taken literally, but for "~" at its beginning. Of the source it keeps the commit
         and the changes of files under git, and copies no other.
@@ -104,10 +110,10 @@ def fit(
         batch_size.
       stop_when_solved: a member that has met the task's `solved` is left as it is; when all have,
         the run ends.
-      on_nonfinite: what a member does at a step whose loss, gradient or update is not finite:
-        "stop" for good, "skip" the step, or "raise" and end the run. Where it stops, its state
-        stays as it was before that step, and is kept in the directory for inspection; other
-        members go on.
+      on_nonfinite: what a member does at a step whose loss, gradient or update is not finite, or
+        makes its state so: "stop" for good, "skip" the step, or "raise" and end the run. Where it
+        stops, all stays as it was before that step, and is kept in the directory for inspection;
+        other members go on.
       checkpoint_seconds: least time between two checkpoints, and at least twenty times as long as
         writing one takes; 0 is one for each evaluation.
       progress: show how it is doing.
@@ -141,7 +147,10 @@ def fit(
         probes=probes,
         hyperparameters=hyperparameters,
     )
-    steps, seed = check_count("steps", steps), check_count("seed", seed, high=2**63 - 1)
+    steps = check_count("steps", steps, high=2**31 - 1)
+    seed = check_count("seed", seed, high=2**63 - 1)
+    resume, progress = check_flag("resume", resume), check_flag("progress", progress)
+    tensorboard = check_flag("tensorboard", tensorboard)
     seconds = check_number("checkpoint_seconds", checkpoint_seconds)
     if seconds < 0:
         raise ValueError(f"checkpoint_seconds must be at least 0; got {seconds}. Pass 0 or more.")
@@ -150,10 +159,10 @@ def fit(
             f"on_evaluation must be a function of a row; got {kind_of(on_evaluation)}. Pass for "
             "example print."
         )
-    model = _check_model(model)
+    model = check_model(model)
     members = _check_members(members, model)
     layout = make_layout(members, mesh, plan.batch_size, plan.evaluation_size)
-    hyperparameters = _check_hyperparameters(hyperparameters, members, model)
+    hyperparameters = check_hyperparameters(hyperparameters, members, model)
     folder = _check_directory(directory, tensorboard)
     program = Program(plan, layout, seed, hyperparameters)
     key_bits = fetch(jax.random.key_data(program.key))
@@ -190,28 +199,6 @@ def _nothing(_: dict[str, Any]) -> None:
     pass
 
 
-def _check_model(model: Any) -> Any:
-    if isinstance(model, type) or not callable(model):
-        raise TypeError(
-            f"model must be callable, model(inputs) -> outputs; got {kind_of(model)}. Pass for "
-            "example a SequenceModel."
-        )
-    for name, leaf in named_leaves(model):
-        if not hasattr(leaf, "dtype") or not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            kind = getattr(leaf, "dtype", kind_of(leaf))
-            raise TypeError(
-                "every leaf of a model must be an array of floats, because all are trained; got "
-                f"{kind} at {name or 'the top'}. Close over what is not, as in "
-                "jax.tree_util.Partial(function, parameters)."
-            )
-    if not jax.tree.leaves(model):
-        raise TypeError(
-            f"a model must have arrays to train; {kind_of(model)} has none. Pass parameters as "
-            "pytree leaves, as in jax.tree_util.Partial(function, parameters)."
-        )
-    return model
-
-
 def _check_members(members: int | None, model: Any) -> int | None:
     if members is None:
         return ensemble_size(model)
@@ -224,44 +211,6 @@ def _check_members(members: int | None, model: Any) -> int | None:
                 "leave members out for a single model."
             )
     return members
-
-
-def _check_hyperparameters(values: Any, members: int | None, model: Any) -> Any:
-    """Arrays with a leading E, in the type of the model."""
-    if values is None:
-        return None
-    if members is None:
-        raise ValueError(
-            "hyperparameters need a model with a leading axis, one member for each; got a single "
-            "model. Make one with rnn_jax.ensemble(make_model, seeds=[0] * E)."
-        )
-    with relaxed():
-        dtype = jnp.result_type(*jax.tree.leaves(model))
-    named = values if isinstance(values, dict) else {"hyperparameters": values}
-    arrays = {name: _numbers(name, value, dtype) for name, value in named.items()}
-    for name, array in arrays.items():
-        if array.ndim == 0 or array.shape[0] != members:
-            raise ValueError(
-                f"{name} must have one value for each of the {members} members; got shape "
-                f"{array.shape}. Pass {members} numbers."
-            )
-    return arrays if isinstance(values, dict) else arrays["hyperparameters"]
-
-
-def _numbers(name: str, value: Any, dtype: Any) -> jax.Array:
-    """An array, or a list of plain numbers, one for each member."""
-    listed = isinstance(value, (list, tuple))
-    if listed and not all(isinstance(n, (int, float, np.number)) for n in value):
-        raise TypeError(
-            f"{name} must be an array or a list of numbers, one for each member; got {value!r}. "
-            'Several hyperparameters go into a dict: {"rate": [1e-3, 3e-3], "decay": [0.9, 0.8]}.'
-        )
-    if not listed and not jnp.issubdtype(getattr(value, "dtype", bool), jnp.number):
-        raise TypeError(
-            f"{name} must be an array or a list of numbers, one for each member; got "
-            f"{kind_of(value)}. Pass for example [1e-3, 3e-3]."
-        )
-    return jnp.asarray(value, dtype)
 
 
 def _check_directory(directory: str | Path | None, tensorboard: bool) -> Path | None:

@@ -10,8 +10,7 @@ import numpy as np
 
 from rnn_jax.training.disk.records import Row, plain
 from rnn_jax.training.plan import Plan
-from rnn_jax.training.state import NEVER, Report
-from rnn_jax.training.step import Findings
+from rnn_jax.training.step import NEVER, Findings, Report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -108,7 +107,7 @@ class History:
 
 def row_of(step: int, report: Report) -> Row:
     """One line of metrics.jsonl: a report, numbers alone or in lists of E."""
-    standing = report.standing
+    status = report.status
     return plain(
         {
             "step": step,
@@ -116,9 +115,9 @@ def row_of(step: int, report: Report) -> Row:
             "gradient_norm": report.gradient_norm,
             "updates": report.updates,
             "evaluation": report.metrics,
-            "solved_at": standing.solved_at,
-            "failed_at": standing.failed_at,
-            "skipped": standing.skipped,
+            "solved_at": status.solved_at,
+            "failed_at": status.failed_at,
+            "skipped": status.skipped,
         }
     )
 

@@ -1,6 +1,6 @@
-"""Gradient norms by parameter group, for a training loop of one's own."""
+"""Gradient norms: of all parameters in any precision, and by parameter group within a chain."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +9,6 @@ import optax
 
 from rnn_jax.checks import kind_of
 from rnn_jax.training.disk.checkpoints import named_leaves
-from rnn_jax.training.norms import global_norm
 
 _EXAMPLE = 'Pass for example lambda path: path.split(".")[0].'
 
@@ -83,6 +82,26 @@ def recorded_gradient_norms(optimizer_state: Any) -> dict[str, jax.Array]:
             f"{len(found)}. Build it as optax.chain(record_gradient_norms(), optax.adam(1e-3))."
         )
     return found[0].norms
+
+
+def global_norm(leaves: Sequence[jax.Array]) -> jax.Array:
+    """√(Σ over the arrays ‖g‖²), () in float32 or wider; inf or NaN where an element is.
+
+    Squares of ordinary float16 numbers leave its range, and those of float32 numbers beyond 1e19
+    leave theirs, so the largest element is taken out before anything is squared.
+    """
+    sizes = [jnp.abs(leaf) for leaf in leaves if leaf.size]
+    # By hand, so that the user's choice of strict promotion does not matter.
+    widest = any(size.dtype == jnp.float64 for size in sizes)
+    dtype = jnp.dtype(jnp.float64 if widest else jnp.float32)
+    wide = [size.astype(dtype) for size in sizes]
+    if not wide:
+        return jnp.zeros((), dtype)
+    largest = jnp.max(jnp.stack([jnp.max(leaf) for leaf in wide]))
+    divisible = (largest > 0) & jnp.isfinite(largest)
+    scale = jnp.where(divisible, largest, jnp.ones((), dtype))
+    squares = jnp.stack([jnp.sum(jnp.square(leaf / scale)) for leaf in wide])
+    return scale * jnp.sqrt(jnp.sum(squares))
 
 
 def _checked(group: Callable[[str], str]) -> Callable[[str], str]:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import optax
 
-from rnn_jax.checks import check_choice, check_size, kind_of
+from rnn_jax.checks import check_choice, check_flag, check_size, kind_of
+from rnn_jax.training.optimizer import as_transformation, check_optimizer
 from rnn_jax.training.probes import Probe
 
 ON_NONFINITE = ("stop", "skip", "raise")
@@ -16,7 +17,7 @@ ON_NONFINITE = ("stop", "skip", "raise")
 _EVALUATED = 256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """How to train; everything that the compiled program depends on but arrays.
 
@@ -52,13 +53,9 @@ class Plan:
 
     def optimizer_for(self, hyperparameters: Any) -> optax.GradientTransformationExtraArgs:
         """The transformation, of this member's hyperparameters if there are any."""
-        chosen = self.optimizer if hyperparameters is None else self.optimizer(hyperparameters)
-        if not isinstance(chosen, optax.GradientTransformation):
-            raise TypeError(
-                "optimizer must return an optax transformation for each member's hyperparameters; "
-                f"got {kind_of(chosen)}. Pass for example optax.adam."
-            )
-        return optax.with_extra_args_support(chosen)
+        if hyperparameters is None:
+            return as_transformation(self.optimizer)
+        return as_transformation(self.optimizer(hyperparameters), returned=True)
 
 
 def make_plan(
@@ -83,13 +80,13 @@ def make_plan(
     evaluated = batch_size * -(-_EVALUATED // batch_size)
     return Plan(
         task=_check_task(task),
-        optimizer=_check_optimizer(optimizer, hyperparameters),
+        optimizer=check_optimizer(optimizer, hyperparameters),
         batch_size=batch_size,
         evaluation_size=(
             evaluated if evaluation_size is None else check_size("evaluation_size", evaluation_size)
         ),
         evaluate_every=check_size("evaluate_every", evaluate_every),
-        stop_when_solved=bool(stop_when_solved),
+        stop_when_solved=check_flag("stop_when_solved", stop_when_solved),
         on_nonfinite=check_choice("on_nonfinite", on_nonfinite, ON_NONFINITE),
         probes=_check_probes(probes),
     )
@@ -102,39 +99,12 @@ def _check_task(task: Any) -> Any:
             "task must have sample, loss, metrics and solved; got "
             f"{kind_of(task)}. Pass for example rnn_jax.tasks.Adding(100)."
         )
-    _check_hashable("task", task)
     return task
 
 
-def _check_hashable(name: str, value: Any) -> None:
-    """Compiled programs are kept by task and probes."""
-    try:
-        hash(value)
-    except TypeError as error:
-        raise TypeError(
-            f"a {name} must be hashable; {kind_of(value)} is not. Make it a dataclass with "
-            "frozen=True, with tuples instead of lists."
-        ) from error
-
-
-def _check_optimizer(optimizer: Any, hyperparameters: Any) -> Any:
-    is_optax = isinstance(optimizer, optax.GradientTransformation)
-    if hyperparameters is None and not is_optax:
-        raise TypeError(
-            f"optimizer must be an optax transformation; got {kind_of(optimizer)}. Pass for "
-            "example optax.adam(1e-3), or with hyperparameters= a function of them."
-        )
-    if hyperparameters is not None and (is_optax or not callable(optimizer)):
-        raise TypeError(
-            "with hyperparameters, optimizer must be a function from one member's hyperparameters "
-            f"to an optax transformation; got {kind_of(optimizer)}. Pass for example optax.adam "
-            "and hyperparameters=[1e-3, 3e-3]."
-        )
-    return optimizer
-
-
 def _is_positive(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and bool(value > 0)
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return whole and bool(value > 0)
 
 
 def _check_probes(probes: Any) -> tuple[Probe, ...]:
@@ -151,7 +121,6 @@ def _check_probes(probes: Any) -> tuple[Probe, ...]:
                 "a probe must have a name, every, batch_size and measure(model, xs); got "
                 f"{kind_of(probe)}. Pass for example rnn_jax.GradientFlowProbe(every=100)."
             )
-        _check_hashable("probe", probe)
     names = [probe.name for probe in found]
     for name in names:
         if names.count(name) > 1:

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
+from rnn_jax.cells.claims import owner_of
 from rnn_jax.checks import check_choice, check_count, check_number, check_size, kind_of
 from rnn_jax.gradients.explain.attribution import along_trajectory
 from rnn_jax.gradients.explain.flow import GradientFlow
@@ -14,7 +15,7 @@ from rnn_jax.gradients.jacobians.log_norms import jacobian_log_norms
 from rnn_jax.gradients.linearize import Problem, Record, accept, sizes_of
 from rnn_jax.gradients.spectra.lyapunov import lyapunov_exponents
 from rnn_jax.sequence.bidirectional import Bidirectional
-from rnn_jax.sequence.calling import as_pytree
+from rnn_jax.sequence.calling import as_pytree, describe
 from rnn_jax.sequence.model import SequenceModel
 from rnn_jax.sequence.stack import StackedCell
 
@@ -49,6 +50,29 @@ class Probe(Protocol):
     def measure(self, model: Any, xs: jax.Array) -> Finding:
         """Arrays by name, of one model and sequences (B, T, I): pure and jittable."""
         ...
+
+
+def check_finding(probe: Probe, found: Any) -> Finding:
+    """Returns what a probe has found, if records can hold it.
+
+    Raises:
+      ValueError: no dict, names that are no strings, or values that are no arrays of real numbers.
+    """
+    rule = f"measure of the probe {probe.name!r} must return a dict of arrays by name"
+    if not isinstance(found, dict):
+        raise ValueError(f"{rule}; got {describe(found)}. Return for example {{'norm': norm}}.")
+    for name, value in found.items():
+        if not isinstance(name, str):
+            raise ValueError(f"{rule}; got the name {name!r}. Pass a string.")
+        dtype = getattr(value, "dtype", type(value))
+        kinds = (jnp.floating, jnp.integer, jnp.bool_, float, int)
+        if not any(jnp.issubdtype(dtype, kind) for kind in kinds):
+            got = kind_of(value) if dtype is type(value) else dtype
+            raise ValueError(
+                f"{rule}, of real numbers; got {got} for {name!r}. Flatten what is nested, and "
+                "compute it with jax.numpy."
+            )
+    return {name: jnp.asarray(value) for name, value in found.items()}
 
 
 def recurrent_cell(model: Any) -> Any:
@@ -197,10 +221,16 @@ class GateProbe(_CellProbe):
             return along_trajectory(Record(Problem(cell, x, None)), "gates")
 
         gates = jax.vmap(along)(xs)
+        if not isinstance(gates, dict):
+            raise TypeError(
+                f"the gates of a cell must be a dict of activations by name; {kind_of(cell)} "
+                f'returned {describe(gates)}. Return for example {{"forget": f}}.'
+            )
         if not gates:
             raise ValueError(
-                f"GateProbe needs a cell with gates; {kind_of(cell)} has none. Use "
-                "GradientFlowProbe or LyapunovProbe, or an LSTMCell or GRUCell."
+                f"GateProbe needs a cell with gates; {kind_of(owner_of(cell))} has none that hold "
+                "for its own step. Use GradientFlowProbe or LyapunovProbe, or give the cell a "
+                "method gates(carry, x) that returns a dict of activations by name."
             )
         found: Finding = {}
         for name, gate in gates.items():

@@ -1,20 +1,33 @@
 """A run as compiled programs: one call for many steps of all members."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.training import step as member_step
 from rnn_jax.training.devices.layout import Layout, fetch
+from rnn_jax.training.ensemble import key_of
 from rnn_jax.training.plan import Plan
-from rnn_jax.training.state import Report, TrainState
+from rnn_jax.training.program_cache import cached_program
+from rnn_jax.training.step import (
+    Findings,
+    Report,
+    TrainState,
+    init_train_state,
+    run_model,
+    run_probe,
+    train_steps,
+)
+from rnn_jax.training.variables import in_evaluation
 
 
 class Program:
     """Starts, advances and measures the members of a run.
+
+    Each of its functions is traced once, and compiled if no run before has had the same program.
 
     Args:
       plan: how to train.
@@ -26,7 +39,7 @@ class Program:
 
     def __init__(self, plan: Plan, layout: Layout, seed: int, hyperparameters: Any):
         self.plan, self.layout = plan, layout
-        data_key, probe_key = jax.random.split(jax.random.key(seed))
+        data_key, probe_key = jax.random.split(key_of(seed))
         if layout.members is None:
             key = jax.random.fold_in(data_key, 0)
         else:
@@ -34,102 +47,106 @@ class Program:
             key = jax.vmap(functools.partial(jax.random.fold_in, data_key))(members)
         self.key, self._hyperparameters = layout.place((key, hyperparameters))
         self._probe_key = layout.place_everywhere(probe_key)
+        self._train: dict[int, Callable[..., tuple[TrainState, Report]]] = {}
+        self._measure: Callable[..., Findings] | None = None
 
     def start(self, model: Any) -> TrainState:
         """All members before their first step."""
-        return _start(self.plan, self.layout, self.layout.place(model), self._hyperparameters)
+        initialize = functools.partial(init_train_state, self.plan)
+
+        def start(model: Any, hyperparameters: Any) -> TrainState:
+            return self.layout.constrain(
+                self.layout.over_members(initialize)(model, hyperparameters)
+            )
+
+        arguments = (self.layout.place(model), self._hyperparameters)
+        state: TrainState = cached_program(start, *arguments)(*arguments)
+        return state
 
     def check(self, state: TrainState, steps: int) -> None:
         """Traces the first call, so that what cannot be trained is said before anything is done.
 
         Raises:
-          ValueError: metrics or probes that give no numbers by name; and what the task, the model
-            and the probes raise themselves.
+          ValueError, TypeError: of what the task, the model, the optimiser and the probes return,
+            and what they raise themselves.
         """
         if not steps:
             return
-        length = self.plan.next_length(0, steps)
-        keys = (self.key, self._probe_key, self._hyperparameters)
-        _, report = _advance.eval_shape(self.plan, self.layout, length, state, *keys, np.int32(0))
-        check_report(report, self.layout.members)
+        try:
+            self._trained_for(self.plan.next_length(0, steps), state)
+        except (TypeError, ValueError) as error:
+            members = self._members_of(state.model)
+            if members is None:
+                raise
+            raise type(error)(
+                f"{error}\nThe model of an ensemble must be said to be one where it does not know "
+                f"it itself; got a model whose arrays all have a leading axis of {members}. Pass "
+                f"members={members}."
+            ) from error
+
+    def _members_of(self, model: Any) -> int | None:
+        """E of a model that was taken for a single one and is an ensemble; else None."""
+        axes = {leaf.shape[:1] for leaf in jax.tree.leaves(model)}
+        if self.layout.members is not None or len(axes) != 1 or axes == {()}:
+            return None
+        task, size = self.plan.task, self.plan.batch_size
+
+        def loss(model: Any) -> jax.Array:
+            batch = task.sample(self._probe_key, size)
+            return task.loss(run_model(in_evaluation(model), batch.inputs, None), batch)
+
+        try:
+            jax.eval_shape(jax.vmap(loss), model)
+        except Exception:  # What its members cannot do either is no matter of their number.
+            return None
+        return int(axes.pop()[0])
 
     def advance(self, state: TrainState, first: int, length: int) -> tuple[TrainState, Report]:
         """`length` steps from `first` on; the report's numbers are on the host."""
-        state, report = _advance(
-            self.plan,
-            self.layout,
-            length,
-            state,
-            self.key,
-            self._probe_key,
-            self._hyperparameters,
-            np.int32(first),
-        )
+        train = self._trained_for(length, state)
+        state, report = train(*self._arguments(state), np.int32(first))
         return state, fetch(report)
 
-    def measure(self, state: TrainState) -> member_step.Findings:
+    def measure(self, state: TrainState) -> Findings:
         """What all probes find in the models as they are; numbers on the host."""
         if not self.plan.probes:
             return {}
-        return fetch(_measure(self.plan, self.layout, state.model, self._probe_key))
 
+        def measure(model: Any, probe_key: jax.Array) -> Findings:
+            def one(model: Any) -> Findings:
+                return {
+                    probe.name: run_probe(self.plan, probe, probe_key, model)
+                    for probe in self.plan.probes
+                }
 
-def check_report(report: Report, members: int | None) -> None:
-    """Whether metrics and probes are what the records can hold.
+            return self.layout.replicate(self.layout.over_members(one)(model))
 
-    Raises:
-      ValueError: they are not.
-    """
-    single = () if members is None else (members,)
-    for name, metric in report.metrics.items():
-        if metric.shape != single:
-            raise ValueError(
-                f"each of the task's metrics must be a scalar; got shape "
-                f"{metric.shape[len(single) :]} for {name!r}. Take a mean."
-            )
-        if name in ("step", "gradient_norm", "updates"):
-            raise ValueError(
-                f"a metric must not be named {name!r}, which the history has already. Rename it."
-            )
-    for probe, found in report.probes.items():
-        if not isinstance(found, dict) or not all(hasattr(v, "shape") for v in found.values()):
-            raise ValueError(
-                f"measure of the probe {probe!r} must return a dict of arrays by name; got "
-                f"{found!r}. Flatten what is nested."
-            )
+        if self._measure is None:
+            self._measure = cached_program(measure, state.model, self._probe_key)
+        return fetch(self._measure(state.model, self._probe_key))
 
+    def _trained_for(
+        self, length: int, state: TrainState
+    ) -> Callable[..., tuple[TrainState, Report]]:
+        """The compiled function of `length` steps and an evaluation."""
+        if length not in self._train:
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _start(plan: Plan, layout: Layout, model: Any, hyperparameters: Any) -> TrainState:
-    initialize = layout.over_members(functools.partial(member_step.initialize, plan))
-    return layout.constrain(initialize(model, hyperparameters))
+            def train(
+                state: TrainState,
+                key: jax.Array,
+                probe_key: jax.Array,
+                hyperparameters: Any,
+                first: jax.Array,
+            ) -> tuple[TrainState, Report]:
+                def one(state: TrainState, key: jax.Array, own: Any) -> tuple[TrainState, Report]:
+                    spread = self.layout.spread
+                    return train_steps(self.plan, spread, length, state, key, probe_key, own, first)
 
+                state, report = self.layout.over_members(one)(state, key, hyperparameters)
+                return self.layout.constrain(state), self.layout.replicate(report)
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _advance(
-    plan: Plan,
-    layout: Layout,
-    length: int,
-    state: TrainState,
-    key: jax.Array,
-    probe_key: jax.Array,
-    hyperparameters: Any,
-    first: jax.Array,
-) -> tuple[TrainState, Report]:
-    def one(state: TrainState, key: jax.Array, hyperparameters: Any) -> tuple[TrainState, Report]:
-        return member_step.advance(
-            plan, layout.spread, length, state, key, probe_key, hyperparameters, first
-        )
+            self._train[length] = cached_program(train, *self._arguments(state), np.int32(0))
+        return self._train[length]
 
-    state, report = layout.over_members(one)(state, key, hyperparameters)
-    return layout.constrain(state), layout.replicate(report)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _measure(plan: Plan, layout: Layout, model: Any, probe_key: jax.Array) -> member_step.Findings:
-    def one(model: Any) -> member_step.Findings:
-        return {
-            probe.name: member_step.look(plan, probe, probe_key, model) for probe in plan.probes
-        }
-
-    return layout.replicate(layout.over_members(one)(model))
+    def _arguments(self, state: TrainState) -> tuple[Any, ...]:
+        return state, self.key, self._probe_key, self._hyperparameters

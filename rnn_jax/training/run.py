@@ -19,8 +19,7 @@ from rnn_jax.training.disk.tensorboard import TensorBoard
 from rnn_jax.training.display import Display
 from rnn_jax.training.history import last_probe_rows, probe_rows, row_of
 from rnn_jax.training.program import Program
-from rnn_jax.training.state import Report, Standing, TrainState
-from rnn_jax.training.step import stopped
+from rnn_jax.training.step import MemberStatus, Report, TrainState, has_stopped
 from rnn_jax.training.stopping import Stopping, Terminated
 
 
@@ -55,18 +54,18 @@ class Run:
           Terminated: it was asked to leave, and has saved.
         """
         display.begin(self.done)
-        standing: Standing = fetch(self.state.standing)
+        status: MemberStatus = fetch(self.state.status)
         if self._plan.on_nonfinite == "raise":
-            for failure in new_failures(None, standing):
+            for failure in new_failures(None, status):
                 failure.report("raise", display)
         if steps == 0:
             self._record([], last_probe_rows(0, self._program.measure(self.state)))
-        while self.done < steps and not np.all(stopped(self._plan, standing)):
-            before, (report, first) = standing, self._advance(steps)
-            standing = report.standing
-            finished = self.done >= steps or bool(np.all(stopped(self._plan, standing)))
+        while self.done < steps and not np.all(has_stopped(self._plan, status)):
+            before, (report, first) = status, self._advance(steps)
+            status = report.status
+            finished = self.done >= steps or bool(np.all(has_stopped(self._plan, status)))
             self._record_call(report, first, finished)
-            failures = new_failures(before, standing)
+            failures = new_failures(before, status)
             asked = processes.largest(stopping.requested or 0)
             due = processes.largest(self.journal.save_is_due())
             if finished or asked or due or failures:

@@ -1,21 +1,32 @@
-"""The compiled loop: many training steps, an evaluation and the probes, for one member."""
+"""What one member does: its state, a training step, an evaluation, its probes, many steps."""
 
-import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
 
-from rnn_jax.tasks.base import Batch
-from rnn_jax.training.norms import global_norm
+from rnn_jax.tasks.base import Batch, Metrics, check_batch, check_loss, check_metrics, check_solved
+from rnn_jax.training.monitoring import global_norm
+from rnn_jax.training.optimizer import apply_optimizer, parameters_type, standard_promotion
 from rnn_jax.training.plan import Plan
-from rnn_jax.training.probes import Probe
-from rnn_jax.training.state import NEVER, Report, Standing, TrainState, initial_standing
+from rnn_jax.training.probes import Finding, Probe, check_finding
+from rnn_jax.training.variables import (
+    in_evaluation,
+    merge,
+    split,
+    state_after,
+    state_stays_finite,
+)
+
+# The value of a step that has not come.
+NEVER = -1
+# More steps than a run can have.
+_NO_STEP = 2**31 - 1
 
 # Each use of randomness has a stream of its own, so that a step's data depend on its number alone.
 _TRAINING, _EVALUATION = range(2)
@@ -23,24 +34,78 @@ _TRAINING, _EVALUATION = range(2)
 # Lays the batch axis of inputs over devices, where there are several.
 Spread = Callable[[Any], Any]
 
-Findings = dict[str, dict[str, jax.Array]]
+# By probe.
+Findings = dict[str, Finding]
 
 
-def initialize(plan: Plan, model: Any, hyperparameters: Any) -> TrainState:
+class MemberStatus(NamedTuple):
+    """How a member stands; whole numbers, `NEVER` where it has not happened.
+
+    Attributes:
+      solved_at: training steps done when an evaluation first said that the task is solved.
+      failed_at: the first step, counted from 0, whose loss or update was not finite.
+      skipped: steps whose update was left out because it was not finite.
+    """
+
+    solved_at: jax.Array
+    failed_at: jax.Array
+    skipped: jax.Array
+
+
+class TrainState(NamedTuple):
+    """One member's state, or with a leading axis that of an ensemble.
+
+    Attributes:
+      model: as it is now, its own state (batch statistics, counters) included.
+      optimizer_state: as it is now.
+      best_model: the model of the best evaluation so far.
+      best_loss: its loss on fresh data; inf before the first evaluation.
+      status: see `MemberStatus`.
+    """
+
+    model: Any
+    optimizer_state: Any
+    best_model: Any
+    best_loss: jax.Array
+    status: MemberStatus
+
+
+class Report(NamedTuple):
+    """What one member did over some steps.
+
+    Attributes:
+      loss: mean loss of the steps whose update was made; NaN if there was none.
+      gradient_norm: mean of the gradients' global norms, before the optimiser, over these steps.
+      updates: how many these were.
+      metrics: of the model after the last step, on fresh data.
+      probes: by probe what it measured, with a leading axis for the moments it might have.
+      status: after the last step.
+    """
+
+    loss: jax.Array
+    gradient_norm: jax.Array
+    updates: jax.Array
+    metrics: dict[str, jax.Array]
+    probes: dict[str, dict[str, jax.Array]]
+    status: MemberStatus
+
+
+def init_train_state(plan: Plan, model: Any, hyperparameters: Any) -> TrainState:
     """A member before its first step."""
-    with relaxed():
-        dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(model))
-        optimizer_state = plan.optimizer_for(hyperparameters).init(model)
+    parameters, _ = split(model)
+    with standard_promotion():
+        dtype = jnp.result_type(jnp.float32, parameters_type(model))
+        optimizer_state = plan.optimizer_for(hyperparameters).init(parameters)
     return TrainState(
         model=model,
         optimizer_state=optimizer_state,
         best_model=model,
         best_loss=jnp.full((), jnp.inf, dtype),
-        standing=initial_standing(),
+        status=initial_status(),
     )
 
 
-def advance(
+def train_steps(
     plan: Plan,
     spread: Spread,
     length: int,
@@ -62,59 +127,61 @@ def advance(
       hyperparameters: of this member, or None.
       first: how many steps were done before.
     """
-    update = functools.partial(_update, plan, spread, key, plan.optimizer_for(hyperparameters))
-    measure = functools.partial(_measure, plan, probe_key)
+    update = functools.partial(train_step, plan, spread, key, plan.optimizer_for(hyperparameters))
+    measure = functools.partial(run_probes, plan, probe_key)
     stride = plan.stride(length)
 
-    def stretch(state: TrainState, start: jax.Array) -> tuple[TrainState, Any]:
+    def measure_and_train(state: TrainState, start: jax.Array) -> tuple[TrainState, Any]:
         found = measure(state.model, start)
         state, steps = lax.scan(update, state, start + jnp.arange(stride, dtype=jnp.int32))
         return state, (found, steps)
 
     starts = first + stride * jnp.arange(length // stride, dtype=jnp.int32)
-    state, (found, (losses, norms, made)) = lax.scan(stretch, state, starts)
-    state, metrics = _evaluate(plan, spread, key, state, first + length)
+    state, (found, (losses, norms, updated)) = lax.scan(measure_and_train, state, starts)
+    state, metrics = evaluate(plan, spread, key, state, first + length)
     return state, Report(
-        loss=_mean_over(losses, made),
-        gradient_norm=_mean_over(norms, made),
-        updates=jnp.sum(made, dtype=jnp.int32),
+        loss=_mean_over(losses, updated),
+        gradient_norm=_mean_over(norms, updated),
+        updates=jnp.sum(updated, dtype=jnp.int32),
         metrics=metrics,
         probes=found,
-        standing=state.standing,
+        status=state.status,
     )
 
 
-def stopped(plan: Plan, standing: Standing) -> Any:
+def has_stopped(plan: Plan, status: MemberStatus) -> Any:
     """Whether a member's steps no longer change it."""
-    by_failure = (standing.failed_at != NEVER) & (plan.on_nonfinite != "skip")
-    by_success = (standing.solved_at != NEVER) & plan.stop_when_solved
+    by_failure = (status.failed_at != NEVER) & (plan.on_nonfinite != "skip")
+    by_success = (status.solved_at != NEVER) & plan.stop_when_solved
     return by_failure | by_success
 
 
 def probe_inputs(plan: Plan, probe: Any, probe_key: jax.Array) -> jax.Array:
     """The sequences (B, T, I) that a probe looks at."""
-    return plan.task.sample(probe_key, probe.batch_size).inputs
+    size = int(probe.batch_size)
+    return check_batch(plan.task.sample(probe_key, size), size, "sample").inputs
 
 
-def look(plan: Plan, probe: Probe, probe_key: jax.Array, model: Any) -> dict[str, jax.Array]:
+def run_probe(plan: Plan, probe: Probe, probe_key: jax.Array, model: Any) -> Finding:
     """What one probe finds in a model."""
-    return probe.measure(model, probe_inputs(plan, probe, probe_key))
+    found = probe.measure(in_evaluation(model), probe_inputs(plan, probe, probe_key))
+    return check_finding(probe, found)
 
 
-def _measure(plan: Plan, probe_key: jax.Array, model: Any, step: jax.Array) -> Findings:
+def run_probes(plan: Plan, probe_key: jax.Array, model: Any, step: jax.Array) -> Findings:
     """What each probe finds, if it is its turn; zeros if not."""
     found = {}
     for probe in plan.probes:
-        see = functools.partial(look, plan, probe, probe_key)
+        see = functools.partial(run_probe, plan, probe, probe_key)
         shapes = jax.eval_shape(see, model)
         nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
         found[probe.name] = lax.cond(
-            step % int(probe.every) == 0, see, lambda _, empty=nothing: empty, model
+            step % min(int(probe.every), _NO_STEP) == 0, see, lambda _, empty=nothing: empty, model
         )
     return found
 
 
-def _update(
+def train_step(
     plan: Plan,
     spread: Spread,
     key: jax.Array,
@@ -122,62 +189,75 @@ def _update(
     state: TrainState,
     step: jax.Array,
 ) -> tuple[TrainState, tuple[jax.Array, jax.Array, jax.Array]]:
-    """One training step: (state, (loss, gradient norm, whether the update was made))."""
+    """One training step: (state, (loss, gradient norm, whether the model was updated))."""
     data_key, noise_key = jax.random.split(_fold(key, _TRAINING, step))
-    batch: Batch = spread(plan.task.sample(data_key, plan.batch_size))
+    size = plan.batch_size
+    batch: Batch = spread(check_batch(plan.task.sample(data_key, size), size, "sample"))
+    parameters, variables = split(state.model)
 
-    def objective(model: Any) -> jax.Array:
-        loss = plan.task.loss(run_model(model, batch.inputs, noise_key), batch)
-        if jnp.shape(loss) != ():
-            raise ValueError(
-                f"the task's loss must be a scalar; got shape {jnp.shape(loss)}. Return a mean."
-            )
-        return loss
+    def loss_of(parameters: Any) -> tuple[jax.Array, Any]:
+        model = merge(parameters, variables)
+        loss = check_loss(plan.task.loss(run_model(model, batch.inputs, noise_key), batch))
+        return loss, state_after(model, state.model)
 
-    loss, gradient = jax.value_and_grad(objective)(state.model)
-    with relaxed():
-        updates, optimizer_state = optimizer.update(
-            gradient, state.optimizer_state, state.model, value=loss
-        )
-        model = optax.apply_updates(state.model, updates)
+    (loss, new_variables), gradient = jax.value_and_grad(loss_of, has_aux=True)(parameters)
+    parameters, optimizer_state = apply_optimizer(
+        optimizer,
+        state.optimizer_state,
+        parameters,
+        loss,
+        gradient,
+        lambda other: loss_of(other)[0],
+    )
+    model = merge(parameters, new_variables)
     norm = global_norm(jax.tree.leaves(gradient))
-    finite = _all_finite((loss, gradient, model))
-    active = ~stopped(plan, state.standing)
-    made = active & finite
+    finite = _all_finite((loss, gradient, parameters))
+    finite &= state_stays_finite(variables, new_variables)
+    active = ~has_stopped(plan, state.status)
+    updated = active & finite
     failed = active & ~finite
-    standing = state.standing._replace(
+    status = state.status._replace(
         failed_at=jnp.where(
-            failed & (state.standing.failed_at == NEVER), step, state.standing.failed_at
+            failed & (state.status.failed_at == NEVER), step, state.status.failed_at
         ),
-        skipped=state.standing.skipped + failed.astype(jnp.int32),
+        skipped=state.status.skipped + failed.astype(jnp.int32),
     )
     model, optimizer_state = _choose(
-        made, (model, optimizer_state), (state.model, state.optimizer_state)
+        updated, (model, optimizer_state), (state.model, state.optimizer_state)
     )
-    state = state._replace(model=model, optimizer_state=optimizer_state, standing=standing)
-    return state, (loss, norm, made)
+    state = state._replace(model=model, optimizer_state=optimizer_state, status=status)
+    return state, (loss, norm, updated)
 
 
-def _evaluate(
+def evaluate(
     plan: Plan, spread: Spread, key: jax.Array, state: TrainState, done: jax.Array
-) -> tuple[TrainState, dict[str, jax.Array]]:
+) -> tuple[TrainState, Metrics]:
     """Metrics on fresh data, or held-out data if the task has some; keeps the best model."""
-    draw = getattr(plan.task, "sample_held_out", plan.task.sample)
-    batch: Batch = spread(draw(_fold(key, _EVALUATION, done), plan.evaluation_size))
-    outputs = run_model(state.model, batch.inputs, None)
-    loss = plan.task.loss(outputs, batch)
-    metrics = plan.task.metrics(outputs, batch)
+    name = "sample_held_out" if hasattr(plan.task, "sample_held_out") else "sample"
+    size = plan.evaluation_size
+    drawn = getattr(plan.task, name)(_fold(key, _EVALUATION, done), size)
+    batch: Batch = spread(check_batch(drawn, size, name))
+    outputs = run_model(in_evaluation(state.model), batch.inputs, None)
+    loss = check_loss(plan.task.loss(outputs, batch))
+    taken = {probe.name for probe in plan.probes}
+    metrics = check_metrics(plan.task.metrics(outputs, batch), taken)
     score = loss.astype(state.best_loss.dtype)
     better = score < state.best_loss
-    solved = plan.task.solved(metrics) & (state.standing.solved_at == NEVER)
-    standing = state.standing._replace(
-        solved_at=jnp.where(solved, done.astype(jnp.int32), state.standing.solved_at)
+    solved = check_solved(plan.task.solved(metrics)) & (state.status.solved_at == NEVER)
+    status = state.status._replace(
+        solved_at=jnp.where(solved, done.astype(jnp.int32), state.status.solved_at)
     )
     best_model, best_loss = _choose(
         better, (state.model, score), (state.best_model, state.best_loss)
     )
-    state = state._replace(best_model=best_model, best_loss=best_loss, standing=standing)
+    state = state._replace(best_model=best_model, best_loss=best_loss, status=status)
     return state, {**metrics, "loss": loss}
+
+
+def initial_status() -> MemberStatus:
+    """Of a member that has not begun."""
+    never = jnp.int32(NEVER)
+    return MemberStatus(solved_at=never, failed_at=never, skipped=jnp.int32(0))
 
 
 def run_model(model: Any, inputs: jax.Array, key: jax.Array | None) -> jax.Array:
@@ -199,13 +279,6 @@ def _takes_key(model: Any) -> bool:
         return False
 
 
-@contextlib.contextmanager
-def relaxed() -> Iterator[None]:
-    """Optax relies on JAX's ordinary promotion, whatever the user has chosen for their own code."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
-
-
 def _fold(key: jax.Array, stream: int, step: jax.Array) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(key, stream), step)
 
@@ -220,6 +293,6 @@ def _choose(condition: jax.Array, yes: Any, no: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
 
 
-def _mean_over(values: jax.Array, made: jax.Array) -> jax.Array:
-    """Mean over the steps whose update was made; NaN if there was none."""
-    return jnp.mean(values, where=made)
+def _mean_over(values: jax.Array, updated: jax.Array) -> jax.Array:
+    """Mean over the steps that updated the model; NaN if there was none."""
+    return jnp.mean(values, where=updated)

@@ -43,6 +43,24 @@ def network(rngs: nnx.Rngs) -> rj.SequenceModel:
     return rj.SequenceModel(cells, 2, rngs=rngs, dropout=0.3)
 
 
+class Standardized(nnx.Module):
+    """A model with state: averages over its batches, dropout, and a counter."""
+
+    def __init__(self, seed: int):
+        rngs = nnx.Rngs(seed)
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (2, 2)))
+        self.mean = nnx.BatchStat(jnp.zeros(2))
+        self.calls = nnx.Variable(jnp.int32(0))
+        self.dropout = nnx.Dropout(0.3, rngs=rngs)
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        last = inputs[:, -1]
+        mean = 0.9 * self.mean[...] + 0.1 * jnp.mean(last, axis=0)
+        self.mean[...] = jax.lax.stop_gradient(mean)
+        self.calls[...] = self.calls[...] + 1
+        return self.dropout((last - mean[None]) @ self.kernel[...])
+
+
 def looking(weights: Any, inputs: jax.Array) -> jax.Array:
     """A model that notes how much of a batch each device is given."""
     jax.debug.inspect_array_sharding(
@@ -78,6 +96,8 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     },
     "members": lambda: {"model": eight(), "members": 8, "probes": toys.Seen(2)},
     "networks": lambda: {"model": rj.ensemble(network, 8)},
+    "state": lambda: {"model": Standardized(0)},
+    "states": lambda: {"model": rj.ensemble(Standardized, 8), "members": 8},
     "rates": lambda: {
         "model": eight(),
         "members": 8,

@@ -27,6 +27,8 @@ EIGHT = {
     "both the other way round": ("members", ((4, 2), ("batch", "ensemble")), 8),
     "both, explicit": ("members", ((2, 4), ("ensemble", "batch"), "Explicit"), 8),
     "members that share a batch": ("members", ((8,), ("batch",)), 8),
+    "state": ("state", ((8,), ("batch",)), 8),
+    "states on both": ("states", ((2, 4), ("ensemble", "batch")), 8),
     "rates": ("rates", ((8,), ("ensemble",)), 8),
     "random keys on both": ("noisy", ((2, 4), ("ensemble", "batch")), 8),
     "one that breaks": ("breaking", ((4, 2), ("ensemble", "batch")), 8),

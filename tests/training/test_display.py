@@ -13,7 +13,7 @@ from rich.console import Console
 import rnn_jax as rj
 from rnn_jax.training.display import LiveDisplay
 from rnn_jax.training.plan import make_plan
-from rnn_jax.training.state import NEVER, Report, Standing
+from rnn_jax.training.step import NEVER, MemberStatus, Report
 
 EVERY = 2
 
@@ -37,9 +37,9 @@ def plan():
 
 
 def report(loss, solved_at, failed_at):
-    standing = Standing(np.array(solved_at), np.array(failed_at), np.zeros_like(solved_at))
+    status = MemberStatus(np.array(solved_at), np.array(failed_at), np.zeros_like(solved_at))
     loss = np.array(loss)
-    return Report(loss, loss, np.full(loss.shape, EVERY), {"loss": loss, "mse": loss}, {}, standing)
+    return Report(loss, loss, np.full(loss.shape, EVERY), {"loss": loss, "mse": loss}, {}, status)
 
 
 def show(reports, steps=6, *, terminal):

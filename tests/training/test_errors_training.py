@@ -69,12 +69,6 @@ def test_numbers_of_numpy_are_numbers():
     toys.identical(plain.model, numpy.model)
 
 
-class Unhashable(toys.Mixing):
-    """A task like one that was not frozen."""
-
-    __hash__ = None
-
-
 class Many(toys.Mixing):
     """A task with a metric for each example."""
 
@@ -177,7 +171,6 @@ def test_models_that_are_refused(call, error, words):
         "task must have sample, loss, metrics and solved",
         "OnlySamples",
     ),
-    unhashable=(lambda: fit(task=Unhashable()), TypeError, "task must be hashable", "Unhashable"),
     several_losses=(lambda: fit(task=Spread()), ValueError, "loss must be a scalar", "(4,)"),
     several_numbers=(
         lambda: fit(task=Many()),

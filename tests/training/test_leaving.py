@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import threading
+from typing import ClassVar
 
 import pytest
 
@@ -96,23 +97,27 @@ def test_nothing_is_lost_by_leaving(number, seconds, whole, tmp_path, handlers):
 
 @dataclasses.dataclass(frozen=True)
 class Asking(runs.Weights):
-    """A probe that asks the process to leave as soon as it is compiled."""
+    """A probe that asks the process to leave whenever it is traced, or never."""
+
+    asks: ClassVar[bool] = True
 
     def measure(self, model, xs):
-        signal.raise_signal(signal.SIGTERM)
+        if self.asks:
+            signal.raise_signal(signal.SIGTERM)
         return super().measure(model, xs)
 
 
 def test_a_run_that_is_asked_while_it_compiles_leaves_after_its_first_evaluation(
-    tmp_path, handlers
+    tmp_path, handlers, monkeypatch
 ):
     with pytest.raises(rj.Terminated) as left:
         runs.toy(tmp_path, probes=Asking(every=2))
     assert left.value.step == 2
-    # What measures at the end is another program, so it asks once more.
+    # Each call traces its programs, so it asks once more.
     with pytest.raises(rj.Terminated) as left:
         runs.toy(tmp_path, probes=Asking(every=2), steps=4)
     assert left.value.step == 4
+    monkeypatch.setattr(Asking, "asks", False)
     assert runs.toy(tmp_path, probes=Asking(every=2), steps=4).steps == 4
 
 

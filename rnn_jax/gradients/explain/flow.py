@@ -222,6 +222,11 @@ def gradient_flow(
                 "xs must be one sequence (T, I) or a batch (B, T, I); got shape "
                 f"{source.inputs.shape}. Merge the batch axes: xs.reshape(-1, *xs.shape[-2:])."
             )
+        if not source.inputs.shape[0]:
+            raise ValueError(
+                f"xs must hold at least one sequence; got shape {source.inputs.shape}, a batch of "
+                "none. Pass B of at least 1."
+            )
         if source.carry is not None:
             check_batch_axes(source.carry, source.inputs.shape[:-2])
     batch = source.inputs.shape[:-2]

@@ -211,7 +211,8 @@ def exponents_of(record: Record, *, k: int, warmup: int = 0, interval: int = 1) 
 
     def at(start: int, stop: int, length: int) -> Any:
         """What the maps take from one step to another, in windows of so many steps."""
-        return jax.tree.map(lambda a: a[start:stop].reshape(-1, length, *a.shape[1:]), maps.at)
+        count = (stop - start) // length  # Said, because an array may have no elements.
+        return jax.tree.map(lambda a: a[start:stop].reshape(count, length, *a.shape[1:]), maps.at)
 
     if warmup:
         frame, _ = loops.scan(window, frame, at(0, warmup, 1))

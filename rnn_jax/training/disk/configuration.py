@@ -184,10 +184,10 @@ def _one_member(model: Any, members: int | None) -> Any:
 
 def _weights(leaf: Any) -> Description:
     """Form and a few sums that tell other numbers, or another order of them, from these."""
-    values = _reals(leaf)
+    values, (dtype, shape) = _reals(leaf), form_of(leaf)
     return {
-        "shape": list(leaf.shape),
-        "dtype": str(leaf.dtype),
+        "shape": list(shape),
+        "dtype": dtype,
         "mean": float(values.mean()) if values.size else 0.0,
         "rms": float(np.sqrt(np.square(values).mean())) if values.size else 0.0,
         "projection": float((values * np.cos(np.arange(values.size))).sum()),

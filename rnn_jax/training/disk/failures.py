@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from rnn_jax.training.display import Display
-from rnn_jax.training.state import NEVER, Standing, TrainState
+from rnn_jax.training.step import NEVER, MemberStatus, TrainState
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Failure:
         display.say(f"{text} {done}")
 
 
-def new_failures(before: Standing | None, after: Standing) -> list[Failure]:
+def new_failures(before: MemberStatus | None, after: MemberStatus) -> list[Failure]:
     """The members that failed between two moments, or ever."""
     steps = np.atleast_1d(after.failed_at)
     fresh = steps != NEVER

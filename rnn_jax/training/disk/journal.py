@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from rnn_jax.training.disk.records import Row
-from rnn_jax.training.state import TrainState
+from rnn_jax.training.step import TrainState
 
 
 class Journal:

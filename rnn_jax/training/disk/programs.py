@@ -9,10 +9,11 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jax.sharding import Mesh, Sharding
 
-from rnn_jax.checks import is_key
 from rnn_jax.training.disk.values import number_digest, without_addresses
+from rnn_jax.training.optimizer import apply_optimizer, standard_promotion
 from rnn_jax.training.plan import Plan
-from rnn_jax.training.step import relaxed, run_model
+from rnn_jax.training.step import run_model
+from rnn_jax.training.variables import in_evaluation, merge, split, state_after
 
 # Of an operation: where it came from and where it runs, and not what it computes.
 _BESIDE_THE_POINT = ("name", "debug_info", "ctx_mesh")
@@ -28,7 +29,9 @@ def program_digests(plan: Plan, model: Any, hyperparameters: Any) -> dict[str, s
     """
     task, key = plan.task, jax.eval_shape(lambda: jax.random.key(0))
     batch = jax.eval_shape(lambda key: task.sample(key, plan.batch_size), key)
-    outputs = jax.eval_shape(lambda model, xs: run_model(model, xs, None), model, batch.inputs)
+    outputs = jax.eval_shape(
+        lambda model, xs: run_model(in_evaluation(model), xs, None), model, batch.inputs
+    )
     metrics = jax.eval_shape(task.metrics, outputs, batch)
     digests = {
         "task.sample": program_digest(lambda key: task.sample(key, plan.batch_size), key),
@@ -54,25 +57,25 @@ def model_digest(model: Any, inputs: Any) -> str:
       model: one member, its arrays or their forms.
       inputs: the form of a batch, (B, T, I).
     """
-    leaves, structure = jax.tree.flatten(model)
-    trained = [index for index, leaf in enumerate(leaves) if _is_inexact(leaf)]
+    parameters, variables = split(model)
     key = jax.eval_shape(lambda: jax.random.key(0))
 
-    def evaluate(leaves: list[Any], xs: Any) -> Any:
-        return run_model(jax.tree.unflatten(structure, leaves), xs, None)
+    def evaluate(model: Any, xs: Any) -> Any:
+        return run_model(in_evaluation(model), xs, None)
 
-    def train(leaves: list[Any], xs: Any, key: Any, cotangent: Any) -> Any:
-        def outputs(weights: list[Any]) -> Any:
-            given = dict(enumerate(leaves)) | dict(zip(trained, weights, strict=True))
-            return run_model(jax.tree.unflatten(structure, list(given.values())), xs, key)
+    def train(parameters: Any, variables: Any, xs: Any, key: Any, cotangent: Any) -> Any:
+        def outputs(parameters: Any) -> tuple[Any, Any]:
+            called = merge(parameters, variables)
+            ys = run_model(called, xs, key)
+            return ys, state_after(called, merge(parameters, variables))
 
-        ys, pull_back = jax.vjp(outputs, [leaves[index] for index in trained])
-        return ys, pull_back(cotangent)
+        ys, pull_back, state = jax.vjp(outputs, parameters, has_aux=True)
+        return ys, state, pull_back(cotangent)
 
-    outputs = jax.eval_shape(evaluate, leaves, inputs)
+    outputs = jax.eval_shape(evaluate, model, inputs)
     parts = (
-        program_digest(evaluate, leaves, inputs),
-        program_digest(train, leaves, inputs, key, outputs),
+        program_digest(evaluate, model, inputs),
+        program_digest(train, parameters, variables, inputs, key, outputs),
     )
     return _short("".join(parts))
 
@@ -80,16 +83,15 @@ def model_digest(model: Any, inputs: Any) -> str:
 def _optimizer_digest(plan: Plan, model: Any, hyperparameters: Any) -> str:
     """Its rates and schedules are numbers in its program."""
 
-    def step(gradient: Any, model: Any, value: Any) -> Any:
+    def step(gradient: Any, parameters: Any, value: Any) -> Any:
         optimizer = plan.optimizer_for(hyperparameters)
-        # What a line search asks for; other optimisers take no notice.
-        extra = {"value": value, "grad": gradient, "value_fn": _square_sum}
-        return optimizer.update(gradient, optimizer.init(model), model, **extra)
+        with standard_promotion():
+            state = optimizer.init(parameters)
+        return apply_optimizer(optimizer, state, parameters, value, gradient, _square_sum)
 
-    trained = jax.tree.map(lambda leaf: leaf if _is_inexact(leaf) else None, model)
-    with relaxed():
-        value = jax.eval_shape(lambda: jax.numpy.zeros(()))
-        return program_digest(step, trained, trained, value)
+    parameters, _ = split(model)
+    value = jax.eval_shape(lambda: jax.numpy.zeros(()))
+    return program_digest(step, parameters, parameters, value)
 
 
 def program_digest(function: Callable[..., Any], *arguments: Any) -> str:
@@ -165,13 +167,9 @@ def _form(aval: Any) -> str:
     return f"{aval.dtype}{tuple(aval.shape)}{'~' if getattr(aval, 'weak_type', False) else ''}"
 
 
-def _is_inexact(leaf: Any) -> bool:
-    return not is_key(leaf) and bool(jax.numpy.issubdtype(leaf.dtype, jax.numpy.inexact))
-
-
 def _square_sum(tree: Any) -> Any:
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if _is_inexact(leaf)]
-    return sum(jax.numpy.sum(jax.numpy.square(leaf)) for leaf in leaves)
+    """A loss, for optimisers that ask for one."""
+    return sum(jax.numpy.sum(jax.numpy.square(abs(leaf))) for leaf in jax.tree.leaves(tree))
 
 
 def _short(text: str) -> str:

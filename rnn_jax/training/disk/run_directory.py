@@ -18,7 +18,7 @@ from rnn_jax.training.disk.files import locked, make_folder, reason, write_whole
 from rnn_jax.training.disk.journal import Journal
 from rnn_jax.training.disk.records import START, Position, Records, Row, plain
 from rnn_jax.training.disk.surroundings import surroundings, versions
-from rnn_jax.training.state import TrainState
+from rnn_jax.training.step import TrainState
 
 # What a folder without config.json may not hold: it would be some other run's.
 _OF_A_RUN = (
@@ -41,7 +41,7 @@ class RunDirectory(Journal):
     metrics.jsonl   a row for each evaluation; equal, byte for byte, however often it was killed
     probes.jsonl    a row for each measurement of a probe
     sessions.jsonl  a row for each call that worked here: when, where, from and to which step
-    checkpoints/    the last two states: models, best models, optimiser
+    checkpoints/    the last two states: models, best models, optimiser, status
     uncommitted-*   of each git repository in use, its changes since the commit that config.json
                     names; only of files under git, no others are copied
     nonfinite/      last finite states of members that failed
