@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from rnn_jax.arrays import call_automatic
 from rnn_jax.gradients import loops
 from rnn_jax.gradients.linearize import Problem, Record, Source, Trajectory, accept
 from rnn_jax.gradients.numerics.scaled import (
@@ -132,7 +133,7 @@ def loss_gradient(loss: Loss, ys: Any) -> Any:
                 f"loss must return one real number, loss(ys) -> scalar; got {got}. Sum or average "
                 "it."
             )
-        return jax.grad(loss)(ys)
+        return call_automatic(jax.grad(loss), ys)
 
 
 def signal_of(record: Record, output_gradients: Any) -> tuple[jax.Array, BackpropSignal]:
