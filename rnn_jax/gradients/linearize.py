@@ -191,7 +191,7 @@ class Record:
         )
 
 
-def linearize(cell: Any, xs: ArrayLike, carry: Carry | None = None) -> Linearization:
+def linearize(cell: Any, xs: ArrayLike | None = None, carry: Carry | None = None) -> Linearization:
     """One-step Jacobians of the full carry and of the output along a sequence.
 
     carry_t ≈ A_t carry_{t−1} + B_t x_t,    y_t ≈ C_t carry_{t−1} + D_t x_t

@@ -87,3 +87,74 @@ def test_targets_are_not_advised_to_who_passes_them(monkeypatch):
 def test_nothing_is_refused_where_the_platform_does_not_say_what_is_free(monkeypatch):
     monkeypatch.setattr("rnn_jax.gradients.memory.available_bytes", lambda: None)
     assert np.isfinite(rj.input_jacobian(simple(), np.ones((13, FEATURES)))).all()
+
+
+# ---- Batches, and programs that are compiled.
+
+BATCH = 5
+
+
+def needs(call, monkeypatch):
+    """How many bytes a call says it needs when there are none."""
+    monkeypatch.setattr("rnn_jax.gradients.memory.available_bytes", lambda: 0)
+    message = refused(call, ValueError, "would need")
+    return int(re.search(r"need ([0-9,]+) bytes", message)[1].replace(",", ""))
+
+
+WAYS = {
+    "vmap": lambda call, batch: jax.vmap(call)(batch),
+    "vmap of vmap": lambda call, batch: jax.vmap(jax.vmap(call))(batch[:, None]),
+    "vmap of jit": lambda call, batch: jax.vmap(jax.jit(lambda xs: call(xs)))(batch),
+    "jit of vmap": lambda call, batch: jax.jit(jax.vmap(call))(batch),
+    "vmap of grad": lambda call, batch: jax.vmap(
+        jax.grad(lambda xs: sum(jnp.sum(leaf) for leaf in floats(call(xs))))
+    )(batch),
+}
+
+
+def floats(tree):
+    return [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["linearize", "input_jacobian", "jacobian_log_norms"])
+def test_a_batch_must_fit_as_a_whole(name, way, monkeypatch):
+    cell, batch = simple(), jnp.asarray(np.random.default_rng(1).normal(size=(BATCH, T, FEATURES)))
+    call = lambda xs: TOO_LARGE[name][0](cell, xs)  # noqa: E731
+    one = needs(lambda: call(batch[0]), monkeypatch)
+    # Inside `jit` it is not asked what is free while tracing, but what there is at all.
+    inside = "available_bytes" if "jit" not in way else "total_bytes"
+    other = {"available_bytes": "total_bytes", "total_bytes": "available_bytes"}[inside]
+    limit = lambda which, to: monkeypatch.setattr(  # noqa: E731
+        f"rnn_jax.gradients.memory.{which}", lambda: to
+    )
+    limit(other, 10**15 if inside == "available_bytes" else 0)
+    limit(inside, BATCH * one)
+    assert all(np.isfinite(leaf).any() for leaf in floats(WAYS[way](call, batch)))
+    limit(inside, BATCH * one - 1)
+    refused(
+        lambda: WAYS[way](call, batch),
+        ValueError,
+        f"{BATCH * one:,} bytes",
+        f"{one:,} for each of {BATCH} sequences",
+    )
+
+
+def test_the_batch_of_a_gradient_flow_must_fit_as_a_whole(monkeypatch):
+    cell, batch = simple(), np.ones((BATCH, T, FEATURES))
+    one = needs(lambda: rj.gradient_flow(cell, batch[0]), monkeypatch)
+    assert needs(lambda: rj.gradient_flow(cell, batch), monkeypatch) == BATCH * one
+
+
+def test_what_is_free_is_asked_at_every_call(monkeypatch):
+    cell, xs = simple(), np.ones((T, FEATURES))
+    rj.input_jacobian(cell, xs)
+    assert needs(lambda: rj.input_jacobian(cell, xs), monkeypatch) > 0
+    monkeypatch.setattr("rnn_jax.gradients.memory.available_bytes", lambda: 10**12)
+    rj.input_jacobian(cell, xs)
+
+
+def test_a_program_that_was_traced_while_memory_was_short_runs_later(monkeypatch):
+    monkeypatch.setattr("rnn_jax.gradients.memory.available_bytes", lambda: 0)
+    call = jax.jit(lambda xs: rj.input_jacobian(simple(), xs))
+    assert np.isfinite(call(np.ones((T, FEATURES)))).all()

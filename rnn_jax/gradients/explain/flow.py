@@ -131,8 +131,8 @@ class GradientFlow:
         "vanishing" if it falls by a factor of 100 or more from lag 0 to the last lags, "sustained"
         if it changes by less, "exploding" if it grows by as much and the states grow with it or
         rest at an unstable point, "chaotic" if it grows while the states move on and stay bounded,
-        "not finite" if anything is NaN or inf. The same network can be sustained over 20 steps and
-        vanishing over 1000.
+        "not finite" if anything is NaN or inf, "undetermined" if there is a single step. The same
+        network can be sustained over 20 steps and vanishing over 1000.
         """
         return classify(np.asarray(self.by_lag()), self.change_log_norms)
 

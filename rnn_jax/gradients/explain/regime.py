@@ -16,6 +16,7 @@ MEANING = {
     "point; training will be unstable",
     "chaotic": "gradients grow with distance while the states stay bounded: nearby trajectories "
     "separate, so the loss is rugged in the weights and far steps cannot be learned from",
+    "undetermined": "a single step has no earlier one to compare with; pass a longer sequence",
     "not finite": "the logs are NaN or infinite from the step below on; nothing was repaired",
 }
 
@@ -30,6 +31,8 @@ def classify(curve: np.ndarray, change_log_norms: Any | None) -> str:
     """
     if np.isnan(curve).any() or np.isposinf(curve).any():
         return "not finite"
+    if len(curve) == 1:
+        return "undetermined"
     if not np.isfinite(curve).any():
         return "vanishing"
     # The last lag has a single pair of steps; the last tenth says it with less noise.

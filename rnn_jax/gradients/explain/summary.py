@@ -46,6 +46,8 @@ def _findings(flow: Any) -> Iterator[Finding]:
         yield from _why(flow.attribution)
     if flow.weight_log_norms is not None and flow.steps > 1:
         yield "learning", _share_line(np.asarray(flow.weight_log_norms))
+    for measure, reason in flow.omitted.items():
+        yield "left out", f"{measure.replace('_', ' ')}: {reason}"
     tried = advice(flow)
     if tried:
         yield "usually tried", tried
@@ -54,12 +56,14 @@ def _findings(flow: Any) -> Iterator[Finding]:
 def _reach(flow: Any) -> Iterator[Finding]:
     """How far gradients reach, and what float32 would have seen of it."""
     curve, last = np.asarray(flow.by_lag()), flow.steps - 1
+    if last == 0:
+        yield "ln norm", f"{curve[0]:.2f} at lag 0, the only one"
+        return
     horizon = int(flow.horizon())
     reach = f"at least {horizon}" if horizon == last else f"{horizon}"
     yield "horizon", f"{reach} steps until the norm is 1 % of that at lag 0"
-    if last > 0:
-        rate = float(flow.rate)
-        yield "rate", f"{rate:+.4f} nats a step (a factor of {math.exp(rate):.4g})"
+    rate = float(flow.rate)
+    yield "rate", f"{rate:+.4f} nats a step (a factor of {math.exp(rate):.4g})"
     yield "ln norm", f"{curve[0]:.2f} at lag 0, {curve[-1]:.2f} at lag {last}"
     zero = np.isneginf(curve)
     if zero.any():

@@ -12,7 +12,7 @@ from rnn_jax.gradients.precision import compiled
 from rnn_jax.sequence.calling import ArrayLike, Carry
 
 
-def input_jacobian(cell: Any, xs: ArrayLike, carry: Carry | None = None) -> jax.Array:
+def input_jacobian(cell: Any, xs: ArrayLike | None = None, carry: Carry | None = None) -> jax.Array:
     """Exact Jacobian of every output with respect to every input.
 
     J[t, :, s, :] = ∂y_t/∂x_s = C_t A_{t−1} ⋯ A_{s+1} B_s    (D_t at s = t, 0 for s > t)
@@ -37,7 +37,7 @@ def input_jacobian(cell: Any, xs: ArrayLike, carry: Carry | None = None) -> jax.
     return _sweep(source, wrt="input")
 
 
-def state_jacobian(cell: Any, xs: ArrayLike, carry: Carry | None = None) -> jax.Array:
+def state_jacobian(cell: Any, xs: ArrayLike | None = None, carry: Carry | None = None) -> jax.Array:
     """Exact Jacobian of every carry with respect to every earlier one, over the whole carry.
 
     J[t, :, s, :] = ∂carry_t/∂carry_s = A_t A_{t−1} ⋯ A_{s+1}    (I at s = t, 0 for s > t)

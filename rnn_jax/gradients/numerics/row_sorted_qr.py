@@ -63,8 +63,10 @@ def _qr(z: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _qr_jvp(primals: Any, tangents: Any) -> Any:
     (z,), (dz,) = primals, tangents
     q, r = _qr(z)
+    # A column that is lost has no derivative; as the last one it takes nothing from the others.
+    lost = jnp.diag(jnp.diagonal(r) == 0)
     with full_precision():
-        solved = lax.linalg.triangular_solve(r, dz)  # dz R⁻¹
+        solved = lax.linalg.triangular_solve(jnp.where(lost, jnp.ones_like(r), r), dz)  # dz R⁻¹
         inside = q.mT @ solved
         lower = jnp.tril(inside, -1)
         turn = lower - lower.mT

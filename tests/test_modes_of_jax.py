@@ -1,0 +1,229 @@
+"""Every public call under JAX's modes: no jit, watched for NaN and leaks, spread over devices.
+
+Options of sequences in all combinations are in `sequence/test_modes_of_jax_sequences.py`.
+"""
+
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import rnn_jax as rj
+
+T, FEATURES, H, B = 3, 2, 2, 2
+XS = np.random.default_rng(0).normal(size=(B, T, FEATURES))
+KEY = jax.random.key(1)
+
+
+def loss(ys):
+    return jnp.sum(jnp.sin(ys))
+
+
+def cell():
+    return rj.LSTMCell(FEATURES, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+
+
+def simple():
+    return rj.SimpleRNNCell(FEATURES, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+
+
+def model():
+    return rj.SequenceModel([cell(), simple_of(H)], 2, rngs=nnx.Rngs(0))
+
+
+def simple_of(size):
+    return rj.SimpleRNNCell(size, size, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+
+
+def flow_in_words(cell, xs):
+    """All that a flow says of itself."""
+    flow = rj.gradient_flow(cell, xs, loss=loss, spectrum=True, k=2)
+    numbers = (flow.by_lag(), flow.horizon(), flow.rate, flow.exponents.kaplan_yorke_dimension)
+    return flow, numbers, flow.exponents.entropy_rate, flow.exponents.convergence()
+
+
+def operators(cell, xs):
+    by_state = rj.jacobian_operator(cell, xs, start=1)
+    nowhere = rj.jacobian_operator(cell, xs, start=2, stop=2)
+    by_input = rj.jacobian_operator(cell, xs, wrt="input")
+    return (
+        by_state.matvec(jnp.ones(2 * H)),
+        nowhere.rmatvec(jnp.ones(2 * H)),
+        by_input.rmatvec(jnp.ones(H)),
+    )
+
+
+def gradient_of(penalty):
+    return lambda cell, xs: jax.grad(lambda cell: penalty(cell, xs))(cell)
+
+
+flossing = functools.partial(rj.flossing_penalty, k=2)
+vanishing = functools.partial(rj.vanishing_penalty, loss)
+
+# name of the public call: (what it is called on, the call)
+CALLS = {
+    "unroll": (cell, rj.unroll),
+    "linearize": (cell, rj.linearize),
+    "input_jacobian": (cell, rj.input_jacobian),
+    "state_jacobian": (cell, rj.state_jacobian),
+    "jacobian_log_norms": (cell, functools.partial(rj.jacobian_log_norms, norm="spectral")),
+    "jacobian_log_norms of targets": (
+        cell,
+        lambda c, xs: rj.jacobian_log_norms(c, xs, targets=[1]),
+    ),
+    "jacobian_log_singular_values": (cell, rj.jacobian_log_singular_values),
+    "jacobian_log_bound": (simple, lambda c, xs: rj.jacobian_log_bound(c, T) + jnp.sum(xs)),
+    "jacobian_operator": (cell, operators),
+    "lyapunov_exponents": (cell, lambda c, xs: rj.lyapunov_exponents(c, xs, k=2, warmup=1)),
+    "weight_gradient_by_step": (cell, functools.partial(rj.weight_gradient_by_step, loss)),
+    "weight_gradient_log_norms": (cell, functools.partial(rj.weight_gradient_log_norms, loss)),
+    "backprop_signal": (cell, functools.partial(rj.backprop_signal, loss)),
+    "backprop_signal_log_norms": (cell, functools.partial(rj.backprop_signal_log_norms, loss)),
+    "attribution": (cell, rj.attribution),
+    "estimate_jacobian_log_norms": (
+        cell,
+        functools.partial(rj.estimate_jacobian_log_norms, key=KEY, probes=2),
+    ),
+    "estimate_jacobian_log_singular_values": (
+        cell,
+        functools.partial(rj.estimate_jacobian_log_singular_values, key=KEY, k=2),
+    ),
+    "gradient_flow": (cell, flow_in_words),
+    "by_lag": (cell, lambda c, xs: rj.by_lag(rj.jacobian_log_norms(c, xs), "min")),
+    "flossing_penalty": (cell, gradient_of(flossing)),
+    "vanishing_penalty": (cell, gradient_of(vanishing)),
+    "orthogonality_penalty": (
+        cell,
+        gradient_of(lambda c, xs: rj.orthogonality_penalty(c) + jnp.sum(xs)),
+    ),
+    "SequenceModel": (model, lambda m, xs: m(xs)),
+    "Bidirectional": (lambda: rj.Bidirectional(cell(), cell_again()), lambda b, xs: b(xs)),
+}
+# What is not called on a cell and its inputs; the tests of these say in which modes they work.
+ELSEWHERE = {
+    "activation_slope_range",  # of a name, in plain Python
+    "leaky_relu",  # makes an activation
+    "ensemble",  # makes models
+    "fit",  # a loop of the host, tests/training
+    "member",
+    "restore",
+    "record_gradient_norms",  # part of an optimiser
+    "recorded_gradient_norms",
+    "tasks",
+}
+
+
+def cell_again():
+    return rj.LSTMCell(FEATURES, H, param_dtype=jnp.float64, rngs=nnx.Rngs(1))
+
+
+def test_no_public_call_is_left_out():
+    functions = {name for name in rj.__all__ if not isinstance(getattr(rj, name), type)}
+    assert functions - set(CALLS) <= ELSEWHERE
+
+
+@functools.cache
+def expected(name):
+    make, call = CALLS[name]
+    return call(make(), jnp.asarray(XS[0]))
+
+
+def assert_close(found, expected):
+    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+    for one, other in pairs:
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_modes_that_find_faults_find_none(name):
+    make, call = CALLS[name]
+    run = functools.partial(call, make(), jnp.asarray(XS[0]))
+    with jax.disable_jit(), jax.debug_nans(True):
+        assert_close(run(), expected(name))
+    with jax.debug_nans(True), jax.checking_leaks():
+        assert_close(run(), expected(name))
+
+
+@pytest.mark.parametrize("measure", [rj.gradient_flow, rj.lyapunov_exponents, rj.linearize])
+def test_a_cell_that_makes_a_nan_is_found_by_debug_nans(measure):
+    def step(h, x):
+        h = jnp.log(h - x[0])
+        return h, h
+
+    with jax.debug_nans(True), pytest.raises(FloatingPointError):
+        measure(step, jnp.asarray(XS[0]), jnp.full(H, -3.0))
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_what_cannot_be_known_is_no_false_alarm(activation):
+    # Dead units have exponents of −inf, and three steps no standard error.
+    cell = rj.SimpleRNNCell(FEATURES, H, activation=activation, rngs=nnx.Rngs(0))
+    with jax.debug_nans(True):
+        for xs in (XS[0, :1], XS[0, :3], XS[0]):
+            flow = rj.gradient_flow(cell, xs)
+            flow.summary()
+            assert flow.exponents.kaplan_yorke_dimension.shape == ()
+
+
+# ---- Several devices, faked in a process of its own.
+
+
+def by_shard_map(mesh, make, call):
+    """Each device measures a sequence of its own, with the same cell."""
+
+    def run(layer, xs):
+        return jax.tree.map(lambda leaf: leaf[None], call(layer, xs[0]))
+
+    rows = P("rows")
+    spread = jax.shard_map(run, mesh=mesh, in_specs=(P(), rows), out_specs=rows)
+    return jax.jit(spread)(make(), XS)
+
+
+def on_explicit_axes(mesh, make, call):
+    """A batch laid out by a mesh whose axes are part of each array's type."""
+    with jax.set_mesh(mesh):
+        layer = jax.device_put(make(), NamedSharding(mesh, P()))
+        xs = jax.device_put(jnp.asarray(XS), NamedSharding(mesh, P("rows")))
+        return jax.vmap(call, (None, 0))(layer, xs)
+
+
+def check_on_devices():
+    """All calls on two devices, in a process that has two."""
+    devices = jax.devices()[:2]
+    for way, axis in ((by_shard_map, AxisType.Auto), (on_explicit_axes, AxisType.Explicit)):
+        mesh = jax.make_mesh((2,), ("rows",), (axis,), devices=devices)
+        for name, (make, call) in CALLS.items():
+            if way is on_explicit_axes and name in ("SequenceModel", "Bidirectional"):
+                continue  # in the file of sequences, batches as they are
+            try:
+                found = way(mesh, make, call)
+                assert_close(jax.tree.map(lambda leaf: leaf[0], found), expected(name))
+            except Exception as error:
+                raise AssertionError(f"{name}, {way.__name__}") from error
+
+
+def test_calls_spread_over_devices_give_the_same():
+    tests = Path(__file__).parent
+    environment = {
+        **os.environ,
+        "JAX_NUM_CPU_DEVICES": "2",
+        "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent), *sys.path]),
+        "JAX_ENABLE_X64": "true",
+        "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+        "JAX_NUMPY_RANK_PROMOTION": "raise",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
+    }
+    program = "import test_modes_of_jax; test_modes_of_jax.check_on_devices()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
