@@ -14,13 +14,17 @@ import hypothesis
 import jax
 import pytest
 
+import compiling
+
+# Read when JAX first computes.
+compiling.set_known_flags()
+
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Hundreds of small programs, each run a few times: what costs is compiling them. This leaves out
-# the backend's expensive passes over machine code, and computes the same. Documented options of
-# JAX alone: flags of XLA come and go, and one that is not known ends the process.
+# the backend's expensive passes over machine code, and computes the same.
 jax.config.update("jax_disable_most_optimizations", True)
 
 # And what an earlier run compiled is not compiled again, where that took longer than reading a
@@ -77,5 +81,6 @@ def pytest_collection_modifyitems(config, items):
 
 def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line(
-        f"Python {platform.python_version()}, jax {jax.__version__} on {jax.default_backend()}"
+        f"Python {platform.python_version()}, jax {jax.__version__} on {jax.default_backend()}, "
+        f"XLA_FLAGS={os.environ['XLA_FLAGS']!r}"
     )

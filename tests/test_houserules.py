@@ -2,12 +2,14 @@
 
 import ast
 import graphlib
+import os
 import types
 from collections import Counter, namedtuple
 from pathlib import Path
 
 import pytest
 
+import compiling
 import conftest
 import rnn_jax
 
@@ -128,15 +130,29 @@ def test_the_rules_see_what_they_forbid(tmp_path, monkeypatch):
         test_no_file_is_imported_by_what_it_imports()
 
 
-def test_nothing_sets_a_flag_of_xla():
-    """They come and go with its versions, and one that is not known ends the process."""
+def test_no_flag_of_xla_is_set_unasked():
+    """They come and go with its versions, and one that is not known ends the process.
+
+    So the tests ask for theirs first, in one place; nothing else has any.
+    """
     flag = "--" + "xla_"
     house = ROOT.parent
     texts = [house / "Makefile", house / ".ci" / "run", house / "pyproject.toml"]
     for folder in ("rnn_jax", "experiments", "benchmarks", "tests"):
         texts += (house / folder).rglob("*.py")
     assert len(texts) > 100
-    assert not [path for path in texts if flag in path.read_text(encoding="utf-8")]
+    found = [path for path in texts if flag in path.read_text(encoding="utf-8")]
+    assert found == [house / "tests" / "compiling.py"]
+
+
+def test_a_flag_that_xla_does_not_know_is_not_set(monkeypatch):
+    monkeypatch.delenv(compiling.ASKED)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    known = [flag for flag in compiling.WANTED if compiling._is_known(flag)]
+    unknown = "--" + "xla_no_such_flag=1"
+    monkeypatch.setattr(compiling, "WANTED", (*compiling.WANTED, unknown))
+    compiling.set_known_flags()
+    assert os.environ["XLA_FLAGS"].split() == known
 
 
 Item = namedtuple("Item", "path number")

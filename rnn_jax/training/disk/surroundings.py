@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 
-import rnn_jax
 from rnn_jax.training.disk import source
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -51,7 +50,7 @@ def _version(name: str) -> str:
 @functools.cache
 def _own_source() -> str:
     """Between two releases the version stays and the programs do not."""
-    folder = Path(rnn_jax.__file__).parent
+    folder = Path(__file__).parents[2]
     found = hashlib.sha256()
     for file in sorted(folder.rglob("*.py")):
         found.update(f"{file.relative_to(folder)}\n".encode() + file.read_bytes())
