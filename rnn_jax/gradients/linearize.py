@@ -19,7 +19,7 @@ from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.precision import compiled
 from rnn_jax.gradients.trajectory import FlatCell, flatten_cell, run
 from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence, check_carry_leaves
-from rnn_jax.sequence.running.chunks import scan_chunks
+from rnn_jax.sequence.running.chunks import even_interval, scan_chunks
 
 # One-step Jacobians computed side by side, in array elements: a few megabytes, to stay in cache.
 _CHUNK_ELEMENTS = 2**20
@@ -349,11 +349,13 @@ def _one_step_jacobians(flat: FlatCell, states: jax.Array, xs: jax.Array) -> Jac
         jacobians: Callable[..., Any] = flat.assembled
     else:
         jacobians = jax.vmap(functools.partial(_by_automatic_differentiation, flat))
+    # One that divides the sequence leaves no rest to be compiled, and then copied, beside it.
+    most = max(1, _CHUNK_ELEMENTS // (size * (size + inputs)))
     _, found = scan_chunks(
         lambda _, part: (None, jacobians(*part)),
         None,
         (states[:-1], xs),
-        every=max(1, _CHUNK_ELEMENTS // (size * (size + inputs))),
+        every=even_interval(states.shape[0] - 1, most, most=most),
     )
     if rows is None:
         return Jacobians(*found)

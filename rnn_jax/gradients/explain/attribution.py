@@ -137,7 +137,7 @@ def attribution_of(record: Record) -> Attribution:
     """`attribution`, read off a record."""
     cell, parts, a = record.cell, record.flat.parts, record.jacobians.state_by_state
     paths = {
-        name: split_path(a, factors, _rows_of(name, parts))
+        name: split_path(record, factors, _rows_of(name, parts))
         for name, factors in along_trajectory(record, "memory_path").items()
     }
     simple = makes_claim(cell, "slopes") and hasattr(owner_of(cell), "recurrent_kernel")

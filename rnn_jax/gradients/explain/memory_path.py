@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from rnn_jax.gradients import loops
+from rnn_jax.gradients.jacobians.propagation import StepMatrices
+from rnn_jax.gradients.linearize import Record
 from rnn_jax.gradients.numerics.scaled import (
     LN2,
     add_scaled,
@@ -41,27 +43,27 @@ class MemoryPath:
     total_log_norms: jax.Array
 
 
-def split_path(state_jacobians: jax.Array, factors: jax.Array, rows: tuple[int, int]) -> MemoryPath:
+def split_path(record: Record, factors: jax.Array, rows: tuple[int, int]) -> MemoryPath:
     """Splits the products of one-step Jacobians into a diagonal path and the rest.
 
     rest_t = A_t rest_{t−1} + (A_t − F_t) diag(∏_{r<t} f_r),    F_t = f_t in the diagonal of m
 
     Args:
-      state_jacobians: A_t, (T, S, S).
+      record: of the sequence, for its A_t.
       factors: f_t, (T, H).
       rows: where the part m stands in the state, (start, stop).
     """
-    size, (begin, end) = state_jacobians.shape[-1], rows
-    count, dtype = end - begin, state_jacobians.dtype
-    inside = jnp.arange(begin, end)
+    size, dtype, (begin, end) = record.sizes.state, record.sizes.dtype, rows
+    count = end - begin
+    unit = jnp.arange(count)
 
-    def body(moving: Any, at: tuple[jax.Array, jax.Array]) -> tuple[Any, Any]:
+    def body(moving: Any, at: Any) -> tuple[Any, Any]:
         # Each column of the rest, and each unit's path, with an exponent of its own.
         rest, exponents, path, path_exponents = moving
-        a, f = at
-        leaves = a.at[inside, inside].add(-f)[:, begin:end]
+        matrices, a, f = at
+        leaves = a[:, begin:end].at[begin + unit, unit].add(-f)
         leaving = leaves * jnp.broadcast_to(path[None], leaves.shape)
-        rest = jnp.matmul(a, rest)
+        rest = matrices.times(rest[:, :, None])[:, :, 0]
         rest, exponents = add_scaled(rest, exponents, leaving, path_exponents, axis=0)
         (path,), shift = normalised((path * f)[None], axis=0)
         path_exponents = path_exponents + shift
@@ -77,7 +79,8 @@ def split_path(state_jacobians: jax.Array, factors: jax.Array, rows: tuple[int, 
 
     whole = jnp.zeros(count, jnp.int32)
     start = (jnp.zeros((size, count), dtype), whole, jnp.ones(count, dtype), whole)
-    products, rest, total = loops.scan(body, start, (state_jacobians, factors))[1]
+    at = (StepMatrices.of(record), record.jacobians.state_by_state, factors)
+    products, rest, total = loops.scan(body, start, at)[1]
     path = jax.vmap(lambda row: log_of_sum(row, power=2))(products)
     return MemoryPath(factors, products, path, rest, total)
 

@@ -52,6 +52,7 @@ class AtStep(NamedTuple):
       exponents: of value, (sources,).
       zero: where value is known to be exactly 0, (sources,).
       square: the sum of squares of value by source, wrong where that leaves the type's range.
+      in_range: whether it is known that square does not, because value was just rescaled by it.
       axis: of the sources.
     """
 
@@ -60,6 +61,7 @@ class AtStep(NamedTuple):
     exponents: jax.Array
     zero: jax.Array
     square: jax.Array
+    in_range: bool
     axis: int
 
     def reached(self) -> jax.Array:
@@ -74,15 +76,17 @@ class AtStep(NamedTuple):
 
     def log_norms(self) -> jax.Array:
         """ln of the Frobenius norm of the value by source, (sources,); −inf for those ahead."""
-        # Almost always the squares are numbers of middling size, and their sums all there is to do.
-        exact = jnp.all(in_middle(self.square) | self.zero)
-        logs = loops.cond(
-            exact,
-            lambda value, square: 0.5 * log_exactly(square),
-            lambda value, square: log_frobenius(value, (0, 3 - self.axis)),
-            self.value,
-            self.square,
-        )
+        if self.in_range:
+            logs = 0.5 * log_exactly(self.square)
+        else:
+            # Almost always the squares are of middling size, and their sums all there is to do.
+            logs = loops.cond(
+                jnp.all(in_middle(self.square) | self.zero),
+                lambda value, square: 0.5 * log_exactly(square),
+                lambda value, square: log_frobenius(value, (0, 3 - self.axis)),
+                self.value,
+                self.square,
+            )
         return jnp.where(self.reached(), logs, jnp.full_like(logs, -jnp.inf))
 
 
@@ -201,7 +205,7 @@ def _forward_step(
         if own_output:
             y = _put(_times(now.output_by_state, p), t, now.output_by_input, axis)
             nothing = jnp.zeros_like(zero)
-            shown = AtStep(t, y, exponents, nothing, jnp.sum(y**2, others), axis)
+            shown = AtStep(t, y, exponents, nothing, jnp.sum(y**2, others), False, axis)
         p = _put(a.times(p), t, eye if by_state else now.state_by_input, axis)
         zero = zero.at[t].set(False)
         square, total = squares(p)
@@ -216,7 +220,9 @@ def _forward_step(
                 square,
             )
         if not own_output:
-            shown = AtStep(t, products.p[start:stop], *products[1:], square, axis)
+            all_rows = rescale and (start, stop) == (0, eye.shape[0])
+            value = products.p[start:stop]
+            shown = AtStep(t, value, *products[1:], square, all_rows, axis)
         return products, emit(shown)
 
     return body

@@ -11,6 +11,18 @@ from jax import lax
 Chunk = Callable[[Any, Any], tuple[Any, Any]]
 
 
+def even_interval(steps: int, about: int, *, most: int) -> int:
+    """A chunk of about so many steps, and one that divides the sequence if there is one.
+
+    Args:
+      steps: T.
+      about: the length to be near to; half of it is the least.
+      most: the longest that may be.
+    """
+    near = sorted(range(max(1, about // 2), most + 1), key=lambda k: abs(k - about))
+    return next((k for k in near if steps % k == 0), about)
+
+
 def scan_chunks(
     chunk: Chunk, carry: Any, xs: Any, *, every: int, reverse: bool = False
 ) -> tuple[Any, Any]:

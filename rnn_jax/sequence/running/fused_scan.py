@@ -28,7 +28,7 @@ from rnn_jax.cells.structure import (
     state_rows,
 )
 from rnn_jax.sequence.running.boundaries import Boundaries, spare_carry, within
-from rnn_jax.sequence.running.chunks import scan_chunks
+from rnn_jax.sequence.running.chunks import even_interval, scan_chunks
 
 Carry = Any
 Kernels = tuple[jax.Array, ...]
@@ -101,9 +101,8 @@ def _jvp(settings: Settings, primals: Any, tangents: Any) -> tuple[Any, Any]:
         return lax.scan(body, d_carry, ((coefficients, driven), boundaries), reverse=reverse)
 
     parts = (xs, _none_if_zero(d_xs), starts, saved, boundaries)
-    d_last, (d_ys, d_carries, _) = scan_chunks(
-        chunk, d_carry, parts, every=_interval(xs.shape[0]), reverse=reverse
-    )
+    every = even_interval(xs.shape[0], _CHUNK, most=2 * _CHUNK)
+    d_last, (d_ys, d_carries, _) = scan_chunks(chunk, d_carry, parts, every=every, reverse=reverse)
     return (last, ys, carries), (d_last, d_ys, d_carries)
 
 
@@ -191,12 +190,6 @@ def _drive(
             u = u + (d_xs.reshape(-1, xs.shape[-1]) @ w_x).reshape(shape)
         driven.append(u)
     return tuple(driven)
-
-
-def _interval(steps: int) -> int:
-    """A chunk that divides the sequence, if one of about the right length does."""
-    near = sorted(range(_CHUNK // 2, 2 * _CHUNK + 1), key=lambda k: abs(k - _CHUNK))
-    return next((k for k in near if steps % k == 0), _CHUNK)
 
 
 def _none_if_zero(tangent: Any) -> Any:
