@@ -120,7 +120,10 @@ class Record:
         elif isinstance(source, Linearization):
             self.trajectory = source.carries, source.outputs
             self._given = source
-        self.cell, self.inputs, self.carry = source.cell, source.inputs, source.carry
+        # What differs from device to device makes all the rest do so: inside `jax.shard_map` a
+        # gradient by what all devices share would be the sum over their sequences.
+        own = (source.cell, source.inputs, source.carry)
+        self.cell, self.inputs, self.carry = varying_like(own, own)
 
     @functools.cached_property
     def flat(self) -> FlatCell:
