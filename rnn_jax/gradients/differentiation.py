@@ -26,23 +26,23 @@ _UNDIFFERENTIABLE = (TypeError, ValueError, NotImplementedError)
 Step = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
-class StepJacobians(NamedTuple):
-    """The derivatives of one step (s', y) = step(s, x).
+class Jacobians(NamedTuple):
+    """The derivatives of one step (s', y) = step(s, x); of several steps with a leading axis T.
 
     Attributes:
-      state: A = ∂s'/∂s, (S, S).
-      input: B = ∂s'/∂x, (S, I).
-      output_state: C = ∂y/∂s, (O, S).
-      output_input: D = ∂y/∂x, (O, I).
+      state_by_state: A = ∂s'/∂s, (S, S).
+      state_by_input: B = ∂s'/∂x, (S, I).
+      output_by_state: C = ∂y/∂s, (O, S).
+      output_by_input: D = ∂y/∂x, (O, I).
     """
 
-    state: jax.Array
-    input: jax.Array
-    output_state: jax.Array
-    output_input: jax.Array
+    state_by_state: jax.Array
+    state_by_input: jax.Array
+    output_by_state: jax.Array
+    output_by_input: jax.Array
 
 
-def step_jacobians(step: Step, state: jax.Array, x: jax.Array) -> StepJacobians:
+def step_jacobians(step: Step, state: jax.Array, x: jax.Array) -> Jacobians:
     """All derivatives of one step, by forward mode or else by reverse mode.
 
     Args:
@@ -58,10 +58,10 @@ def step_jacobians(step: Step, state: jax.Array, x: jax.Array) -> StepJacobians:
       Exception: whatever the step itself raises.
     """
 
-    def by(transformation: Callable[..., Any]) -> Callable[[], StepJacobians]:
-        def jacobians() -> StepJacobians:
+    def by(transformation: Callable[..., Any]) -> Callable[[], Jacobians]:
+        def jacobians() -> Jacobians:
             (a, b), (c, d) = transformation(step, (0, 1))(state, x)
-            return StepJacobians(a, b, c, d)
+            return Jacobians(a, b, c, d)
 
         return jacobians
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from rnn_jax.arrays import varying_like
-from rnn_jax.gradients.differentiation import step_jacobians
+from rnn_jax.gradients.differentiation import Jacobians, step_jacobians
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.precision import compiled
 from rnn_jax.gradients.trajectory import FlatCell, flatten_cell, run
@@ -39,15 +39,6 @@ class Trajectory(NamedTuple):
     problem: Problem
     states: jax.Array
     outputs: jax.Array
-
-
-class Jacobians(NamedTuple):
-    """One-step Jacobians A, B, C, D as in `Linearization`."""
-
-    state_by_state: jax.Array
-    state_by_input: jax.Array
-    output_by_state: jax.Array
-    output_by_input: jax.Array
 
 
 @struct.dataclass

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax.arrays import varying_like
-from rnn_jax.gradients.differentiation import pullback, pushforward
-from rnn_jax.gradients.linearize import Jacobians, Record
+from rnn_jax.gradients.differentiation import Jacobians, pullback, pushforward
+from rnn_jax.gradients.linearize import Record
 from rnn_jax.gradients.trajectory import FlatCell
 
 # A_t applied to a vector (S,), or its transpose.

@@ -15,6 +15,7 @@ from flax import struct
 
 from rnn_jax.cells.claims import makes_claim
 from rnn_jax.checks import check_choice, check_count, check_flag
+from rnn_jax.gradients.differentiation import Jacobians
 from rnn_jax.gradients.explain.attribution import Attribution, attribution_of
 from rnn_jax.gradients.explain.bounds import jacobian_log_bound
 from rnn_jax.gradients.explain.lags import by_lag
@@ -23,7 +24,6 @@ from rnn_jax.gradients.explain.summary import summarize
 from rnn_jax.gradients.jacobians.log_norms import check_log_norms, log_norms_of
 from rnn_jax.gradients.linearize import (
     Given,
-    Jacobians,
     Linearization,
     Problem,
     Record,
