@@ -35,7 +35,7 @@ def check_count(name: str, value: Any, *, low: int = 0, high: int | None = None)
     except (AttributeError, TypeError):  # An array may have __index__ and refuse to give one.
         raise TypeError(
             f"{name} must be a whole number; got {value!r} of type {type(value).__name__}. "
-            f"Pass an int, for example {name}={64 if high is None else high}."
+            f"Pass an int, for example {name}={64 if high is None else min(64, high)}."
         ) from None
     if count < low:
         fix = "a positive int" if low == 1 else f"an int from {low} on"

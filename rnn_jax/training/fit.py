@@ -220,11 +220,10 @@ def _check_directory(directory: str | Path | None, tensorboard: bool) -> Path | 
                 "tensorboard=True needs a directory to write into; got none. Pass directory=…"
             )
         return None
-    if not isinstance(directory, (str, Path)):
-        raise TypeError(f"directory must be a path; got {kind_of(directory)}. Pass a str or Path.")
+    folder = folder_of(directory)
     if str(directory) == "" or "://" in str(directory) or "\0" in str(directory):
         raise ValueError(
             f"directory must be a folder of this machine's file system; got {str(directory)!r}. "
             "Pass for example runs/first, and copy it elsewhere afterwards."
         )
-    return folder_of(directory)
+    return folder

@@ -104,6 +104,13 @@ def apply_optimizer(
         except TypeError as error:
             if "keyword" not in str(error):
                 raise
+            if "missing" in str(error) and any(f"'{name}'" in str(error) for name in known):
+                raise TypeError(
+                    "an optimizer that is more than a gradient's must be told so by what holds it; "
+                    f"got one whose holder hands on the gradient alone: {error}. Pass a line "
+                    "search by itself or in optax.chain; in place of optax.MultiSteps around it, "
+                    "a larger batch_size."
+                ) from error
             raise TypeError(
                 f"an optimizer must do with {', '.join(known)} beside gradient, state and "
                 f"parameters; got one that says: {error}. Within a chain each link is told all of "

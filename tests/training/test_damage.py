@@ -88,6 +88,18 @@ def test_a_checkpoint_that_is_gone_is_no_worse_than_one_that_never_was(half, who
     assert assert_ends_as(whole, half) == 4
 
 
+def test_a_link_that_leads_nowhere_is_a_checkpoint_that_is_gone(half, whole):
+    (half / "checkpoints" / "7.ckpt").symlink_to(half / "nowhere")
+    toys.identical(rj.restore(half, toys.linear()), runs.toy(half, steps=6).model)
+    assert assert_ends_as(whole, half) == 6
+
+
+def test_a_folder_that_is_named_as_what_was_begun_is_left_alone(half, whole):
+    (half / "checkpoints" / "mine.part").mkdir()
+    assert_ends_as(whole, half)
+    assert (half / "checkpoints" / "mine.part").is_dir()
+
+
 def test_where_no_checkpoint_can_be_used_it_is_said_and_nothing_trained(half, whole):
     before = runs.records(half)
     for name in ("4.ckpt", "6.ckpt"):

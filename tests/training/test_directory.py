@@ -318,6 +318,17 @@ def test_what_names_no_folder_is_refused(directory):
 def test_what_is_no_path_is_refused(directory):
     with pytest.raises(TypeError, match="directory must be a path"):
         runs.toy(directory)
+    with pytest.raises(TypeError, match="directory must be a path"):
+        rj.restore(directory, toys.linear())
+
+
+def test_a_working_folder_that_was_deleted_is_no_reason_to_fail(whole, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    result = runs.toy(tmp_path / "run")
+    assert runs.result_bits(result) == runs.result_bits(whole[1])
+    assert config_of(tmp_path / "run")["surroundings"]["folder"] is None
 
 
 def test_other_files_in_the_directory_are_left_alone(whole, tmp_path):

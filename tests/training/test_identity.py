@@ -349,3 +349,61 @@ def test_of_an_optimiser_only_its_numbers_count(tmp_path):
     assert runs.toy(tmp_path, steps=4, optimizer=again).steps == 4
     with pytest.raises(ValueError, match="optimizer: another one, or other numbers in it"):
         runs.toy(tmp_path, optimizer=optax.adamw(optax.linear_schedule(0.1, 0.0, 9)))
+
+
+def decaying(rate):
+    """An optimiser whose count begins as a number of Python."""
+
+    def update(gradient, count, parameters=None):
+        return jax.tree.map(lambda g: -0.1 * rate**count * g, gradient), count + 1
+
+    return optax.GradientTransformation(lambda parameters: 0, update)
+
+
+def test_an_optimiser_is_what_it_does_at_any_step_and_not_at_its_first_alone(tmp_path):
+    runs.toy(tmp_path, steps=2, optimizer=decaying(0.5))
+    assert runs.toy(tmp_path, steps=4, optimizer=decaying(0.5)).steps == 4
+    with pytest.raises(ValueError, match="optimizer: another one, or other numbers in it"):
+        runs.toy(tmp_path, optimizer=decaying(0.9))
+
+
+class Shouting:
+    """Its address as some libraries write it."""
+
+    __slots__ = ()
+
+    def __repr__(self):
+        return f"<Shouting at 0x{id(self):X}>"
+
+
+# Each call gives other objects, as another process does.
+SURROUNDINGS = {
+    "a generator of NumPy": lambda: np.random.default_rng(0),
+    "an address in capitals": Shouting,
+    "functions as keys": lambda: {scaled(1.0): 1, scaled(2.0): 2},
+    "objects as keys": lambda: {object(): 1, Shouting(): 2},
+    "a complex number": lambda: np.complex64(1j),
+    "a complex number of JAX": lambda: jnp.asarray(1j),
+    "a long float": lambda: np.longdouble(1),
+    "a day": lambda: np.datetime64("2020-01-01"),
+    "bytes of NumPy": lambda: np.bytes_(b"x"),
+    "a variable of nothing": lambda: nnx.Variable(None),
+    "a variable of several": lambda: nnx.Variable({"a": np.zeros(2), "b": np.ones(2)}),
+    "a long name of no encoding": lambda: "\udcff" * 5000,
+}
+
+
+@pytest.mark.parametrize("kind", SURROUNDINGS)
+def test_whatever_a_task_holds_can_be_said_and_is_the_same_in_another_process(kind, tmp_path):
+    kept = [SURROUNDINGS[kind]() for _ in range(2)]  # Both alive, so at two addresses.
+    for steps, value in zip((2, 4), kept, strict=True):
+        held = {"task": Held(data=value), "config": {"data": value}}
+        assert runs.toy(tmp_path, steps=steps, **held).steps == steps
+
+
+def test_keys_that_read_alike_and_variables_of_several_arrays_lose_nothing():
+    assert list(described({scaled(1.0): 1, scaled(2.0): 2}).values()) == [1, 2]
+    first, second = (
+        described(nnx.Variable({"a": np.zeros(2), "b": np.full(2, b)})) for b in (1.0, 2.0)
+    )
+    assert first != second

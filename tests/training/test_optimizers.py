@@ -163,3 +163,14 @@ def test_what_asks_for_something_else_is_refused(tmp_path):
             "by itself",
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_line_search_within_several_steps_is_refused_with_the_fix(tmp_path):
+    refuses(
+        lambda: fit(optax.MultiSteps(optax.lbfgs(), 2), directory=tmp_path / "run"),
+        TypeError,
+        "must be told so by what holds it",
+        "missing",
+        "a larger batch_size",
+    )
+    assert not (tmp_path / "run").exists()

@@ -51,7 +51,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Of the checkpoints that there are, the latest first."""
-        names = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
+        paths = self.folder.iterdir() if self.folder.is_dir() else ()
+        names = [path.name for path in paths if path.exists()]  # A link may lead nowhere.
         found = [match for match in map(_NAME.fullmatch, names) if match is not None]
         return sorted((int(match[1]) for match in found), reverse=True)
 
@@ -106,7 +107,7 @@ class Checkpoints:
             make_folder(self.folder)
             sync_folder(self.folder.parent)
         for part in self.folder.iterdir():
-            if part.name.endswith(PART):
+            if part.name.endswith(PART) and not part.is_dir():
                 part.unlink()
 
 

@@ -26,7 +26,7 @@ FORMAT = 2
 # Of programs, the versions and the backend for which the same source may give another program;
 # where one of them changed, programs cannot be compared.
 _WRITERS = {
-    "optimizer": ("jax", "optax"),
+    "optimizer": ("jax", "optax", "rnn_jax"),
     "model": ("jax", "flax", "optax", "rnn_jax", "backend", "x64"),
     "task": ("jax", "flax", "optax", "rnn_jax", "backend", "x64"),
 }

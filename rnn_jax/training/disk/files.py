@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rnn_jax.checks import kind_of
+
 # What a file is called until all of it is on the disk.
 PART = ".part"
 
@@ -77,7 +79,13 @@ def sync_folder(folder: Path) -> None:
 
 
 def folder_of(directory: str | Path) -> Path:
-    """The folder that a user means: absolute, "~" as in a shell, and all else literally."""
+    """The folder that a user means: absolute, "~" as in a shell, and all else literally.
+
+    Raises:
+      TypeError: it is no path.
+    """
+    if not isinstance(directory, (str, Path)):
+        raise TypeError(f"directory must be a path; got {kind_of(directory)}. Pass a str or Path.")
     try:
         path = Path(directory).expanduser()
     except RuntimeError:  # No user of that name, and a shell takes that literally too.

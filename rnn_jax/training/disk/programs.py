@@ -81,17 +81,28 @@ def model_digest(model: Any, inputs: Any) -> str:
 
 
 def _optimizer_digest(plan: Plan, model: Any, hyperparameters: Any) -> str:
-    """Its rates and schedules are numbers in its program."""
+    """Its rates and schedules are numbers in its program.
 
-    def step(gradient: Any, parameters: Any, value: Any) -> Any:
-        optimizer = plan.optimizer_for(hyperparameters)
+    Of a step from any state: from the first one, a count that is a number of Python is 0, and what
+    is multiplied by it is nothing.
+    """
+
+    def begin(parameters: Any) -> Any:
         with standard_promotion():
-            state = optimizer.init(parameters)
+            return plan.optimizer_for(hyperparameters).init(parameters)
+
+    def step(gradient: Any, state: Any, parameters: Any, value: Any) -> Any:
+        optimizer = plan.optimizer_for(hyperparameters)
         return apply_optimizer(optimizer, state, parameters, value, gradient, _square_sum)
 
     parameters, _ = split(model)
     value = jax.eval_shape(lambda: jax.numpy.zeros(()))
-    return program_digest(step, parameters, parameters, value)
+    state = jax.eval_shape(begin, parameters)
+    parts = (
+        program_digest(begin, parameters),
+        program_digest(step, parameters, state, parameters, value),
+    )
+    return _short("".join(parts))
 
 
 def program_digest(function: Callable[..., Any], *arguments: Any) -> str:

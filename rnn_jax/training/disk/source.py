@@ -27,8 +27,17 @@ class Repository(NamedTuple):
 
 def repositories() -> list[Repository]:
     """That of this package and that of the working folder, where they lie in one; each once."""
-    found = [_repository_of(folder) for folder in (Path(__file__).parent, Path.cwd())]
+    folders = (Path(__file__).parent, working_folder())
+    found = [_repository_of(folder) for folder in folders if folder is not None]
     return list(dict.fromkeys(repository for repository in found if repository is not None))
+
+
+def working_folder() -> Path | None:
+    """That of this process; None if it was deleted meanwhile."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return None
 
 
 def state() -> list[dict[str, Any]]:

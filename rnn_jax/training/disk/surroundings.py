@@ -24,12 +24,12 @@ def versions() -> dict[str, str]:
 
 def surroundings() -> dict[str, Any]:
     """What else repeating a run takes."""
-    devices = jax.devices()
+    devices, folder = jax.devices(), source.working_folder()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "command": [sys.executable, *sys.orig_argv[1:]],
-        "folder": str(Path.cwd()),
+        "folder": None if folder is None else str(folder),
         "backend": jax.default_backend(),
         "devices": [f"{device.device_kind} {device.id}" for device in devices],
         "processes": jax.process_count(),

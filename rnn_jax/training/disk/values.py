@@ -63,17 +63,20 @@ def number_digest(value: Any) -> str:
 
 def without_addresses(text: str) -> str:
     """The text, equal in each process."""
-    return re.sub(r"0x[0-9a-f]+", "0x", text)
+    return re.sub(r"0[xX][0-9a-fA-F]+", "0x", text)
 
 
 def _described(value: Any, words: Words, above: tuple[int, ...]) -> Any:
-    if value is None or isinstance(value, (bool, int, float, np.generic)):
+    if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, str):
-        return value if len(value) <= _CHARACTERS else _large("str", value.encode(), len(value))
+        content = value.encode(errors="surrogatepass")
+        return value if len(value) <= _CHARACTERS else _large("str", content, len(value))
     if isinstance(value, (bytes, bytearray, memoryview)):
         content = bytes(value)
         return _large(type(value).__name__, content, len(content))
+    if isinstance(value, np.generic):
+        return _scalar(value)
     if isinstance(value, (np.ndarray, jax.Array, jax.ShapeDtypeStruct)):
         return _array(value, words)
     if isinstance(value, types.ModuleType):
@@ -82,13 +85,14 @@ def _described(value: Any, words: Words, above: tuple[int, ...]) -> Any:
         return type(value).__name__
     inner = functools.partial(_described, words=words, above=(*above, id(value)))
     if isinstance(value, nnx.Variable):
-        return next(map(inner, jax.tree.leaves(value)))
+        leaves = [inner(leaf) for leaf in jax.tree.leaves(value)]
+        return leaves[0] if len(leaves) == 1 else _listed("list", leaves)
     if isinstance(value, (list, tuple, nnx.List)):
         return _listed("list", map(inner, value))
     if isinstance(value, (set, frozenset)):
         return _listed("set", sorted(map(inner, value), key=repr))
     if isinstance(value, dict):
-        return _named({str(name): inner(held) for name, held in value.items()})
+        return _named(_by_name((str(name), inner(held)) for name, held in value.items()))
     fields = _fields(value)
     if fields is None:
         return without_addresses(getattr(value, "__qualname__", None) or repr(value))
@@ -114,8 +118,26 @@ def _fields(value: Any) -> dict[str, Any] | None:
 
 def _array(value: Any, words: Words) -> Any:
     if words is array_digest and value.ndim == 0 and not is_key(value):
-        return np.asarray(value)
+        return _scalar(np.asarray(value)[()])
     return words(value)
+
+
+def _scalar(value: Any) -> Any:
+    """A number of NumPy as Python has it, or where JSON has no such thing as text."""
+    number = value.item() if isinstance(value, np.generic) else value
+    plainly = number is None or isinstance(number, (bool, int, float, str))
+    return number if plainly else without_addresses(repr(value))
+
+
+def _by_name(entries: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Entries of a dict; those whose keys read alike, as of functions, are numbered."""
+    found: dict[str, Any] = {}
+    seen: dict[str, int] = {}
+    for key, held in entries:
+        name = without_addresses(key)
+        seen[name] = count = seen.get(name, 0) + 1
+        found[name if count == 1 else f"{name}#{count}"] = held
+    return found
 
 
 def _listed(kind: str, entries: Iterable[Any]) -> Any:
