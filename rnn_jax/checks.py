@@ -84,18 +84,17 @@ def check_rngs(rngs: Any) -> nnx.Rngs:
 
 def is_key(value: Any) -> bool:
     """Whether `value` is an array of JAX random keys of the new type."""
-    dtype = getattr(value, "dtype", None)
-    return dtype is not None and bool(jnp.issubdtype(dtype, jax.dtypes.prng_key))
+    return _has_shape(value) and bool(jnp.issubdtype(value.dtype, jax.dtypes.prng_key))
 
 
 def check_key(key: Any) -> jax.Array:
     """Returns `key` if it is one JAX random key, of the new type or the old, else raises."""
-    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
     typed = is_key(key)
-    if not typed and (dtype != jnp.uint32 or len(shape or ()) != 1):
+    if not typed and not (_has_shape(key) and key.dtype == jnp.uint32 and len(key.shape) == 1):
         raise TypeError(
-            f"key must be a JAX random key; got {type(key).__name__}. Pass jax.random.key(0)."
+            f"key must be a JAX random key; got {kind_of(key)}. Pass jax.random.key(0)."
         )
+    shape = key.shape
     expected = jax.eval_shape(jax.random.PRNGKey, 0).shape
     if not typed and shape != expected:
         raise TypeError(
@@ -108,6 +107,11 @@ def check_key(key: Any) -> jax.Array:
             "of them, or map over them with jax.vmap."
         )
     return key
+
+
+def _has_shape(value: Any) -> bool:
+    """Whether `value` is like an array. An `nnx.Rngs` has an attribute of every name, a stream."""
+    return isinstance(getattr(value, "shape", None), tuple) and hasattr(value, "dtype")
 
 
 def check_rate(name: str, value: Any) -> float:

@@ -3,6 +3,9 @@
 import ast
 import graphlib
 import os
+import shutil
+import subprocess
+import sys
 import types
 from collections import Counter, namedtuple
 from pathlib import Path
@@ -153,6 +156,28 @@ def test_a_flag_that_xla_does_not_know_is_not_set(monkeypatch):
     monkeypatch.setattr(compiling, "WANTED", (*compiling.WANTED, unknown))
     compiling.set_known_flags()
     assert os.environ["XLA_FLAGS"].split() == known
+
+
+def test_the_checks_run_where_the_only_python_has_a_name_of_its_own(tmp_path):
+    """No python3.11 beside it, no pyenv: the default one is then the oldest and the newest."""
+    (tmp_path / ".ci").mkdir()
+    (tmp_path / "bin").mkdir()
+    shutil.copy(ROOT.parent / ".ci" / "run", tmp_path / ".ci")
+    for tool in ("bash", "cut", "dirname", "head", "sort", "tail"):
+        path = shutil.which(tool)
+        if path is None:
+            pytest.skip(f"the checks are a script that needs {tool}, which is not here")
+        (tmp_path / "bin" / tool).symlink_to(path)
+    make = tmp_path / "bin" / "make"
+    make.write_text("#!/bin/sh\necho made $1\n")
+    make.chmod(0o755)
+    environment = {"PATH": str(tmp_path / "bin"), "PYTHON": sys.executable}
+    command = [tmp_path / "bin" / "bash", tmp_path / ".ci" / "run"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    made = [line for line in done.stdout.splitlines() if line.startswith("made")]
+    assert made == ["made lint", "made test"]
+    assert "the oldest python here" in done.stdout.lower()
 
 
 Item = namedtuple("Item", "path number")

@@ -125,7 +125,8 @@ def _pair(name: str, carries: Any) -> tuple[Carry | None, Carry | None]:
     if carries is None:
         return None, None
     if not isinstance(carries, (tuple, list)) or len(carries) != 2:
-        arrived = f"{len(carries)} of them" if isinstance(carries, (tuple, list)) else type(carries)
+        several = isinstance(carries, (tuple, list))
+        arrived = f"{len(carries)} of them" if several else kind_of(carries)
         raise ValueError(
             f"{name} must be a pair of carries, (forward's, backward's); got {arrived}. Leave it "
             f"out to start from the cells' own, or pass ({name}, None)."

@@ -305,7 +305,12 @@ def test_products_in_half_precision_leave_the_carry_as_it_is_kept():
     np.testing.assert_allclose(ys, run(build(), xs, key=KEY)[1], atol=0.02)
 
 
-@pytest.mark.parametrize("wrong", [0, None, "key", XS])
+@pytest.mark.parametrize(
+    # A source of keys has an attribute of every name, `dtype` too.
+    "wrong",
+    [0, None, "key", XS, nnx.Rngs(0), nnx.Rngs(0).params, jax.Array],
+    ids=lambda wrong: type(wrong).__name__,
+)
 def test_what_is_no_key(wrong):
     noisy = rj.Zoneout(cell("lstm"), 0.1)
     if wrong is None:

@@ -343,6 +343,7 @@ def test_a_callable_without_a_carry_of_its_own_starts_from_initial():
         lambda: rj.Bidirectional(GRU, zoo.CELLS["lstm"](IN, H, 1))(XS, initial=H0),
         ValueError,
         "initial must be a pair of carries",
+        "got ArrayImpl.",
         "(initial, None)",
     ),
     both_masks=(
