@@ -41,6 +41,32 @@ def test_a_cell_may_go_on_by_itself():
     np.testing.assert_allclose(spectrum.exponents, jnp.log(jnp.array([0.5, 0.5])), rtol=1e-12)
 
 
+@pytest.mark.parametrize("features", [0, 2])
+def test_a_part_of_size_0_takes_no_part(features):
+    """Measures of a carry with an empty leaf are those without it, and −inf for the leaf."""
+
+    def step(h, x):
+        return jnp.tanh(0.5 * h + jnp.sum(x)), h
+
+    def with_empty(carry, x):
+        h, y = step(carry[0], x)
+        return (h, carry[1]), y
+
+    def measure(cell, carry):
+        xs = XS[:, :features]
+        signal = rj.backprop_signal(jnp.sum, cell, xs, carry)
+        blocks = rj.attribution(cell, xs, carry).block_log_norms
+        return signal, blocks, rj.gradient_flow(cell, xs, carry, wrt="state").log_norms
+
+    h = jnp.ones(2)
+    signal, blocks, norms = measure(with_empty, (h, jnp.zeros(0)))
+    plain, plain_blocks, plain_norms = measure(step, h)
+    np.testing.assert_allclose(norms, plain_norms, rtol=1e-12)
+    np.testing.assert_allclose(signal.total, plain.total, rtol=1e-12)
+    np.testing.assert_allclose(blocks["0_0"], *plain_blocks.values(), rtol=1e-12)
+    assert all(np.isneginf(value).all() for name, value in blocks.items() if name != "0_0")
+
+
 def test_a_batch_of_none_is_refused():
     cell = rj.GRUCell(2, 3, rngs=nnx.Rngs(0))
     words = ("xs must hold at least one sequence", "(0, 4, 2)", "Pass B")

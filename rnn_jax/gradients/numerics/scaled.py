@@ -15,10 +15,12 @@ LN2 = math.log(2.0)
 def exponent_of(x: jax.Array, axis: int | tuple[int, ...] | None = None) -> jax.Array:
     """The whole number e with max|x| in [2^{e−1}, 2^e); 0 where max|x| is 0 or not finite.
 
+    The max|x| of no numbers, such as an empty part of a carry, is 0.
+
     It is a constant to differentiation: the value it is taken out of and the value it is put back
     into cancel exactly.
     """
-    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=axis)
+    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=axis, initial=0)
     usable = jnp.isfinite(largest)
     _, exponent = jnp.frexp(jnp.where(usable, largest, jnp.ones_like(largest)))
     return jnp.where(usable, exponent, jnp.zeros_like(exponent))
