@@ -4,10 +4,6 @@ Options of sequences in all combinations are in `sequence/test_modes_of_jax_sequ
 """
 
 import functools
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +14,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import rnn_jax as rj
+from two_devices import run_on_two_devices
 
 T, FEATURES, H, B = 3, 2, 2, 2
 XS = np.random.default_rng(0).normal(size=(B, T, FEATURES))
@@ -237,18 +234,4 @@ def check_on_devices():
 
 
 def test_calls_spread_over_devices_give_the_same():
-    tests = Path(__file__).parent
-    environment = {
-        **os.environ,
-        "JAX_NUM_CPU_DEVICES": "2",
-        "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent), *sys.path]),
-        "JAX_ENABLE_X64": "true",
-        "JAX_NUMPY_DTYPE_PROMOTION": "strict",
-        "JAX_NUMPY_RANK_PROMOTION": "raise",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
-    }
-    program = "import test_modes_of_jax; test_modes_of_jax.check_on_devices()"
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_on_two_devices("import test_modes_of_jax; test_modes_of_jax.check_on_devices()")

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnn_jax.arrays import call_automatic, varying_like
+from rnn_jax.arrays import call_automatic, nan_unless, varying_like
 from rnn_jax.cells.structure import FusedForm, fused_form_for
 from rnn_jax.cells.wrappers.noise import Noise, draw_noise, has_noise, project_with, step_with
 from rnn_jax.checks import check_flag, check_key, check_size
@@ -316,6 +316,6 @@ def _nan_unless(condition: jax.Array, tree: Any) -> Any:
     def mark(leaf: jax.Array) -> jax.Array:
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             return leaf
-        return lax.select(condition, leaf, jnp.full_like(leaf, jnp.nan))
+        return nan_unless(jnp.broadcast_to(condition, leaf.shape), leaf)
 
     return jax.tree.map(mark, tree)

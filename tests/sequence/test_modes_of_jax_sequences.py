@@ -1,10 +1,6 @@
 """Sequences under JAX's own modes, and spread over devices by `shard_map` and by explicit axes."""
 
 import functools
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 import rnn_jax as rj
 import zoo
+from two_devices import run_on_two_devices
 
 IN, H, T, B = 2, 3, 5, 4
 CLOSE = {"rtol": 1e-11, "atol": 1e-13}
@@ -168,18 +165,6 @@ def check_on_devices():
 
 
 def test_rows_and_layers_spread_over_devices_give_the_same():
-    tests = Path(__file__).parents[1]
-    environment = {
-        **os.environ,
-        "JAX_NUM_CPU_DEVICES": "2",
-        "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent), *sys.path]),
-        "JAX_ENABLE_X64": "true",
-        "JAX_NUMPY_DTYPE_PROMOTION": "strict",
-        "JAX_NUMPY_RANK_PROMOTION": "raise",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
-    }
-    program = "from sequence import test_modes_of_jax_sequences as modes; modes.check_on_devices()"
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    run_on_two_devices(
+        "from sequence import test_modes_of_jax_sequences as modes; modes.check_on_devices()"
     )
-    assert done.returncode == 0, done.stderr[-3000:]

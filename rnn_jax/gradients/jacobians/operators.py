@@ -151,7 +151,7 @@ def _matvec(operator: JacobianOperator, v: jax.Array) -> Scaled:
         after, y = maps.push(at)(tangent, jnp.zeros(inputs, dtype))
         return (after, y, exponent + shift), None
 
-    state, y, exponent = _sweep(body, (state, y, exponent), at, reverse=False)
+    (state, y, exponent), _ = loops.scan(body, (state, y, exponent), at)
     return _finish(state if y is None else y, exponent)
 
 
@@ -173,7 +173,8 @@ def _rmatvec(operator: JacobianOperator, u: jax.Array) -> Scaled:
         before, by_input = maps.pull(at)(cotangent, jnp.zeros(outputs, dtype))
         return (before, by_input, exponent + shift), None
 
-    state, by_input, exponent = _sweep(body, (state, by_input, exponent), at, reverse=True)
+    start = (state, by_input, exponent)
+    (state, by_input, exponent), _ = loops.scan(body, start, at, reverse=True)
     return _finish(state if by_input is None else by_input, exponent)
 
 
@@ -182,13 +183,6 @@ def _maps(operator: JacobianOperator) -> StepMaps:
     x = jnp.zeros((1, operator.xs.shape[1]), operator.xs.dtype)
     flat = Record(Problem(operator.cell, x, operator.carry)).flat
     return maps_at(flat, operator.states, operator.xs)
-
-
-def _sweep(body: Any, start: Any, at: Any, *, reverse: bool) -> Any:
-    """A scan that may have no step at all, which JAX refuses where it does not compile."""
-    if not jax.tree.leaves(at)[0].shape[0]:
-        return start
-    return loops.scan(body, start, at, reverse=reverse)[0]
 
 
 def _split(at: Any, index: int) -> tuple[Any, Any]:

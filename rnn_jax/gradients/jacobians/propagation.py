@@ -204,8 +204,8 @@ def _forward_step(
         p, exponents, zero = before
         if own_output:
             y = _put(_times(now.output_by_state, p), t, now.output_by_input, axis)
-            nothing = jnp.zeros_like(zero)
-            shown = AtStep(t, y, exponents, nothing, jnp.sum(y**2, others), False, axis)
+            ahead = jnp.arange(zero.shape[0]) > t
+            shown = AtStep(t, y, exponents, ahead, jnp.sum(y**2, others), False, axis)
         p = _put(a.times(p), t, eye if by_state else now.state_by_input, axis)
         zero = zero.at[t].set(False)
         square, total = squares(p)
