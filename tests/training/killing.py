@@ -65,32 +65,43 @@ def watch(process: BaseProcess, directory: Path) -> Pace:
     return Pace(first=times[0] - started, row=statistics.median(between))
 
 
-def kill_at(
-    moment: Moment, process: BaseProcess, directory: Path, lengths: list[int], pace: Pace
-) -> bool:
-    """Kills a process at a moment, and says whether it was alive then.
+def start_and_kill(
+    moment: Moment, case: str, directory: Path, lengths: list[int], pace: Pace
+) -> None:
+    """Starts a run, or goes on with it, and kills its process at a moment.
+
+    However late this process is to see the moment, that one is alive: it stops at the first use of
+    the disk after the row that follows, or before the last one, and says so.
 
     Args:
       moment: when.
-      process: just started.
-      directory: that it works in.
+      case: of `runs.CASES`.
+      directory: of the run.
       lengths: bytes of metrics.jsonl after each row.
       pace: of such processes; brought up to date, as the first of them had more to compile.
     """
-    started = time.monotonic()
+    started, metrics = time.monotonic(), directory / "metrics.jsonl"
     before = len(runs.sessions(directory, "start"))
+    stopped = directory.with_name(f"{directory.name}.stopped")
+    stopped.unlink(missing_ok=True)
+    last = lengths[moment.rows] if moment.rows else lengths[-2]
+    process = runs.start(_fit_and_stop, case, runs.weights_of(case), directory, last, stopped)
+
+    def reach(place: Callable[[], bool]) -> bool:
+        wait(process, lambda: stopped.exists() or place())
+        return not stopped.exists()
+
     if moment.rows == 0:
         process.join(moment.share * pace.first)
-    else:
-        # What an earlier process wrote beyond the checkpoint is cut before the session is noted.
-        wait(process, lambda: len(runs.sessions(directory, "start")) > before)
-        size = _size(directory / "metrics.jsonl")
-        wait(process, lambda: _size(directory / "metrics.jsonl") > size)
-        pace.first = min(pace.first, time.monotonic() - started)
-        wait(process, lambda: _size(directory / "metrics.jsonl") >= lengths[moment.rows - 1])
+    # What an earlier process wrote beyond the checkpoint is cut before the session is noted.
+    elif reach(lambda: len(runs.sessions(directory, "start")) > before):
+        size = _size(metrics)
+        if reach(lambda: _size(metrics) > size):
+            pace.first = min(pace.first, time.monotonic() - started)
+        reach(lambda: _size(metrics) >= lengths[moment.rows - 1])
         process.join(moment.share * pace.row)
     process.kill()
-    return runs.exit_status(process) == -signal.SIGKILL
+    assert runs.exit_status(process) == -signal.SIGKILL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +124,27 @@ def start_trapped(case: str, directory: Path, trap: Trap) -> BaseProcess:
 
 def _fit_and_die(case: str, weights: Any, directory: Path, trap: Trap) -> None:
     numbers = itertools.count()
+
+    def look(use: str) -> None:
+        if trap.number in (None, next(numbers)) and use.startswith(trap.begins):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    _before_uses(directory, look)
+    runs.fit_from(case, weights, directory)
+
+
+def _fit_and_stop(case: str, weights: Any, directory: Path, size: int, stopped: Path) -> None:
+    def look(use: str) -> None:
+        if _size(directory / "metrics.jsonl") >= size:
+            stopped.touch()
+            time.sleep(600)
+
+    _before_uses(directory, look)
+    runs.fit_from(case, weights, directory)
+
+
+def _before_uses(directory: Path, look: Callable[[str], None]) -> None:
+    """Has something called before each use of a directory, as "os.rename checkpoints/0.ckpt"."""
     within = f"{directory}{os.sep}"
 
     def touch(event: str, details: tuple[Any, ...]) -> None:
@@ -121,14 +153,10 @@ def _fit_and_die(case: str, weights: Any, directory: Path, trap: Trap) -> None:
         path = os.fspath(details[0])
         # In deleting a tree, names are relative to descriptors of its folders.
         deletes = event in ("os.remove", "os.rmdir") and not os.path.isabs(path)
-        if not path.startswith(within) and not deletes:
-            return
-        number, text = next(numbers), f"{event} {path.removeprefix(within)}"
-        if trap.number in (None, number) and text.startswith(trap.begins):
-            os.kill(os.getpid(), signal.SIGKILL)
+        if path.startswith(within) or deletes:
+            look(f"{event} {path.removeprefix(within)}")
 
     sys.addaudithook(touch)
-    runs.fit_from(case, weights, directory)
 
 
 def _size(file: Path) -> int:
