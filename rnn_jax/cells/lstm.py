@@ -9,8 +9,8 @@ from flax import nnx
 
 from rnn_jax.cells.cell import RNNCell, promote
 from rnn_jax.cells.structure import FusedForm, PreActivations, Sees
-from rnn_jax.checks import check_number
-from rnn_jax.initializers import InitializerLike
+from rnn_jax.checks import check_number, check_size
+from rnn_jax.initializers import InitializerLike, get_initializer, initialize
 
 LSTMCarry = tuple[jax.Array, jax.Array]
 
@@ -29,6 +29,9 @@ class LSTMCell(RNNCell):
     blocks lie in the fused kernels in the order input, forget, candidate, output, each initialised
     on its own.
 
+    With a projection to P features, h' = (o ∘ tanh(c')) W_p: the carry is (c: H, h: P), the output
+    is h, and W_h has P rows.
+
     Args:
       in_features: I.
       hidden_features: H.
@@ -38,7 +41,10 @@ class LSTMCell(RNNCell):
         and forget gates see c, the output gate sees c' (Gers and Schmidhuber, 2000).
       coupled: one gate for both, i = 1 − f; the input block is absent.
       forget_gate: False is the cell of 1997, c' = c + i ∘ g; the forget block is absent.
-      kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable.
+      projection: P, the features of h if a linear map W_p, `projection_kernel` of shape (H, P),
+        makes it; None is without one (Sak et al., 2014).
+      kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable;
+        `kernel_init` of W_p too.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products. With dtype=bfloat16 and carry_dtype=float32, products of bfloat16 are added up in
@@ -55,6 +61,8 @@ class LSTMCell(RNNCell):
       S. Hochreiter and J. Schmidhuber, "Long short-term memory", 1997.
       F. Gers, J. Schmidhuber and F. Cummins, "Learning to forget", 2000.
       F. Gers and J. Schmidhuber, "Recurrent nets that time and count", 2000.
+      H. Sak, A. Senior and F. Beaufays, "Long short-term memory recurrent neural network
+      architectures for large scale acoustic modeling", 2014 (the projection).
       K. Greff et al., "LSTM: a search space odyssey", 2017 (the coupled variant).
     """
 
@@ -70,6 +78,7 @@ class LSTMCell(RNNCell):
         peephole: bool = False,
         coupled: bool = False,
         forget_gate: bool = True,
+        projection: int | None = None,
         kernel_init: InitializerLike = "lecun_normal",
         recurrent_kernel_init: InitializerLike = "orthogonal",
         bias_init: InitializerLike = "zeros",
@@ -83,6 +92,7 @@ class LSTMCell(RNNCell):
                 "coupled=True sets the input gate to 1 − forget gate, so it needs a forget gate; "
                 "got forget_gate=False as well. Drop one of the two."
             )
+        self.projection = None if projection is None else check_size("projection", projection)
         present = {"input": not coupled, "forget": forget_gate, "candidate": True, "output": True}
         super().__init__(
             in_features,
@@ -106,6 +116,19 @@ class LSTMCell(RNNCell):
             if peephole
             else None
         )
+        self.projection_kernel = None
+        if self.projection is not None:
+            self.projection_kernel = nnx.Param(
+                initialize(
+                    "kernel_init",
+                    get_initializer("kernel_init", kernel_init),
+                    rngs.params(),
+                    (size, self.projection),
+                    self.param_dtype,
+                )
+            )
+            # Through W_p each unit of c reaches every unit of h.
+            self.diagonal_part = None
 
     def step(self, carry: LSTMCarry, z: jax.Array) -> tuple[LSTMCarry, jax.Array]:
         """One step of (c, h); see `RNNCell.step`."""
@@ -113,8 +136,11 @@ class LSTMCell(RNNCell):
         return (c, h), h
 
     def fused_form(self) -> FusedForm | None:
-        """One kernel for all blocks; None with peepholes, which are weights of another kind."""
-        if self.peephole is not None:
+        """One kernel for all blocks; None with a peephole or a projection.
+
+        The first are weights of another kind, and the second mixes units behind the gates.
+        """
+        if self.peephole is not None or self.projection_kernel is not None:
             return None
         rows = (self.recurrent_kernel[...], self.kernel[...], self.bias[...][None])
         return FusedForm(_UnitMathematics(self.blocks), (jnp.concatenate(promote(*rows)),))
@@ -123,7 +149,7 @@ class LSTMCell(RNNCell):
         """The gate activations of the step that takes `carry` and `x`.
 
         Args:
-          carry: (c, h) before the step, each (..., H).
+          carry: (c, h) before the step, each (..., H), or h (..., P) with a projection.
           x: the input, (..., I).
 
         Returns:
@@ -136,7 +162,7 @@ class LSTMCell(RNNCell):
         """The factor by which the cell state is handed on by itself: {"c": forget gate}.
 
         Args:
-          carry: (c, h) before the step, each (..., H).
+          carry: (c, h) before the step, each (..., H), or h (..., P) with a projection.
           x: the input, (..., I).
 
         Returns:
@@ -168,7 +194,15 @@ class LSTMCell(RNNCell):
         kept = gates["forget"] * c_prev if "forget" in gates else c_prev
         c = kept + gates["input"] * jnp.tanh(pre["candidate"])
         gates["output"] = jax.nn.sigmoid(self._peek("output", pre, c))
-        return c, gates["output"] * jnp.tanh(c), gates
+        h = gates["output"] * jnp.tanh(c)
+        if self.projection_kernel is not None:
+            h = self._product(h, self.projection_kernel[...])
+        return c, h, gates
+
+    @property
+    def output_features(self) -> int:
+        """The features of one output h: P with a projection, else H."""
+        return self.hidden_features if self.projection is None else self.projection
 
     def _peek(self, gate: str, pre: dict[str, jax.Array], c: jax.Array) -> jax.Array:
         """A gate's pre-activation, with what it sees of the cell state if it has a peephole."""
