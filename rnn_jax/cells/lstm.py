@@ -116,19 +116,13 @@ class LSTMCell(RNNCell):
             if peephole
             else None
         )
-        self.projection_kernel = None
+        kernel = None
         if self.projection is not None:
-            self.projection_kernel = nnx.Param(
-                initialize(
-                    "kernel_init",
-                    get_initializer("kernel_init", kernel_init),
-                    rngs.params(),
-                    (size, self.projection),
-                    self.param_dtype,
-                )
-            )
+            init, shape = get_initializer("kernel_init", kernel_init), (size, self.projection)
+            kernel = initialize("kernel_init", init, rngs.params(), shape, self.param_dtype)
             # Through W_p each unit of c reaches every unit of h.
             self.diagonal_part = None
+        self.projection_kernel = None if kernel is None else nnx.Param(kernel)
 
     def step(self, carry: LSTMCarry, z: jax.Array) -> tuple[LSTMCarry, jax.Array]:
         """One step of (c, h); see `RNNCell.step`."""

@@ -31,8 +31,9 @@ class RecurrentDropout(CellWrapper):
     Raises:
       ValueError: a rate outside [0, 1).
       TypeError: a rate that is no number, a cell that is none of this package's, one whose
-        recurrence is not of that form (an LSTM with peepholes, a GRU with `reset_after=False`, an
-        activation that is not this package's, zoneout), or one that has such noise already.
+        recurrence is not of that form (an LSTM with peepholes or a projection, a GRU with
+        `reset_after=False`, an activation that is not this package's, zoneout), or one that has
+        such noise already.
 
     References:
       Y. Gal and Z. Ghahramani, "A theoretically grounded application of dropout in recurrent
@@ -114,8 +115,9 @@ def _masked_form(cell: Any) -> FusedForm:
         raise TypeError(
             "RecurrentDropout needs a cell whose weights all multiply the state or the input "
             f"as they are, so that a mask can stand between; got a {_form_of(cell)} that does "
-            "not. Build an LSTMCell with peephole=False, a GRUCell with reset_after=True, or "
-            "a SimpleRNNCell with an activation of this package, given by name."
+            "not. Build an LSTMCell with peephole=False and without a projection, a GRUCell "
+            "with reset_after=True, or a SimpleRNNCell with an activation of this package, given "
+            "by name."
         )
     return form
 
@@ -125,6 +127,8 @@ def _form_of(cell: Any) -> str:
     name = type(cell).__name__
     if getattr(cell, "peephole", None) is not None:
         return f"{name} with peepholes"
+    if getattr(cell, "projection", None) is not None:
+        return f"{name} with a projection"
     if getattr(cell, "reset_after", True) is False:
         return f"{name} with reset_after=False"
     return name
