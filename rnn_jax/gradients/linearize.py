@@ -14,11 +14,12 @@ import jax.numpy as jnp
 from flax import struct
 
 from rnn_jax.arrays import varying_like
+from rnn_jax.cells.asking import as_pytree
 from rnn_jax.gradients.differentiation import Jacobians, step_jacobians
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.precision import compiled
 from rnn_jax.gradients.trajectory import FlatCell, flatten_cell, run
-from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence, check_carry_leaves
+from rnn_jax.sequence.calling import ArrayLike, Carry, as_sequence, check_carry_leaves
 from rnn_jax.sequence.running.chunks import even_interval, scan_chunks
 
 # One-step Jacobians computed side by side, in array elements: a few megabytes, to stay in cache.
