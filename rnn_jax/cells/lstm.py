@@ -67,7 +67,7 @@ class LSTMCell(RNNCell):
     """
 
     carry_parts = ("c", "h")
-    diagonal_part = "c"
+    diagonal_part: str | None = "c"
 
     def __init__(
         self,

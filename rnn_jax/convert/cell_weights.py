@@ -154,8 +154,10 @@ def weights_of(cell: Any, to: str) -> CellWeights:
 
 def name_of_activation(activation: Any) -> str:
     """What a simple RNN's activation is called; of one that is not this package's, its own name."""
-    name = activation if isinstance(activation, str) else getattr(activation, "name", None)
-    return name or getattr(activation, "__name__", type(activation).__name__)
+    if isinstance(activation, str):
+        return activation
+    names = (getattr(activation, attribute, None) for attribute in ("name", "__name__"))
+    return next((str(name) for name in names if name), type(activation).__name__)
 
 
 def is_named(activation: Any, named: Activation) -> bool:

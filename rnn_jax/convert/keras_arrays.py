@@ -59,8 +59,9 @@ def read_arrays(
         check_shape("bias", flat, (columns,), "one for each column")
         return CellWeights(kind, kernel, recurrent, flat, activation=activation, dtype=dtype)
     flat, within = _read_gru_bias(bias, size, reset_after, kernel.dtype)
-    blocks = (swapped(array) for array in (kernel, recurrent, flat))
-    return CellWeights(kind, *blocks, candidate_recurrent_bias=within, dtype=dtype)
+    return CellWeights(
+        kind, swapped(kernel), swapped(recurrent), swapped(flat), within, dtype=dtype
+    )
 
 
 def write_arrays(cell: CellWeights, bias: bool) -> list[np.ndarray]:

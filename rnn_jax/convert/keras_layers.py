@@ -109,7 +109,8 @@ def to_keras(model: Any, *, layer: bool = True, bias: bool = True) -> Any:
 
     Returns:
       A built SimpleRNN, GRU, LSTM or Bidirectional, a keras.Sequential of several, or a cell; or
-      what `set_weights` of these takes: a list of arrays, for several layers a list of lists.
+      what `set_weights` of these takes: a list of arrays, for several layers a list of lists. The
+      type is that of the parameters, which Keras on JAX computes in up to float32.
 
     Raises:
       TypeError: it is no such model.
@@ -230,7 +231,7 @@ def _read_cell(cell: Any, keras: Any) -> CellWeights:
     arrays = [cell.kernel, cell.recurrent_kernel, *([cell.bias] if cell.use_bias else [])]
     reset_after = cell.reset_after if kind == "gru" else None
     return read_arrays(
-        [np.asarray(array) for array in arrays],
+        [keras.ops.convert_to_numpy(array) for array in arrays],
         kind,
         reset_after=reset_after,
         activation=activation,

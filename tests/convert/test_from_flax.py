@@ -149,8 +149,8 @@ class Own(nnx.GRUCell):
 
 
 def gru_params(**changes):
-    params = linen.GRUCell(H).init(jax.random.key(0), jnp.zeros(H), jnp.zeros(IN))["params"]
-    whole = params | changes
+    cell = rj.GRUCell(IN, H, rngs=nnx.Rngs(0))
+    whole = rj.convert.to_flax(cell, api="linen")[1]["params"] | changes
     return {key: value for key, value in whole.items() if value is not None}
 
 

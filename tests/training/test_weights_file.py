@@ -59,7 +59,7 @@ def odd_leaves(seed):
         "none": None,
         "empty": jnp.zeros((0, 3)),
         "": jnp.asarray(seed),
-        "__metadata__": np.full((2, 1), seed, ">f8"),
+        "__metadata__": jnp.full((2, 1), seed),
         "a": {"b": jnp.zeros(2)},
         "a.b": jnp.full(2, seed, bool),
         "keys": jax.random.split(jax.random.key(seed), 2),
@@ -81,8 +81,9 @@ MODELS = {
     "partial": lambda seed: Partial(step, {"in": jnp.full((2, 3), seed)}),
     "flax": lambda seed: nnx.OptimizedLSTMCell(2, 3, rngs=nnx.Rngs(seed)),
     "equinox": lambda seed: eqx.nn.GRUCell(2, 3, key=jax.random.key(seed)),
-    "optimiser": lambda seed: optax.adam(1.0).update(jnp.full(3, float(seed)), ADAM)[1],
+    "optimiser": lambda seed: jax.tree.map(lambda leaf: jnp.full_like(leaf, seed), ADAM),
     "odd leaves": odd_leaves,
+    "NumPy's": lambda seed: {"big end first": np.full((2, 1), seed, ">f8"), "b": np.int8(seed)},
     "one array": lambda seed: jnp.arange(3) + seed,
 }
 
@@ -109,8 +110,9 @@ def test_what_is_loaded_is_what_was_saved_bit_for_bit(name, tmp_path):
     assert bits(loaded) == bits(saved) != before
     assert jax.tree.structure(loaded) == jax.tree.structure(saved)
     assert bits(like) == before
-    abstract = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, make(2)))
-    assert bits(rj.load(str(path), abstract)) == bits(jax.tree.map(jnp.asarray, saved))
+    if all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(saved)):
+        abstract = jax.eval_shape(lambda: make(2))
+        assert bits(rj.load(str(path), abstract)) == bits(saved)
 
 
 def test_a_loaded_model_computes_what_the_saved_one_does_and_is_trained_on(tmp_path):

@@ -81,7 +81,7 @@ def save(path: str | Path, model: Any) -> None:
         tensor = _unused(name, tensors)
         tensors[tensor] = _storable(_values(name, leaf))
         leaves.append(_Leaf(name, tensor, dtype, shape))
-    notes = {"format": _FORMAT, "leaves": leaves, "structure": plain(described_form(model))}
+    notes = {"format": _FORMAT, "leaves": leaves, "structure": _structure(model)}
     notes["digest"] = _digest(notes, (tensors[leaf.tensor].tobytes() for leaf in leaves))
     metadata = {_ENTRY: json.dumps(notes, allow_nan=False)}
     try:
@@ -132,7 +132,7 @@ def load(path: str | Path, model_like: M) -> M:
     here = {name: _form(name, leaf) for name, leaf in expected}
     there: dict[str, Form] = {leaf.name: (leaf.dtype, leaf.shape) for leaf in leaves}
     unlike = form_differences(there, here)
-    unlike = unlike or _structure_differences(structure, plain(described_form(model_like)))
+    unlike = unlike or _structure_differences(structure, _structure(model_like))
     if unlike:
         raise ValueError(
             f"a model that is loaded must be built as the one that was saved; {path} is there, the "
@@ -271,6 +271,12 @@ def _implementation(keys: Any) -> Any:
     known = ("threefry2x32", "rbg", "unsafe_rbg")
     types = {jax.eval_shape(partial(jax.random.key, 0, impl=name)).dtype: name for name in known}
     return types[keys.dtype]
+
+
+def _structure(model: Any) -> Any:
+    """How a model is built, without its arrays, as JSON has it."""
+    forms = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), model)
+    return plain(described_form(forms))
 
 
 def _structure_differences(there: Any, here: Any, path: str = "") -> list[str]:
