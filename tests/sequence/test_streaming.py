@@ -105,10 +105,9 @@ def test_chunks_are_the_whole_sequence_in_values_and_gradients(name, marks):
         runs = (whole, in_chunks)
         return [grad(functools.partial(loss, run))(built) for run in runs]
 
-    at_once, in_pieces = both(built)
-    at_once, in_pieces = (
-        [a for a in jax.tree.leaves(t) if a.dtype == float] for t in (at_once, in_pieces)
-    )
+    found = both(built)
+    # Of a cell's own random key there is no gradient.
+    at_once, in_pieces = ([a for a in jax.tree.leaves(t) if a.dtype == float] for t in found)
     chex.assert_trees_all_close(in_pieces, at_once, **CLOSE)
     assert all(np.all(np.isfinite(leaf)) for leaf in at_once)
 
@@ -164,8 +163,9 @@ def test_an_embedding_is_a_table_of_vectors():
     late = WORDS.copy()
     late[0, 3] = TOKENS
     found = jax.jit(lambda built, xs: built(xs))(built, late)
-    assert np.all(np.isfinite(found[0, :3])) and np.all(np.isnan(found[0, 3:]))
-    assert np.all(np.isfinite(found[1]))
+    lost = np.zeros((B, T), bool)
+    lost[0, 3:] = True
+    np.testing.assert_array_equal(np.isnan(found), np.stack([lost, lost], -1))
     gradient = jax.grad(lambda built: jnp.sum(jnp.sin(built(WORDS[:1]))))(built)
     used = np.isin(np.arange(TOKENS), WORDS[0])
     assert np.array_equal(np.any(gradient.embedding.table[...] != 0, axis=1), used)
