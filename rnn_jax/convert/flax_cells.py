@@ -95,11 +95,6 @@ def to_flax(model: Any, *, api: str = "nnx", optimized: bool = True) -> Any:
             f"layers that go to Flax must be without dropout between them; got dropout="
             f"{model.dropout}. Convert model.cells, and put nnx.Dropout between the layers."
         )
-    if isinstance(model, SequenceModel) and model.readout != "all":
-        raise ValueError(
-            "a model that goes to Flax must have readout='all', because Flax's layers return every "
-            f"step; got readout={model.readout!r}. Convert model.cells, and read the last step."
-        )
     layers = [_write_layer(layer, optimized) for layer in layers_of(model, "Flax")]
     return layers[0] if len(layers) == 1 else nnx.Sequential(*layers)
 

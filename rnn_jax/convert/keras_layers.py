@@ -128,7 +128,7 @@ def to_keras(model: Any, *, layer: bool = True, bias: bool = True) -> Any:
             f"layers that go to Keras must be without dropout between them; got dropout="
             f"{model.dropout}. Convert model.cells, and put keras.layers.Dropout between."
         )
-    layers = layers_of(model, "Keras")
+    layers = layers_of(model, "Keras", reads_last=True)
     lists = [[a for cell in cells for a in write_arrays(cell, bias)] for cells in layers]
     if not layer:
         return lists[0] if len(lists) == 1 else lists

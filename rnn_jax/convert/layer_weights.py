@@ -27,19 +27,20 @@ def model_of(
     return SequenceModel(built, readout=readout, dropout=dropout)
 
 
-def layers_of(source: Any, to: str) -> list[LayerWeights]:
+def layers_of(source: Any, to: str, *, reads_last: bool = False) -> list[LayerWeights]:
     """The layers of a model, a stack, a layer, or a sequence of layers.
 
     Args:
       source: what is converted.
       to: the library that it is for, for messages.
+      reads_last: whether a layer of that library may return its last step alone.
 
     Raises:
       TypeError: a part is no cell of this package.
       ValueError: the model does more than its layers do.
     """
     if isinstance(source, SequenceModel):
-        _check_bare(source, to)
+        _check_bare(source, to, reads_last)
         return _each(source.cells, to)
     if isinstance(source, StackedCell):
         return _each(source.cells, to)
@@ -66,8 +67,8 @@ def _layer_of(layer: Any, to: str) -> LayerWeights:
     return (weights_of(layer, to),)
 
 
-def _check_bare(model: SequenceModel, to: str) -> None:
-    """Raises ValueError if a model is more than recurrent layers on one another."""
+def _check_bare(model: SequenceModel, to: str, reads_last: bool) -> None:
+    """Raises ValueError if a model is other than recurrent layers on one another."""
     if type(model) is not SequenceModel:
         raise TypeError(
             f"a model that goes to {to} must be a SequenceModel as it stands; got "
@@ -78,8 +79,14 @@ def _check_bare(model: SequenceModel, to: str) -> None:
             f"a model that goes to {to} must be a single one; got an ensemble of "
             f"{model.ensemble_size}. Take a member: rnn_jax.member(models, 0)."
         )
+    if model.readout == "last" and not reads_last and model.kernel is None:
+        raise ValueError(
+            f"a model that goes to {to} must have readout='all', because {to}'s layers return "
+            "every step; got readout='last'. Pass model.cells, and read the last step there."
+        )
     extras = {
         "a dense readout": model.kernel is not None,
+        "an embedding": model.embedding is not None,
         "residual=True": model.residual,
         "layer_norm=True": bool(jax.tree.leaves(model.norms)),
     }

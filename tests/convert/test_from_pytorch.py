@@ -354,6 +354,13 @@ CANNOT_GO = {
         "a dense readout",
         "model.cells",
     ),
+    "embedding": (
+        lambda: rj.SequenceModel([cell()], embedding=5, readout="all", rngs=nnx.Rngs(0)),
+        ValueError,
+        "an embedding",
+        "model.cells",
+    ),
+    "last step": (lambda: rj.SequenceModel(cell()), ValueError, "readout='all'", "model.cells"),
     "residual": (lambda: model(residual=True), ValueError, "residual=True", "model.cells"),
     "layer norm": (lambda: model(layer_norm=True), ValueError, "layer_norm=True"),
     "peephole": (lambda: cell(peephole=True), ValueError, "peephole=True", "peephole=False"),
