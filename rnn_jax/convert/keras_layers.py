@@ -18,6 +18,7 @@ from rnn_jax.convert.cell_weights import (
     is_named,
     name_of_activation,
     weights_of,
+    with_origin,
 )
 from rnn_jax.convert.keras_arrays import read_arrays, write_arrays
 from rnn_jax.convert.layer_weights import LayerWeights, layers_of, model_of
@@ -182,7 +183,7 @@ def _cells_of(layer: Any, keras: Any, *, backward: bool) -> list[CellWeights]:
     if _class_of(layer, keras, [*_LAYERS, "RNN"]) is None:
         raise TypeError(
             "a layer must be a keras SimpleRNN, GRU, LSTM, an RNN of their cells, or a "
-            f"Bidirectional of one; got {kind_of(layer)}. Pass the recurrent layers alone, or "
+            f"Bidirectional of one; got {with_origin(layer)}. Pass the recurrent layers alone, or "
             "their arrays, layer.get_weights()."
         )
     if bool(layer.go_backwards) is not backward:

@@ -18,6 +18,7 @@ from rnn_jax.convert.cell_weights import (
     is_named,
     name_of_activation,
     weights_of,
+    with_origin,
 )
 from rnn_jax.convert.layer_weights import LayerWeights, cells_in, layers_of, model_of
 from rnn_jax.convert.state_dict import State, own_entries, read_layers, write_cell
@@ -147,7 +148,7 @@ def _kind_of_module(source: Any) -> tuple[str, str]:
                     return name.lower(), getattr(source, "nonlinearity", "tanh")
     raise TypeError(
         "source must be a torch.nn.RNN, LSTM, GRU, RNNCell, LSTMCell or GRUCell, or a state dict "
-        f"of one; got {kind_of(source)}. {_recurrent_parts(source, nn)}"
+        f"of one; got {with_origin(source)}. {_recurrent_parts(source, nn)}"
     )
 
 

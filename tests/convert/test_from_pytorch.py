@@ -172,6 +172,16 @@ def test_time_first_is_called_batch_first():
     np.testing.assert_allclose(ys, theirs.numpy(), **CLOSE)
 
 
+def test_last_states_are_those_of_the_module():
+    module = module_of("projection", "stacked")
+    carry, _ = rj.convert.from_torch(module)(XS, return_carry=True)
+    with torch.no_grad():
+        _, (h, c) = module(torch.tensor(XS))
+    for depth, (our_c, our_h) in enumerate(carry):
+        np.testing.assert_allclose(our_c, c[depth].numpy(), **CLOSE)
+        np.testing.assert_allclose(our_h, h[depth].numpy(), **CLOSE)
+
+
 def test_a_part_of_a_larger_state_dict_is_taken_by_its_prefix():
     class Net(torch.nn.Module):
         def __init__(self):

@@ -45,6 +45,10 @@ _TYPES = frozenset(
 )
 
 
+# What NNX notes of a module that is trained or evaluated at the moment, as `.eval()` sets it.
+_MODES = frozenset({"deterministic", "use_running_average", "decode"})
+
+
 class _Leaf(NamedTuple):
     """What the metadata say of one leaf."""
 
@@ -101,7 +105,8 @@ def load(path: str | Path, model_like: M) -> M:
     Args:
       path: of the file.
       model_like: a model built as the one that was saved: of equal structure, paths, shapes and
-        types. Its numbers are not used, and `jax.eval_shape(make_model)` does as well.
+        types, in training or evaluation. Its numbers are not used, and `jax.eval_shape(make_model)`
+        does as well.
 
     Returns:
       A model like `model_like`, bit for bit what was saved; its arrays are JAX's, and NumPy's where
@@ -285,7 +290,7 @@ def _structure_differences(there: Any, here: Any, path: str = "") -> list[str]:
     A version of this package that says more of a model than another one did still reads its files.
     """
     if isinstance(there, dict) and isinstance(here, dict):
-        both = [name for name in there if name in here]
+        both = [name for name in there if name in here and name not in _MODES]
         found = [
             words
             for name in both
