@@ -102,7 +102,8 @@ def cell_of(weights: CellWeights) -> RNNCell:
         options["projection"] = weights.output_features
     cell = _CELLS[weights.kind](weights.in_features, weights.hidden_features, **options)
     for name, array in weights.arrays().items():
-        getattr(cell, name)[...] = jnp.asarray(array, weights.param_dtype)
+        # JAX may read the memory of an array later, when its owner has written into it.
+        getattr(cell, name)[...] = jnp.asarray(np.array(array, weights.param_dtype))
     return cell
 
 
@@ -173,9 +174,9 @@ def name_of_activation(activation: Any) -> str:
     return next((str(name) for name in names if name), type(activation).__name__)
 
 
-def is_named(activation: Any, named: Activation) -> bool:
-    """Whether an activation is the one of this package that has this name."""
-    return bool(activation == named)
+def is_named(activation: Any, known: Activation) -> bool:
+    """Whether an activation is one of this package's, by itself or by its function."""
+    return activation == known or getattr(activation, "function", None) is known.function
 
 
 def _check_lstm(cell: Any, to: str) -> None:

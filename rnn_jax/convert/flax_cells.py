@@ -74,7 +74,8 @@ def to_flax(model: Any, *, api: str = "nnx", optimized: bool = True) -> Any:
 
     Returns:
       Of NNX, a cell, an nnx.RNN, an nnx.Bidirectional, or an nnx.Sequential of several layers,
-      called on (B, T, I). Of Linen, (cell, {"params": …}).
+      called on (B, T, I). Of Linen, (cell, {"params": …}). A `dtype` to compute in goes along; a
+      `carry_dtype` has no counterpart.
 
     Raises:
       TypeError: it is no such model.

@@ -70,12 +70,13 @@ def from_keras(
         lists = source if isinstance(source[0], (list, tuple)) else [source]
         said: dict[str, Any] = {"reset_after": reset_after, "activation": activation}
         return model_of([_read_lists(arrays, kind, said) for arrays in lists])
-    given = {"kind": kind, "reset_after": reset_after}
+    given: dict[str, Any] = {"kind": kind, "reset_after": reset_after}
+    given |= {"activation": None if activation == "tanh" else activation}
     refused = next((name for name, value in given.items() if value is not None), None)
-    if refused or activation != "tanh":
+    if refused is not None:
         raise ValueError(
-            f"{refused or 'activation'} must be left out for Keras' own objects, which say it by "
-            "themselves; got one. Leave it out, or pass layer.get_weights()."
+            f"{refused} must be left out for Keras' own objects, which say it by themselves; got "
+            f"{given[refused]!r}. Leave it out, or pass layer.get_weights()."
         )
     keras = sys.modules.get("keras")  # Whose layers have been made has been imported.
     name = _class_of(source, keras, _CELLS)

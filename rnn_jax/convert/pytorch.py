@@ -93,7 +93,7 @@ def to_torch(model: Any, *, module: bool = True, bias: bool = True) -> Any:
     Returns:
       A torch.nn.RNN, LSTM or GRU with batch_first=True on the CPU, in training mode as new modules
       are; or {name: array}. The second of PyTorch's two biases is 0, but for the candidate of a
-      GRU.
+      GRU. It computes in the type of the parameters, also where the cell computes in another.
 
     Raises:
       TypeError: it is no such model.

@@ -73,6 +73,7 @@ def save(path: str | Path, model: Any) -> None:
 
     Raises:
       TypeError: a leaf is no array, or the path no path.
+      ValueError: a leaf lies on devices of other processes too.
       OSError: the file cannot be written; the path holds what it held before.
     """
     import safetensors.numpy
@@ -175,6 +176,12 @@ def _values(name: str, leaf: Any) -> np.ndarray:
         raise TypeError(
             f"a model must have its numbers when it is saved; got {kind_of(leaf)} at "
             f"{name or 'the top'}. Save outside of jit, grad and vmap."
+        )
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        raise ValueError(
+            "a model must lie on devices of this process when it is saved; got "
+            f"{name or 'the top'} on others too. Gather it first, as by "
+            "jax.experimental.multihost_utils.process_allgather."
         )
     array = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
     if array.dtype.hasobject:
