@@ -163,9 +163,9 @@ def _masked_form(cell: Any) -> FusedForm:
             f"as they are, so that a mask can stand between; got a {_form_of(cell)}, of which that "
             "is not known or not so. Build an LSTMCell with peephole=False and no projection, a "
             "GRUCell with reset_after=True, or a SimpleRNNCell with an activation of this "
-            "package, given by name; or name the parts of the carry that meet nothing but weights, as in "
-            'rate={"h": 0.3} for an LSTM with h in its carry_parts, or (0.0, 0.3) in the structure '
-            "of the carry."
+            "package, given by name; or name the parts of the carry that meet nothing but weights, "
+            'as in rate={"h": 0.3} for an LSTM with h in its carry_parts, or (0.0, 0.3) in the '
+            "structure of the carry."
         )
     return form
 
