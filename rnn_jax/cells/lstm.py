@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rnn_jax.activations import ActivationLike, computes, get_activation, is_known_by_element
 from rnn_jax.cells.cell import RNNCell, promote
 from rnn_jax.cells.structure import FusedForm, PreActivations, Sees
 from rnn_jax.checks import check_number
@@ -27,7 +28,7 @@ class LSTMCell(RNNCell):
 
     The carry is (c, h), and the path ∂c_t/∂c_{t−1} ⊇ diag(f_t) is what keeps gradients alive. The
     blocks lie in the fused kernels in the order input, forget, candidate, output, each initialised
-    on its own.
+    on its own. With another `gate_fn` it stands for σ, with another `activation_fn` for both tanh.
 
     Args:
       in_features: I.
@@ -38,6 +39,9 @@ class LSTMCell(RNNCell):
         and forget gates see c, the output gate sees c' (Gers and Schmidhuber, 2000).
       coupled: one gate for both, i = 1 − f; the input block is absent.
       forget_gate: False is the cell of 1997, c' = c + i ∘ g; the forget block is absent.
+      gate_fn: σ of the gates, by name, as an `Activation`, or any callable.
+      activation_fn: of the candidate and of the cell state on its way out, likewise. With any other
+        than sigmoid and tanh, sequences are scanned as they are, without the fused form.
       kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
@@ -59,7 +63,6 @@ class LSTMCell(RNNCell):
     """
 
     carry_parts = ("c", "h")
-    diagonal_part = "c"
 
     def __init__(
         self,
@@ -70,6 +73,8 @@ class LSTMCell(RNNCell):
         peephole: bool = False,
         coupled: bool = False,
         forget_gate: bool = True,
+        gate_fn: ActivationLike = "sigmoid",
+        activation_fn: ActivationLike = "tanh",
         kernel_init: InitializerLike = "lecun_normal",
         recurrent_kernel_init: InitializerLike = "orthogonal",
         bias_init: InitializerLike = "zeros",
@@ -83,6 +88,8 @@ class LSTMCell(RNNCell):
                 "coupled=True sets the input gate to 1 − forget gate, so it needs a forget gate; "
                 "got forget_gate=False as well. Drop one of the two."
             )
+        self.gate_fn = get_activation(gate_fn, "gate_fn")
+        self.activation_fn = get_activation(activation_fn, "activation_fn")
         present = {"input": not coupled, "forget": forget_gate, "candidate": True, "output": True}
         super().__init__(
             in_features,
@@ -112,9 +119,18 @@ class LSTMCell(RNNCell):
         c, h, _ = self._advance(carry, z)
         return (c, h), h
 
+    @property
+    def diagonal_part(self) -> str | None:  # type: ignore[override]
+        """The cell state, unless an activation may mix units; see `RNNCell`."""
+        both = (self.gate_fn, self.activation_fn)
+        return "c" if all(map(is_known_by_element, both)) else None
+
     def fused_form(self) -> FusedForm | None:
-        """One kernel for all blocks; None with peepholes, which are weights of another kind."""
-        if self.peephole is not None:
+        """One kernel for all blocks; None with peepholes, which are weights of another kind.
+
+        None, too, with other activations than those whose slopes are known from their values.
+        """
+        if self.peephole is not None or not self._is_classical:
             return None
         rows = (self.recurrent_kernel[...], self.kernel[...], self.bias[...][None])
         return FusedForm(_UnitMathematics(self.blocks), (jnp.concatenate(promote(*rows)),))
@@ -127,8 +143,8 @@ class LSTMCell(RNNCell):
           x: the input, (..., I).
 
         Returns:
-          {"input", "forget", "output"}: each (..., H), in (0, 1). Without a forget gate there is
-          no "forget"; with coupled gates "input" is 1 − forget.
+          {"input", "forget", "output"}: each (..., H), in (0, 1) as sigmoids are. Without a forget
+          gate there is no "forget"; with coupled gates "input" is 1 − forget.
         """
         return self._gates(carry, x)
 
@@ -160,15 +176,20 @@ class LSTMCell(RNNCell):
         pre = dict(zip(self.blocks, parts, strict=True))
         gates = {}
         if "forget" in pre:
-            gates["forget"] = jax.nn.sigmoid(self._peek("forget", pre, c_prev))
+            gates["forget"] = self.gate_fn(self._peek("forget", pre, c_prev))
         if "input" in pre:
-            gates["input"] = jax.nn.sigmoid(self._peek("input", pre, c_prev))
+            gates["input"] = self.gate_fn(self._peek("input", pre, c_prev))
         else:
             gates["input"] = 1 - gates["forget"]
         kept = gates["forget"] * c_prev if "forget" in gates else c_prev
-        c = kept + gates["input"] * jnp.tanh(pre["candidate"])
-        gates["output"] = jax.nn.sigmoid(self._peek("output", pre, c))
-        return c, gates["output"] * jnp.tanh(c), gates
+        c = kept + gates["input"] * self.activation_fn(pre["candidate"])
+        gates["output"] = self.gate_fn(self._peek("output", pre, c))
+        return c, gates["output"] * self.activation_fn(c), gates
+
+    @property
+    def _is_classical(self) -> bool:
+        """Whether gates are sigmoids and the rest is tanh."""
+        return computes(self.gate_fn, "sigmoid") and computes(self.activation_fn, "tanh")
 
     def _peek(self, gate: str, pre: dict[str, jax.Array], c: jax.Array) -> jax.Array:
         """A gate's pre-activation, with what it sees of the cell state if it has a peephole."""
@@ -181,7 +202,7 @@ class LSTMCell(RNNCell):
 
 @dataclass(frozen=True)
 class _UnitMathematics:
-    """The LSTM without peepholes, unit by unit; see `UnitMathematics`.
+    """The LSTM without peepholes, of sigmoid and tanh, unit by unit; see `UnitMathematics`.
 
     ċ' = f ∘ ċ + (c ∘ f(1 − f)) ∘ u̇_f + (g ∘ i(1 − i)) ∘ u̇_i + (i ∘ (1 − g²)) ∘ u̇_g
     ḣ' = (tanh c' ∘ o(1 − o)) ∘ u̇_o + (o ∘ (1 − tanh² c')) ∘ ċ'

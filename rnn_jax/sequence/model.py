@@ -15,7 +15,8 @@ from rnn_jax.cells.wrappers.wrapper import CellWrapper
 from rnn_jax.checks import check_choice, check_flag, check_key, check_rate, check_rngs, check_size
 from rnn_jax.initializers import InitializerLike, get_initializer, initialize
 from rnn_jax.sequence.bidirectional import Bidirectional
-from rnn_jax.sequence.calling import ArrayLike, as_sequence
+from rnn_jax.sequence.calling import ArrayLike
+from rnn_jax.sequence.inputs import read_inputs
 from rnn_jax.sequence.layers import check_layers
 from rnn_jax.sequence.masks import Marks, read_marks, valid_steps
 from rnn_jax.sequence.unroll import mapped, split_for, unroll
@@ -139,8 +140,8 @@ class SequenceModel(nnx.Module):
                 "array; a call runs a single one. Call jax.vmap(lambda model, xs: model(xs), "
                 "(0, None))(models, xs), or take one with rnn_jax.member(models, 0)."
             )
-        xs = as_sequence(xs, batched=True)
-        marks = read_marks(xs.shape[:-1], lengths, mask, resets)
+        xs, leading = read_inputs(xs, 1, batched=True)
+        marks = read_marks(leading, lengths, mask, resets)
         key = None if key is None else check_key(key)
         options: dict[str, Any] = {"checkpoint": checkpoint, "truncate": truncate}
 

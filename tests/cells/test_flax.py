@@ -133,3 +133,37 @@ def test_flax_cells_with_the_same_weights_give_the_same_sequence(name, twin):
     chex.assert_trees_all_close(
         rj.unroll(cell, XS, carry), rj.unroll(other, XS, carry), rtol=1e-12, atol=1e-13
     )
+
+
+def flax_twin(name, cell, **activations):
+    """Flax's cell of this kind with the weights of ours."""
+    twin = {"lstm": nnx_lstm, "gru_reset_after": nnx_gru}[name](cell)
+    twin.gate_fn, twin.activation_fn = activations["gate_fn"], activations["activation_fn"]
+    return twin
+
+
+ACTIVATIONS = {
+    "relu_and_elu": (jax.nn.relu, jax.nn.elu),
+    "hard": (jax.nn.hard_sigmoid, jax.nn.hard_tanh),
+    "softmax": (jax.nn.softmax, jnp.sin),
+    "classical": (jax.nn.sigmoid, jnp.tanh),
+    "flax": (nnx.sigmoid, nnx.tanh),
+}
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+@pytest.mark.parametrize("name", ["lstm", "gru_reset_after"])
+def test_gates_and_values_of_any_activation_are_flaxs(name, kind):
+    gate_fn, activation_fn = ACTIVATIONS[kind]
+    make = rj.LSTMCell if name == "lstm" else rj.GRUCell
+    options = {"gate_fn": gate_fn, "activation_fn": activation_fn}
+    cell = make(IN, H, **options, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    other = flax_twin(name, cell, **options)
+
+    chex.assert_trees_all_close(rj.unroll(cell, XS), rj.unroll(other, XS), rtol=1e-12, atol=1e-13)
+    assert (cell.fused_form() is None) == (kind not in ("classical", "flax"))
+    # The instrument measures it as it does Flax's, which makes no claims.
+    found, expected = (rj.state_jacobian(c, XS[0]) for c in (cell, other))
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    gates = cell.gates(cell.initialize_carry((IN,)), XS[0, 0])
+    assert set(gates) == ({"input", "forget", "output"} if name == "lstm" else {"reset", "update"})

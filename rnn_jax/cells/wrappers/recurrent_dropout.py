@@ -74,6 +74,8 @@ class RecurrentDropout(CellWrapper):
         _, drop = noise
         form = _masked_form(self.cell)
         if drop is not None:
+            if not jnp.issubdtype(x.dtype, jnp.floating):
+                x = x.astype(form.kernels[0].dtype)
             x = dropped(x, drop, self.input_rate)
         driven = []
         for kernel, w_x in zip(form.kernels, input_rows(form, self.in_features), strict=True):
@@ -114,8 +116,9 @@ def _masked_form(cell: Any) -> FusedForm:
         raise TypeError(
             "RecurrentDropout needs a cell whose weights all multiply the state or the input "
             f"as they are, so that a mask can stand between; got a {_form_of(cell)} that does "
-            "not. Build an LSTMCell with peephole=False, a GRUCell with reset_after=True, or "
-            "a SimpleRNNCell with an activation of this package, given by name."
+            "not. Build an LSTMCell with peephole=False or a GRUCell with reset_after=True, both "
+            "of sigmoid and tanh, or a SimpleRNNCell with an activation of this package, given by "
+            "name."
         )
     return form
 
