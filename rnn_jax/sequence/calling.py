@@ -289,19 +289,36 @@ def _carry_maker(cell: Any) -> Any:
 
 
 def _own_carry(cell: Any, x: Any) -> Carry:
-    owner = _carry_maker(cell)
+    try:
+        return _initialized(_carry_maker(cell), shape_of_input(x))
+    except Exception as error:
+        if is_array(x):
+            raise
+        raise ValueError(
+            "the cell could not make its own carry, initialize_carry(input_shape), for several "
+            f"inputs x {describe(x)}, input_shape {shape_of_input(x)}: {error} Pass the one input "
+            "that the cell takes, or the initial state as carry=."
+        ) from error
+
+
+def _initialized(owner: Any, shape: Any) -> Carry:
     # Flax's cells want a key even for a zero carry; nnx.RNN hands them the same fixed one.
     if isinstance(owner, nnx.RNNCellBase):
-        return owner.initialize_carry(shape_of_input(x), nnx.Rngs(0))
+        return owner.initialize_carry(shape, nnx.Rngs(0))
     if isinstance(owner, linen.RNNCellBase):
-        return owner.initialize_carry(jax.random.key(0), shape_of_input(x))
-    return owner.initialize_carry(shape_of_input(x))
+        return owner.initialize_carry(jax.random.key(0), shape)
+    return owner.initialize_carry(shape)
 
 
 def _check_given_carry(cell: Any, x: Any, carry: Carry, name: str) -> None:
     if _carry_maker(cell) is None:
         return
-    expected = jax.eval_shape(lambda k: _own_carry(k, x), cell)
+    try:
+        expected = jax.eval_shape(lambda k: _own_carry(k, x), cell)
+    except ValueError:
+        if is_array(x):
+            raise
+        return  # It makes none for several inputs, and need not.
     if not _same_shapes(expected, carry):
         raise ValueError(
             f"{name} must have the structure and shapes that the cell initialises, "

@@ -57,9 +57,16 @@ KINDS = {
         None,
     ),
 }
+
+
+def numbers_of_mixed(x):
+    whole = [x["token"].astype(float), x["z"].astype(float)]
+    return jnp.concatenate([x["image"][:, 0], jnp.stack(whole)])
+
+
 MIXED = (
     lambda v: {"image": v[:, :FLOATS, None], "token": v[:, 2].astype(int), "z": v[:, 3] > 0},
-    lambda x: jnp.concatenate([x["image"][:, 0], jnp.stack([x["token"], x["z"].astype(int)])]),
+    numbers_of_mixed,
     2,
 )
 

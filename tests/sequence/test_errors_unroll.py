@@ -34,10 +34,24 @@ def unroll(*args, **options):
     dictionary=(
         unroll(SIMPLE, {"xs": XS}),
         ValueError,
-        "could not take one step",
+        "could not make its own carry",
         "x {'xs': float64[2]}",
+        "Pass the one input that the cell takes",
+    ),
+    a_pair=(
+        unroll(LSTM, (XS, XS)),
+        ValueError,
+        "could not make its own carry",
+        "x (float64[2], float64[2])",
+        "carry=",
+    ),
+    a_pair_and_carry=(
+        unroll(SIMPLE, (XS, XS), H0),
+        ValueError,
+        "could not take one step",
+        "x (float64[2], float64[2])",
         "x must be an array of real numbers",
-        "got dict",
+        "got tuple",
     ),
     string_in_it=(
         unroll(SIMPLE, {"a": XS, "b": ["x", "y"]}),
