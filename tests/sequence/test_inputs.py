@@ -56,7 +56,6 @@ def cell_of(numbers):
 
 
 OPTIONS = {
-    "batch": {},
     "lengths backwards": {"lengths": [3, T], "reverse": True, "return_carries": True},
     "mask and resets": {
         "mask": np.asarray([[0, 1, 1, 0, 1], [0] * 5], bool),
@@ -192,8 +191,9 @@ def test_a_convolutional_lstm_of_flax_runs_as_flax_runs_it():
     assert not np.any(found[0, 3:])
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru_reset_before", "simple_tanh"])
-@pytest.mark.parametrize("dtype", [int, "uint8", bool])
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("lstm", int), ("gru_reset_before", bool), ("simple_tanh", "uint8")]
+)
 def test_our_cells_promote_whole_numbers_as_jax_does(name, dtype):
     cell = zoo.CELLS[name](IN, H, 2)
     xs = FLAT.astype(dtype)
