@@ -14,6 +14,7 @@ from rnn_jax.cells import (
     RNNCell,
     SimpleRNNCell,
     Zoneout,
+    as_cell,
 )
 from rnn_jax.gradients import (
     Attribution,
@@ -95,6 +96,7 @@ __all__ = [
     "Terminated",
     "Zoneout",
     "activation_slope_range",
+    "as_cell",
     "attribution",
     "backprop_signal",
     "backprop_signal_log_norms",

@@ -14,12 +14,13 @@ import jax.numpy as jnp
 from flax import struct
 
 from rnn_jax.arrays import varying_like
+from rnn_jax.cells.asking import as_pytree
 from rnn_jax.gradients.differentiation import Jacobians, step_jacobians
 from rnn_jax.gradients.input_vectors import input_size
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.precision import compiled
 from rnn_jax.gradients.trajectory import FlatCell, flatten_cell, run
-from rnn_jax.sequence.calling import Carry, as_pytree, check_carry_leaves
+from rnn_jax.sequence.calling import Carry, check_carry_leaves
 from rnn_jax.sequence.inputs import input_of_step, read_inputs, resolve_feature_axes
 from rnn_jax.sequence.running.chunks import even_interval, scan_chunks
 

@@ -1,6 +1,5 @@
 """A cell as a map between vectors, and the path that it takes along one sequence."""
 
-import functools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +11,8 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from rnn_jax.arrays import varying_like
-from rnn_jax.cells.claims import claim, owner_of
+from rnn_jax.cells.asking import part_names, part_that_is_output
+from rnn_jax.cells.claims import claim
 from rnn_jax.cells.structure import fused_form_for
 from rnn_jax.gradients.assembled import assembled_jacobians
 from rnn_jax.gradients.input_vectors import input_size, is_vector, ravel_input
@@ -130,13 +130,8 @@ def flatten_outputs(tree: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
 
 def _name_parts(cell: Any, carry: Carry) -> dict[str, tuple[int, int]]:
     """Rows of the flattened carry by part: the cell's own names for them, else their paths."""
-    leaves = jax.tree_util.tree_leaves_with_path(carry)
-    names = tuple(getattr(owner_of(cell), "carry_parts", ()))
-    if len(names) != len(leaves):
-        paths = (jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves)
-        names = tuple(path or "carry" for path in paths)
     parts, start = {}, 0
-    for name, (_, leaf) in zip(names, leaves, strict=True):
+    for name, leaf in zip(part_names(cell, carry), jax.tree.leaves(carry), strict=True):
         parts[name] = (start, start + leaf.size)
         start += leaf.size
     return parts
@@ -155,36 +150,12 @@ def _find_diagonal(cell: Any, parts: dict[str, tuple[int, int]]) -> tuple[int, i
 
 
 def _find_output(step: Step) -> tuple[int, int] | None:
-    """Rows of the flattened carry that a step returns as its output, read off the traced step.
-
-    Two results of a traced function are one value when they are one variable of its program, so
-    this never takes merely equal numbers for the same thing.
-    """
+    """Rows of the flattened carry that a step returns as its output."""
+    sizes = [leaf.size for leaf in jax.tree.leaves(step.after)]
     if not jax.tree_util.treedef_is_leaf(jax.tree.structure(step.output)):
         return None
-    program = step.program.jaxpr
-    *parts, output = program.outvars
-    start = 0
-    for part, leaf in zip(parts, jax.tree.leaves(step.after), strict=True):
-        if _is_same(program, part, output):
-            return start, start + leaf.size
-        start += leaf.size
-    return None
-
-
-def _is_same(program: Any, one: Any, other: Any) -> bool:
-    """Whether two variables of a program are one value, also where a jitted call returned both."""
-    if one is other:
-        return True
-    for equation in program.eqns:
-        where = [
-            [index for index, result in enumerate(equation.outvars) if result is variable]
-            for variable in (one, other)
-        ]
-        if all(where) and equation.primitive is _jitted_call():
-            inner = equation.params["jaxpr"].jaxpr
-            return _is_same(inner, *(inner.outvars[index] for (index,) in where))
-    return False
+    part = part_that_is_output(step.program, len(sizes))
+    return None if part is None else (sum(sizes[:part]), sum(sizes[: part + 1]))
 
 
 def _check_some(what: str, tree: Any) -> None:
@@ -193,12 +164,6 @@ def _check_some(what: str, tree: Any) -> None:
             f"a cell's {what} must have at least one number to be differentiated; got "
             f"{describe(tree)}. A cell without state has no past: differentiate it as a function."
         )
-
-
-@functools.cache
-def _jitted_call() -> Any:
-    """The primitive that a jitted function is in the program of its caller."""
-    return jax.make_jaxpr(jax.jit(jnp.sin))(jax.ShapeDtypeStruct((), "float32")).eqns[0].primitive
 
 
 def _check_floats(name: str, tree: Any) -> None:

@@ -5,64 +5,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen, nnx
-from jax.tree_util import Partial
 
-from rnn_jax.cells.claims import owner_of
+from rnn_jax.cells.asking import ARRAYS, carry_maker, make_carry
 from rnn_jax.sequence.inputs import is_array, shape_of_input
 
 Carry = Any
 ArrayLike = Any
-
-# What `jit` takes as a leaf.
-_ARRAYS = (jax.Array, np.ndarray, np.generic, float, int, complex)
-
-
-def as_pytree(cell: Any) -> Any:
-    """Returns the cell as a pytree whose leaves are all arrays, so that `jit` can take it.
-
-    A cell that is one already (an NNX module, a `Partial`) comes back as it is. A plain function
-    becomes a `Partial` without leaves and is treated as `jax.jit` treats functions: what it closes
-    over is read when it is first traced.
-
-    Raises:
-      TypeError: the cell is not callable, is a class, is a Linen module without its variables,
-        sees the future, or has leaves that are no arrays.
-    """
-    if isinstance(cell, type):
-        raise TypeError(
-            f"a cell must be an instance, not a class; got the class {cell.__name__}. Build it "
-            f"first, for example {cell.__name__}(2, 64, rngs=nnx.Rngs(0))."
-        )
-    if isinstance(cell, linen.Module) and cell.scope is None:
-        raise TypeError(
-            f"a Linen cell must come with its variables; got an unbound {type(cell).__name__}. "
-            "Pass jax.tree_util.Partial(cell.apply, variables)."
-        )
-    if getattr(cell, "sees_future", False):
-        raise TypeError(
-            "a cell must go from the past to the future, one step at a time; got "
-            f"{type(cell).__name__}, which is no cell: it sees the future. Call it on whole "
-            "sequences, make it a layer of a SequenceModel, or pass one of its cells, "
-            ".forward or .backward."
-        )
-    if not callable(cell):
-        raise TypeError(
-            "a cell must be callable, cell(carry, x) -> (carry, y); got an object of type "
-            f"{type(cell).__name__}. Pass an NNX cell, a function, or "
-            "jax.tree_util.Partial(linen_cell.apply, variables)."
-        )
-    leaves = jax.tree.leaves(cell)
-    if len(leaves) == 1 and leaves[0] is cell:
-        return Partial(cell)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(cell):
-        if not isinstance(leaf, _ARRAYS):
-            raise TypeError(
-                "all pytree leaves of a cell must be arrays; got a leaf of type "
-                f"{type(leaf).__name__} at {jax.tree_util.keystr(path) or 'the root'}. Close over "
-                "it in a function, or mark it static."
-            )
-    return cell
 
 
 def check_carry_leaves(carry: Carry, name: str = "carry") -> Carry:
@@ -72,7 +20,7 @@ def check_carry_leaves(carry: Carry, name: str = "carry") -> Carry:
       TypeError: a leaf is something else.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(carry):
-        if not isinstance(leaf, _ARRAYS):
+        if not isinstance(leaf, ARRAYS):
             raise TypeError(
                 f"{name} must be a pytree of arrays; got a leaf of type {type(leaf).__name__} at "
                 f"{name}{jax.tree_util.keystr(path)}. Leave {name} out to start from the cell's "
@@ -121,10 +69,11 @@ def resolve_step(cell: Any, x: Any, carry: Carry | None, name: str = "carry") ->
     """
     own = carry is None
     if own:
-        if _carry_maker(cell) is None:
+        if carry_maker(cell) is None:
             raise TypeError(
                 "this cell cannot make its own carry: it has no initialize_carry(input_shape). "
-                "Pass the initial state as carry=."
+                "Pass the initial state as carry=, or give it one with "
+                "rnn_jax.as_cell(cell, initial_carry=…)."
             )
         carry = _own_carry(cell, x)
     start = jax.tree.map(jnp.asarray, carry)
@@ -168,7 +117,7 @@ def resolve_starts(
         return start, _in_the_form_of(start, resolve_carry(cell, x, initial, "initial"))
     if not (resets or skips):
         return start, None
-    if _carry_maker(cell) is not None:
+    if carry_maker(cell) is not None:
         return start, _in_the_form_of(start, resolve_carry(cell, x, None))
     if resets:
         raise TypeError(
@@ -282,15 +231,9 @@ def _check_features(cell: Any, x: Any) -> None:
         )
 
 
-def _carry_maker(cell: Any) -> Any:
-    """The object whose `initialize_carry` makes this cell's carry; None if there is none."""
-    owner = owner_of(cell)
-    return owner if hasattr(owner, "initialize_carry") else None
-
-
 def _own_carry(cell: Any, x: Any) -> Carry:
     try:
-        return _initialized(_carry_maker(cell), shape_of_input(x))
+        return make_carry(cell, shape_of_input(x))
     except Exception as error:
         if is_array(x):
             raise
@@ -301,17 +244,8 @@ def _own_carry(cell: Any, x: Any) -> Carry:
         ) from error
 
 
-def _initialized(owner: Any, shape: Any) -> Carry:
-    # Flax's cells want a key even for a zero carry; nnx.RNN hands them the same fixed one.
-    if isinstance(owner, nnx.RNNCellBase):
-        return owner.initialize_carry(shape, nnx.Rngs(0))
-    if isinstance(owner, linen.RNNCellBase):
-        return owner.initialize_carry(jax.random.key(0), shape)
-    return owner.initialize_carry(shape)
-
-
 def _check_given_carry(cell: Any, x: Any, carry: Carry, name: str) -> None:
-    if _carry_maker(cell) is None:
+    if carry_maker(cell) is None:
         return
     try:
         expected = jax.eval_shape(lambda k: _own_carry(k, x), cell)

@@ -10,9 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen
 
-from rnn_jax.cells.claims import owner_of
+from rnn_jax.cells.asking import asked
 from rnn_jax.checks import check_count, is_key, kind_of
 
 _NUMBERS = (bool, int, float, complex, np.generic)
@@ -26,12 +25,8 @@ def resolve_feature_axes(cell: Any, feature_axes: int | None) -> int:
     """
     if feature_axes is not None:
         return check_count("feature_axes", feature_axes)
-    owner = owner_of(cell)
-    of_method = getattr(owner, "__self__", None)
-    if isinstance(of_method, linen.Module):  # Partial(linen_cell.apply, variables)
-        owner = of_method
     try:
-        found = getattr(owner, "num_feature_axes", None)
+        found = getattr(asked(cell), "num_feature_axes", None)
     except NotImplementedError:  # A cell of Flax's base class that does not say.
         return 1
     return found if isinstance(found, int) else 1
@@ -79,6 +74,22 @@ def read_inputs(xs: Any, feature_axes: int, *, batched: bool) -> tuple[Any, tupl
             "along the time axis. Pass T of at least 1."
         )
     return arrays, leading
+
+
+def read_array(xs: Any) -> jax.Array:
+    """Returns xs as one array (..., T, I), for what takes no other inputs.
+
+    Raises:
+      TypeError, ValueError: as `read_inputs`; or xs are several arrays.
+    """
+    arrays, _ = read_inputs(xs, 1, batched=True)
+    if not is_array(arrays):
+        raise TypeError(
+            f"xs must be one array of inputs (..., T, I); got {kind_of(xs)} of arrays. Put them "
+            "side by side, for example jnp.concatenate([a, b], axis=-1), or run a cell that takes "
+            "several with rnn_jax.unroll."
+        )
+    return arrays
 
 
 def input_of_step(xs: Any, leading: int = 1) -> Any:

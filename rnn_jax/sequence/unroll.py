@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnn_jax.arrays import call_automatic, nan_unless, varying_like
+from rnn_jax.cells.asking import as_pytree
 from rnn_jax.cells.structure import FusedForm, fused_form_for
 from rnn_jax.cells.wrappers.noise import Noise, draw_noise, has_noise, project_with, step_with
 from rnn_jax.checks import check_flag, check_key, check_size, is_key
 from rnn_jax.sequence.calling import (
     ArrayLike,
     Carry,
-    as_pytree,
     check_batch_axes,
     check_carry_leaves,
     resolve_starts,
