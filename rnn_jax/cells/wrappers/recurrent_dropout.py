@@ -164,8 +164,8 @@ def _masked_form(cell: Any) -> FusedForm:
             "is not known or not so. Build an LSTMCell with peephole=False or a GRUCell with "
             "reset_after=True, both of sigmoid and tanh, or a SimpleRNNCell with an activation of "
             "this package, given by name; or name the parts of the carry that meet nothing but "
-            'weights, as in rate={"h": 0.3} for an LSTM with h in its carry_parts, or (0.0, 0.3) in the structure '
-            "of the carry."
+            'weights, as in rate={"h": 0.3} for an LSTM with h in its carry_parts, or (0.0, 0.3) '
+            "in the structure of the carry."
         )
     return form
 
