@@ -233,3 +233,12 @@ def test_words_beside_their_pitch():
     by_pitch = rj.input_jacobian(cell, xs, jnp.zeros(3))
     expected = rj.input_jacobian(gru, embedded)[..., 4:]
     np.testing.assert_allclose(by_pitch, expected, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", ["floats and tokens", "images"])
+def test_a_function_is_told_its_carry_and_feature_axes(kind):
+    make, numbers, feature_axes = KINDS[kind]
+    cell = rj.as_cell(cell_of(numbers), initial_carry=START[0], feature_axes=feature_axes)
+    _, found = rj.unroll(cell, make(FLAT), lengths=[3, T])
+    _, expected = rj.unroll(cell_of(lambda x: x), FLAT, START, lengths=[3, T])
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
