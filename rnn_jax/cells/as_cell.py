@@ -77,7 +77,7 @@ class AdaptedCell(CellWrapper):
         in_features: int | None,
         feature_axes: int | None = None,
     ):
-        cell = _comparable(as_pytree(cell))
+        cell = as_pytree(cell)
         start: Any = None
         if initial_carry is None:
             if carry_maker(cell) is None:
@@ -91,7 +91,7 @@ class AdaptedCell(CellWrapper):
         else:
             start = nnx.data(jax.tree_util.tree_map_with_path(_as_variable, initial_carry))
         # Not by way of the base, which wants the cell itself to know its carry.
-        self.cell = nnx.data(cell)
+        self.cell = nnx.data(_comparable(cell))
         self.initial = start
         if in_features is not None:
             self._features = check_size("in_features", in_features)
@@ -122,8 +122,8 @@ class AdaptedCell(CellWrapper):
             return make_carry(self.cell, input_shape, rngs, carry_init)
         if carry_init is not None:
             raise TypeError(
-                "carry_init cannot be given to a cell whose initial carry was given to as_cell; got "
-                "both. Leave carry_init out, or draw a carry in the form of "
+                "carry_init cannot be given to a cell whose initial carry was given to as_cell; "
+                "got both. Leave carry_init out, or draw a carry in the form of "
                 "initialize_carry(input_shape)."
             )
         if isinstance(self.initial, _Function):
@@ -193,8 +193,9 @@ def _comparable(cell: Any) -> Any:
 def _as_variable(path: Any, leaf: Any) -> InitialCarry:
     if not isinstance(leaf, ARRAYS):
         raise TypeError(
-            "initial_carry must be a pytree of arrays, or a function of the shape of one input; got "
-            f"a leaf of type {type(leaf).__name__} at initial_carry{jax.tree_util.keystr(path)}. "
+            "initial_carry must be a pytree of arrays, or a function of the shape of one input; "
+            f"got a leaf of type {type(leaf).__name__} at "
+            f"initial_carry{jax.tree_util.keystr(path)}. "
             "Pass for example jnp.zeros(64)."
         )
     return InitialCarry(jnp.asarray(leaf))

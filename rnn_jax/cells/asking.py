@@ -83,7 +83,7 @@ def check_cell(cell: Any, name: str) -> Any:
     try:
         cell = as_pytree(cell)
     except TypeError as error:
-        raise TypeError(f"{name} cannot be taken for a cell: {error}") from error
+        raise TypeError(f"{name} is no cell: {error}") from error
     if carry_maker(cell) is None:
         raise TypeError(
             f"{name} must be a cell that knows where a sequence starts, by a method "

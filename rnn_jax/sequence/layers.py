@@ -46,7 +46,7 @@ def check_layers(cells: Any, *, causal: bool) -> list[Any]:
         raise ValueError("a stack needs at least one cell; got none. Pass cells=[cell].")
     for depth, layer in enumerate(layers):
         if not isinstance(layer, Bidirectional):
-            layers[depth] = check_cell(layer, "each of cells")
+            layers[depth] = check_cell(layer, f"layer {depth} of cells")
         elif causal:
             raise TypeError(
                 "cells must go from the past to the future one step at a time; got Bidirectional, "

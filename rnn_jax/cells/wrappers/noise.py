@@ -161,9 +161,9 @@ def rates_by_part(name: str, rate: Any, form: Carry, parts: tuple[str, ...]) -> 
         )
     for part, value, leaf in zip(parts, rates, jax.tree.leaves(form), strict=True):
         if value and not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            others = ", ".join(f"{other!r}: {value}" for other in parts if other != part)
             raise TypeError(
                 f"{name} needs parts of the carry that hold floats; got {value} for {part!r}, "
-                f"which holds {leaf.dtype}. Give each other part its own: "
-                f"{name}={{{', '.join(f'{other!r}: {value}' for other in parts if other != part)}}}."
+                f"which holds {leaf.dtype}. Name the others: {name}={{{others}}}."
             )
     return rates

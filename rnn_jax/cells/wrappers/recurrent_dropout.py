@@ -18,7 +18,7 @@ from rnn_jax.cells.wrappers.noise import (
     rates_by_part,
     step_with,
 )
-from rnn_jax.cells.wrappers.wrapper import CellWrapper
+from rnn_jax.cells.wrappers.wrapper import CellWrapper, within
 from rnn_jax.checks import check_rate, kind_of
 
 
@@ -82,9 +82,10 @@ class RecurrentDropout(CellWrapper):
         self.rate = rate if of_form else max(self.rates or (0.0,))
 
     def noise(self, key: jax.Array, steps: int) -> Noise:
-        """(dropped units of each part of the state (T, ...), dropped features of the input (T, I)).
+        """(dropped units of the state, dropped features of the input (T, I)), None by rate 0.
 
-        Each is None where the rate is 0. They are the same at every step.
+        Of a form the state is h, (T, H); else each leaf of the carry. They are the same at every
+        step.
         """
         of_state, of_input = jax.random.split(key)
         features = carry_features(self.cell, "RecurrentDropout")
@@ -97,7 +98,7 @@ class RecurrentDropout(CellWrapper):
 
         of_x = mask(of_input, self.input_rate, (features,))
         if self.rates is None:
-            return (mask(of_state, self.rate, (self.hidden_features,)),), of_x
+            return mask(of_state, self.rate, (self.hidden_features,)), of_x
         leaves = jax.tree.leaves(carry_form(self.cell, "RecurrentDropout"))
         keys = jax.random.split(of_state, len(leaves))
         drawn = zip(keys, self.rates, leaves, strict=True)
@@ -126,13 +127,13 @@ class RecurrentDropout(CellWrapper):
         """One step that sees only the units that are left."""
         drops, _ = noise
         if self.rates is not None:
-            return step_with(self.cell, self._seen(carry, drops), z, None)
+            return step_with(self.cell, _left_of(carry, drops, self.rates), z, None)
         form = _masked_form(self.cell)
         leaves, structure = jax.tree.flatten((carry, z))
         carry, z = jax.tree.unflatten(structure, self._kept(*leaves))
         h = form.mathematics.hidden(carry)
-        if drops[0] is not None:
-            h = dropped(h, drops[0], self.rate)
+        if drops is not None:
+            h = dropped(h, drops, self.rate)
         pre = tuple(
             u if w_h is None else u + self._product(h, w_h)
             for u, w_h in zip(z, state_rows(form, self.in_features), strict=True)
@@ -140,14 +141,15 @@ class RecurrentDropout(CellWrapper):
         after, _ = form.mathematics.advance(carry, pre)
         return after, form.mathematics.hidden(after)
 
-    def _seen(self, carry: Carry, drops: tuple[jax.Array | None, ...]) -> Carry:
-        """A carry as the step sees it."""
-        leaves, structure = jax.tree.flatten(carry)
-        left = [
-            leaf if drop is None else dropped(leaf, jnp.broadcast_to(drop, leaf.shape), rate)
-            for leaf, drop, rate in zip(leaves, drops, self.rates or (), strict=True)
-        ]
-        return jax.tree.unflatten(structure, left)
+
+def _left_of(carry: Carry, drops: tuple[jax.Array | None, ...], rates: tuple[float, ...]) -> Carry:
+    """A carry as a step sees it, some units of some parts dropped."""
+    leaves, structure = jax.tree.flatten(carry)
+    left = [
+        leaf if drop is None else dropped(leaf, jnp.broadcast_to(drop, leaf.shape), rate)
+        for leaf, drop, rate in zip(leaves, drops, rates, strict=True)
+    ]
+    return jax.tree.unflatten(structure, left)
 
 
 def _masked_form(cell: Any) -> FusedForm:
@@ -172,7 +174,8 @@ def _masked_form(cell: Any) -> FusedForm:
 
 def _form_of(cell: Any) -> str:
     """The cell's name, and what of its options stands in the way."""
-    name = kind_of(owner_of(cell))
+    *_, inner = within(cell)
+    name = kind_of(owner_of(inner))
     if getattr(cell, "peephole", None) is not None:
         return f"{name} with peepholes"
     if getattr(cell, "reset_after", True) is False:

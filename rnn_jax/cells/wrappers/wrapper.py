@@ -126,9 +126,9 @@ class CellWrapper(nnx.RNNCellBase, SelfDescribing):
         found = features_taken(self.cell) if self._features is None else self._features
         if found is None:
             raise AttributeError(
-                f"a wrapped cell has the in_features of the cell inside; got "
-                f"{kind_of(owner_of(self.cell))}, which does not say how many it takes. Say so with "
-                "rnn_jax.as_cell(cell, in_features=…)."
+                "a wrapped cell has the in_features of the cell inside; got "
+                f"{kind_of(owner_of(self.cell))}, which does not say how many it takes. Say so "
+                "with rnn_jax.as_cell(cell, in_features=…)."
             )
         return found
 
@@ -172,7 +172,8 @@ class CellWrapper(nnx.RNNCellBase, SelfDescribing):
         if found is None:
             raise AttributeError(
                 f"a wrapped cell has the {name} of the cell inside; "
-                f"{kind_of(owner_of(self.cell))} has none that holds for its own step. Define it in the class that has that step."
+                f"{kind_of(owner_of(self.cell))} has none that holds for its own step. Define it "
+                "in the class that has that step."
             )
         return found
 

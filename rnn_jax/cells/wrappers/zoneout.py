@@ -1,6 +1,6 @@
 """Zoneout: units that keep their previous value at random."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ class Zoneout(CellWrapper):
 
     def step(self, carry: Carry, z: Any) -> tuple[Carry, Any]:
         """One step with the expected update; see `RNNCell.step`."""
-        return self._mix(carry, z, None, None)
+        return self._mix(carry, step_and_output(self.cell, carry, z, None), None)
 
     def noise(self, key: jax.Array, steps: int) -> Noise:
         """(the inner cell's noise, for each part which units keep their value, (T, ...))."""
@@ -74,7 +74,8 @@ class Zoneout(CellWrapper):
 
     def noisy_step(self, carry: Carry, z: Any, noise: Noise) -> tuple[Carry, Any]:
         """One step in which some units keep their value; see `rnn_jax.cells.wrappers.noise`."""
-        return self._mix(carry, z, *noise)
+        of_cell, keeps = noise
+        return self._mix(carry, step_and_output(self.cell, carry, z, of_cell), keeps)
 
     @property
     def gates(self) -> ByName:
@@ -106,10 +107,10 @@ class Zoneout(CellWrapper):
         return path
 
     def _mix(
-        self, before: Carry, z: Any, of_cell: Noise, keeps: tuple[jax.Array | None, ...] | None
+        self, before: Carry, made: "Made", keeps: tuple[jax.Array | None, ...] | None
     ) -> tuple[Carry, Any]:
         """(the carry between old and new, the output); without `keeps` by expectation."""
-        (after, y), part = step_and_output(self.cell, before, z, of_cell)
+        after, y, part = made
         olds, (news, structure) = jax.tree.leaves(before), jax.tree.flatten(after)
         parts = []
         for k, (rate, old, new) in enumerate(zip(self.rates, olds, news, strict=True)):
@@ -125,13 +126,21 @@ class Zoneout(CellWrapper):
         return jax.tree.unflatten(structure, parts), y if part is None else parts[part]
 
 
-def step_and_output(cell: Any, carry: Carry, z: Any, noise: Noise) -> Any:
-    """((carry after, y) of a step, which leaf of the carry y is, if it is one of them)."""
-    after, y = result = step_with(cell, carry, z, noise)
+class Made(NamedTuple):
+    """What a cell makes of a step: the carry, y, and which leaf of the carry y is, if it is one."""
+
+    after: Carry
+    output: Any
+    part: int | None
+
+
+def step_and_output(cell: Any, carry: Carry, z: Any, noise: Noise) -> Made:
+    """One step of a cell, and where in the carry its output stands."""
+    after, y = step_with(cell, carry, z, noise)
     leaves = jax.tree.leaves(after)
     same = next((k for k, leaf in enumerate(leaves) if leaf is y), None)
-    if same is not None or not jax.tree_util.treedef_is_leaf(jax.tree.structure(y)):
-        return result, same
-    # A jitted step returns what is one array as two, which its program tells.
-    program = jax.make_jaxpr(step_with)(cell, carry, z, noise)
-    return result, part_that_is_output(program, len(leaves))
+    if same is None and jax.tree_util.treedef_is_leaf(jax.tree.structure(y)):
+        # A jitted step returns what is one array as two, which its program tells.
+        program = jax.make_jaxpr(step_with)(cell, carry, z, noise)
+        same = part_that_is_output(program, len(leaves))
+    return Made(after, y, same)
