@@ -136,6 +136,12 @@ def features_taken(cell: Any) -> int | None:
     return None
 
 
+def features_said_of_output(cell: Any) -> int:
+    """The features of a cell's output, as it says: `output_features`, else `hidden_features`."""
+    owner = owner_of(cell)
+    return int(getattr(owner, "output_features", None) or owner.hidden_features)
+
+
 def carry_features(cell: Any, name: str) -> int:
     """I, for what needs a carry before there is an input.
 

@@ -10,8 +10,8 @@ from flax import nnx
 from rnn_jax.activations import ActivationLike, computes, get_activation, is_known_by_element
 from rnn_jax.cells.cell import RNNCell, promote
 from rnn_jax.cells.structure import FusedForm, PreActivations, Sees
-from rnn_jax.checks import check_number
-from rnn_jax.initializers import InitializerLike
+from rnn_jax.checks import check_number, check_size
+from rnn_jax.initializers import InitializerLike, get_initializer, initialize
 
 LSTMCarry = tuple[jax.Array, jax.Array]
 
@@ -30,6 +30,9 @@ class LSTMCell(RNNCell):
     blocks lie in the fused kernels in the order input, forget, candidate, output, each initialised
     on its own. With another `gate_fn` it stands for σ, with another `activation_fn` for both tanh.
 
+    With a projection to P features, h' = (o ∘ tanh(c')) W_p: the carry is (c: H, h: P), the output
+    is h, and W_h has P rows.
+
     Args:
       in_features: I.
       hidden_features: H.
@@ -42,7 +45,10 @@ class LSTMCell(RNNCell):
       gate_fn: σ of the gates, by name, as an `Activation`, or any callable.
       activation_fn: of the candidate and of the cell state on its way out, likewise. With any other
         than sigmoid and tanh, sequences are scanned as they are, without the fused form.
-      kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable.
+      projection: P, the features of h if a linear map W_p, `projection_kernel` of shape (H, P),
+        makes it; None is without one (Sak et al., 2014).
+      kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable;
+        `kernel_init` of W_p too.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products. With dtype=bfloat16 and carry_dtype=float32, products of bfloat16 are added up in
@@ -59,6 +65,8 @@ class LSTMCell(RNNCell):
       S. Hochreiter and J. Schmidhuber, "Long short-term memory", 1997.
       F. Gers, J. Schmidhuber and F. Cummins, "Learning to forget", 2000.
       F. Gers and J. Schmidhuber, "Recurrent nets that time and count", 2000.
+      H. Sak, A. Senior and F. Beaufays, "Long short-term memory recurrent neural network
+      architectures for large scale acoustic modeling", 2014 (the projection).
       K. Greff et al., "LSTM: a search space odyssey", 2017 (the coupled variant).
     """
 
@@ -75,6 +83,7 @@ class LSTMCell(RNNCell):
         forget_gate: bool = True,
         gate_fn: ActivationLike = "sigmoid",
         activation_fn: ActivationLike = "tanh",
+        projection: int | None = None,
         kernel_init: InitializerLike = "lecun_normal",
         recurrent_kernel_init: InitializerLike = "orthogonal",
         bias_init: InitializerLike = "zeros",
@@ -90,6 +99,7 @@ class LSTMCell(RNNCell):
             )
         self.gate_fn = get_activation(gate_fn, "gate_fn")
         self.activation_fn = get_activation(activation_fn, "activation_fn")
+        self.projection = None if projection is None else check_size("projection", projection)
         present = {"input": not coupled, "forget": forget_gate, "candidate": True, "output": True}
         super().__init__(
             in_features,
@@ -113,6 +123,11 @@ class LSTMCell(RNNCell):
             if peephole
             else None
         )
+        kernel = None
+        if self.projection is not None:
+            init, shape = get_initializer("kernel_init", kernel_init), (size, self.projection)
+            kernel = initialize("kernel_init", init, rngs.params(), shape, self.param_dtype)
+        self.projection_kernel = None if kernel is None else nnx.Param(kernel)
 
     def step(self, carry: LSTMCarry, z: jax.Array) -> tuple[LSTMCarry, jax.Array]:
         """One step of (c, h); see `RNNCell.step`."""
@@ -121,16 +136,20 @@ class LSTMCell(RNNCell):
 
     @property
     def diagonal_part(self) -> str | None:  # type: ignore[override]
-        """The cell state, unless an activation may mix units; see `RNNCell`."""
+        """The cell state, unless an activation or a projection may mix its units; see `RNNCell`."""
         both = (self.gate_fn, self.activation_fn)
-        return "c" if all(map(is_known_by_element, both)) else None
+        if self.projection_kernel is not None or not all(map(is_known_by_element, both)):
+            return None
+        return "c"
 
     def fused_form(self) -> FusedForm | None:
-        """One kernel for all blocks; None with peepholes, which are weights of another kind.
+        """One kernel for all blocks; None with a peephole or a projection.
 
-        None, too, with other activations than those whose slopes are known from their values.
+        The first are weights of another kind, and the second mixes units behind the gates. None,
+        too, with other activations than those whose slopes are known from their values.
         """
-        if self.peephole is not None or not self._is_classical:
+        others = self.peephole is not None or self.projection_kernel is not None
+        if others or not self._is_classical:
             return None
         rows = (self.recurrent_kernel[...], self.kernel[...], self.bias[...][None])
         return FusedForm(_UnitMathematics(self.blocks), (jnp.concatenate(promote(*rows)),))
@@ -139,7 +158,7 @@ class LSTMCell(RNNCell):
         """The gate activations of the step that takes `carry` and `x`.
 
         Args:
-          carry: (c, h) before the step, each (..., H).
+          carry: (c, h) before the step, each (..., H), or h (..., P) with a projection.
           x: the input, (..., I).
 
         Returns:
@@ -152,7 +171,7 @@ class LSTMCell(RNNCell):
         """The factor by which the cell state is handed on by itself: {"c": forget gate}.
 
         Args:
-          carry: (c, h) before the step, each (..., H).
+          carry: (c, h) before the step, each (..., H), or h (..., P) with a projection.
           x: the input, (..., I).
 
         Returns:
@@ -184,7 +203,15 @@ class LSTMCell(RNNCell):
         kept = gates["forget"] * c_prev if "forget" in gates else c_prev
         c = kept + gates["input"] * self.activation_fn(pre["candidate"])
         gates["output"] = self.gate_fn(self._peek("output", pre, c))
-        return c, gates["output"] * self.activation_fn(c), gates
+        h = gates["output"] * self.activation_fn(c)
+        if self.projection_kernel is not None:
+            h = self._product(h, self.projection_kernel[...])
+        return c, h, gates
+
+    @property
+    def output_features(self) -> int:
+        """The features of one output h: P with a projection, else H."""
+        return self.hidden_features if self.projection is None else self.projection
 
     @property
     def _is_classical(self) -> bool:
