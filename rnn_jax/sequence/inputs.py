@@ -76,6 +76,12 @@ def read_inputs(xs: Any, feature_axes: int, *, batched: bool) -> tuple[Any, tupl
     return arrays, leading
 
 
+def leading_shape(xs: Any, feature_axes: int) -> tuple[int, ...]:
+    """(..., T), of inputs that `read_inputs` has checked."""
+    longest = max((leaf.shape for leaf in jax.tree.leaves(xs)), key=len)
+    return longest[: len(longest) - feature_axes]
+
+
 def read_array(xs: Any) -> jax.Array:
     """Returns xs as one array (..., T, I), for what takes no other inputs.
 

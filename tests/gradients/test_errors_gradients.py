@@ -64,7 +64,7 @@ def test_a_flow_of_too_many_batch_axes():
         lambda: rj.gradient_flow(simple(), np.zeros((2, 5, T, FEATURES))),
         ValueError,
         r"\(B, T, I\)",
-        r"\(2, 5, 4, 2\)",
+        r"\[2, 5, 4, 2\]",
         r"reshape",
     )
 

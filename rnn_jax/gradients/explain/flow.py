@@ -39,8 +39,8 @@ from rnn_jax.gradients.signals.backprop import Loss, check_loss, loss_gradient, 
 from rnn_jax.gradients.signals.weight_gradient import weight_log_norms_of, why_without_weights
 from rnn_jax.gradients.spectra.lyapunov import LyapunovSpectrum, check_exponents, exponents_of
 from rnn_jax.gradients.spectra.singular_values import check_spectrum, log_singular_values_of
-from rnn_jax.sequence.calling import Carry, check_batch_axes
-from rnn_jax.sequence.inputs import read_inputs, resolve_feature_axes
+from rnn_jax.sequence.calling import Carry, check_batch_axes, describe
+from rnn_jax.sequence.inputs import leading_shape, resolve_feature_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -246,21 +246,22 @@ def _batch_of(source: Given, feature_axes: int | None) -> tuple[int, ...]:
     if isinstance(source, Linearization):
         return source.outputs.shape[:-2]
     axes = resolve_feature_axes(source.cell, feature_axes)
-    inputs, (*batch, _) = read_inputs(source.inputs, axes, batched=True)
-    shape = max((leaf.shape for leaf in jax.tree.leaves(inputs)), key=len)
+    leading = leading_shape(source.inputs, axes)
+    batch = leading[:-1]
     if len(batch) > 1:
         raise ValueError(
-            f"xs must be one sequence (T, I) or a batch (B, T, I); got shape {shape}. Merge the "
-            "batch axes: xs.reshape(-1, *xs.shape[-2:])."
+            "xs must be one sequence (T, I) or a batch (B, T, I); got "
+            f"{describe(source.inputs)}. Merge the batch axes: "
+            f"xs.reshape(-1, *xs.shape[{len(batch)}:])."
         )
     if not math.prod(batch):
         raise ValueError(
-            f"xs must hold at least one sequence; got shape {shape}, a batch of none. Pass B of at "
-            "least 1."
+            f"xs must hold at least one sequence; got {describe(source.inputs)}, a batch of none. "
+            "Pass B of at least 1."
         )
     if source.carry is not None:
-        check_batch_axes(source.carry, tuple(batch))
-    return tuple(batch)
+        check_batch_axes(source.carry, batch)
+    return batch
 
 
 def _wanted(measures: Collection[str] | None, loss: Loss | None, spectrum: bool) -> tuple[str, ...]:
