@@ -102,7 +102,8 @@ def cell_of(weights: CellWeights) -> RNNCell:
         options["projection"] = weights.output_features
     cell = _CELLS[weights.kind](weights.in_features, weights.hidden_features, **options)
     for name, array in weights.arrays().items():
-        getattr(cell, name)[...] = jnp.asarray(array, weights.param_dtype)
+        # JAX may read the memory of an array later, when its owner has written into it.
+        getattr(cell, name)[...] = jnp.asarray(np.array(array, weights.param_dtype))
     return cell
 
 
@@ -120,9 +121,9 @@ def weights_of(cell: Any, to: str) -> CellWeights:
     kind = next((kind for kind, of_kind in _CELLS.items() if isinstance(cell, of_kind)), None)
     if kind is None:
         raise TypeError(
-            f"what goes to {to} must be a SimpleRNNCell, LSTMCell or GRUCell as it stands; got "
-            f"{kind_of(cell)}. Convert the cell inside a wrapper, .cell, and bring what the "
-            "wrapper does yourself."
+            f"what goes to {to} must be this package's SimpleRNNCell, LSTMCell or GRUCell as it "
+            f"stands; got {with_origin(cell)}. Convert a cell of Flax by rnn_jax.convert.from_flax "
+            "first, and of a wrapper the cell inside, .cell."
         )
     own_form = type(cell).fused_form is _CELLS[kind].fused_form
     if not (own_form and makes_claim(cell, "fused_form")):
@@ -140,18 +141,31 @@ def weights_of(cell: Any, to: str) -> CellWeights:
             f"what goes to {to} must be one cell; got an ensemble, with kernels of shape "
             f"{cell.kernel[...].shape}. Take a member: rnn_jax.member(models, 0)."
         )
-    recurrent_bias = getattr(cell, "candidate_recurrent_bias", None)
-    projection = getattr(cell, "projection_kernel", None)
+    names = (
+        "kernel",
+        "recurrent_kernel",
+        "bias",
+        "candidate_recurrent_bias",
+        "projection_kernel",
+    )
+    there = {name: getattr(cell, name, None) for name in names}
+    arrays = {name: as_numpy(name, array) for name, array in there.items() if array is not None}
     return CellWeights(
         kind,
-        np.asarray(cell.kernel[...]),
-        np.asarray(cell.recurrent_kernel[...]),
-        np.asarray(cell.bias[...]),
-        None if recurrent_bias is None else np.asarray(recurrent_bias[...]),
-        None if projection is None else np.asarray(projection[...]),
+        arrays["kernel"],
+        arrays["recurrent_kernel"],
+        arrays["bias"],
+        arrays.get("candidate_recurrent_bias"),
+        arrays.get("projection_kernel"),
         getattr(cell, "activation", "tanh"),
         cell.dtype,
     )
+
+
+def with_origin(value: Any) -> str:
+    """What a value is, for messages, and where its class is from: many are called LSTM."""
+    origin = (value if isinstance(value, type) else type(value)).__module__
+    return kind_of(value) if origin == "builtins" else f"{kind_of(value)} of {origin}"
 
 
 def name_of_activation(activation: Any) -> str:
@@ -162,9 +176,9 @@ def name_of_activation(activation: Any) -> str:
     return next((str(name) for name in names if name), type(activation).__name__)
 
 
-def is_named(activation: Any, named: Activation) -> bool:
-    """Whether an activation is the one of this package that has this name."""
-    return bool(activation == named)
+def is_named(activation: Any, known: Activation) -> bool:
+    """Whether an activation is one of this package's, by itself or by its function."""
+    return activation == known or getattr(activation, "function", None) is known.function
 
 
 def _check_lstm(cell: Any, to: str) -> None:
@@ -208,11 +222,7 @@ def as_numpy(name: str, value: Any) -> np.ndarray:
       ValueError: its type is one that JAX is not set to compute in.
     """
     if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        # NumPy has no bfloat16 of its own; float32 holds all its numbers.
-        narrow = str(value.dtype) == "torch.bfloat16"
-        value = value.float().numpy() if narrow else value.numpy()
-        value = value.astype(jnp.bfloat16) if narrow else value
+        value = _from_tensor(name, value)
     elif isinstance(value, nnx.Variable):
         value = value[...]
     if isinstance(value, jax.core.Tracer):
@@ -234,6 +244,21 @@ def as_numpy(name: str, value: Any) -> np.ndarray:
             "the weights to float32 first."
         )
     return array
+
+
+def _from_tensor(name: str, tensor: Any) -> np.ndarray:
+    """A tensor of PyTorch as a NumPy array."""
+    try:
+        tensor = tensor.detach().cpu()
+        if str(tensor.dtype) != "torch.bfloat16":
+            return np.asarray(tensor.numpy())
+        # NumPy has no bfloat16 of its own; float32 holds all its numbers.
+        return np.asarray(tensor.float().numpy()).astype(jnp.bfloat16)
+    except (RuntimeError, TypeError) as error:  # On the device meta, quantized, sparse.
+        raise TypeError(
+            f"weights must be dense tensors of floats; got {name}, which has no such numbers "
+            f"({error}). Load or convert the network first."
+        ) from error
 
 
 def sum_of_biases(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from flax import linen, nnx
 from rnn_jax.activations import ACTIVATIONS, Activation
 from rnn_jax.cells.cell import RNNCell
 from rnn_jax.checks import check_choice, check_flag, kind_of
-from rnn_jax.convert.cell_weights import CellWeights, cell_of, weights_of
+from rnn_jax.convert.cell_weights import CellWeights, as_numpy, cell_of, weights_of, with_origin
 from rnn_jax.convert.layer_weights import LayerWeights, layers_of, model_of
 from rnn_jax.convert.linen_params import GATES, read_params, write_params
 from rnn_jax.sequence.model import SequenceModel
@@ -74,7 +74,8 @@ def to_flax(model: Any, *, api: str = "nnx", optimized: bool = True) -> Any:
 
     Returns:
       Of NNX, a cell, an nnx.RNN, an nnx.Bidirectional, or an nnx.Sequential of several layers,
-      called on (B, T, I). Of Linen, (cell, {"params": …}).
+      called on (B, T, I). Of Linen, (cell, {"params": …}). A `dtype` to compute in goes along; a
+      `carry_dtype` has no counterpart.
 
     Raises:
       TypeError: it is no such model.
@@ -146,7 +147,7 @@ def _read_nnx(cell: Any) -> CellWeights:
     if name is None:
         raise TypeError(
             "a cell must be an nnx.SimpleCell, GRUCell, LSTMCell or OptimizedLSTMCell; got "
-            f"{kind_of(cell)}. Any other cell is used as it is, by rnn_jax.unroll and the rest."
+            f"{with_origin(cell)}. Any other cell is used as it is, by rnn_jax.unroll and the rest."
         )
     _check_call(cell, getattr(nnx, name))
     activation = _check_functions(cell, _KINDS[name])
@@ -155,14 +156,17 @@ def _read_nnx(cell: Any) -> CellWeights:
         into = [cell.if_ if gate == "f" else getattr(cell, f"i{gate}") for gate in gates]
         of_state = [getattr(cell, f"h{gate}") for gate in gates]
         fused = _Fused(
-            np.concatenate([np.asarray(layer.kernel[...]) for layer in into], axis=1),
-            np.concatenate([np.asarray(layer.kernel[...]) for layer in of_state], axis=1),
-            np.concatenate([np.asarray(layer.bias[...]) for layer in of_state]),
+            np.concatenate([as_numpy("kernel", layer.kernel) for layer in into], axis=1),
+            np.concatenate([as_numpy("kernel", layer.kernel) for layer in of_state], axis=1),
+            np.concatenate([as_numpy("bias", layer.bias) for layer in of_state]),
         )
     else:
         biased = cell.dense_h if name == "OptimizedLSTMCell" else cell.dense_i
-        arrays = (cell.dense_i.kernel, cell.dense_h.kernel, biased.bias)
-        fused = _Fused(*(np.asarray(array[...]) for array in arrays))
+        fused = _Fused(
+            as_numpy("dense_i.kernel", cell.dense_i.kernel),
+            as_numpy("dense_h.kernel", cell.dense_h.kernel),
+            as_numpy("bias", biased.bias),
+        )
     within = np.zeros_like(fused.bias[: cell.hidden_features]) if name == "GRUCell" else None
     return CellWeights(
         _KINDS[name],

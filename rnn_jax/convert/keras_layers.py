@@ -18,6 +18,7 @@ from rnn_jax.convert.cell_weights import (
     is_named,
     name_of_activation,
     weights_of,
+    with_origin,
 )
 from rnn_jax.convert.keras_arrays import read_arrays, write_arrays
 from rnn_jax.convert.layer_weights import LayerWeights, layers_of, model_of
@@ -69,12 +70,13 @@ def from_keras(
         lists = source if isinstance(source[0], (list, tuple)) else [source]
         said: dict[str, Any] = {"reset_after": reset_after, "activation": activation}
         return model_of([_read_lists(arrays, kind, said) for arrays in lists])
-    given = {"kind": kind, "reset_after": reset_after}
+    given: dict[str, Any] = {"kind": kind, "reset_after": reset_after}
+    given |= {"activation": None if activation == "tanh" else activation}
     refused = next((name for name, value in given.items() if value is not None), None)
-    if refused or activation != "tanh":
+    if refused is not None:
         raise ValueError(
-            f"{refused or 'activation'} must be left out for Keras' own objects, which say it by "
-            "themselves; got one. Leave it out, or pass layer.get_weights()."
+            f"{refused} must be left out for Keras' own objects, which say it by themselves; got "
+            f"{given[refused]!r}. Leave it out, or pass layer.get_weights()."
         )
     keras = sys.modules.get("keras")  # Whose layers have been made has been imported.
     name = _class_of(source, keras, _CELLS)
@@ -182,7 +184,7 @@ def _cells_of(layer: Any, keras: Any, *, backward: bool) -> list[CellWeights]:
     if _class_of(layer, keras, [*_LAYERS, "RNN"]) is None:
         raise TypeError(
             "a layer must be a keras SimpleRNN, GRU, LSTM, an RNN of their cells, or a "
-            f"Bidirectional of one; got {kind_of(layer)}. Pass the recurrent layers alone, or "
+            f"Bidirectional of one; got {with_origin(layer)}. Pass the recurrent layers alone, or "
             "their arrays, layer.get_weights()."
         )
     if bool(layer.go_backwards) is not backward:

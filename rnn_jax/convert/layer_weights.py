@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+from flax import nnx
 
-from rnn_jax.cells.cell import RNNCell
 from rnn_jax.checks import kind_of
 from rnn_jax.convert.cell_weights import CellWeights, cell_of, weights_of
 from rnn_jax.sequence.bidirectional import Bidirectional
@@ -42,11 +42,10 @@ def layers_of(source: Any, to: str, *, reads_last: bool = False) -> list[LayerWe
     if isinstance(source, SequenceModel):
         _check_bare(source, to, reads_last)
         return _each(source.cells, to)
-    if isinstance(source, StackedCell):
+    if type(source) is StackedCell:
         return _each(source.cells, to)
-    if isinstance(source, (RNNCell, Bidirectional)) or not isinstance(source, Iterable):
-        return _each([source], to)
-    return _each(source, to)
+    one = isinstance(source, nnx.Module) and not isinstance(source, nnx.List)
+    return _each([source] if one or not isinstance(source, Iterable) else source, to)
 
 
 def cells_in(layers: Iterable[LayerWeights]) -> list[CellWeights]:
@@ -62,7 +61,7 @@ def _each(layers: Iterable[Any], to: str) -> list[LayerWeights]:
 
 
 def _layer_of(layer: Any, to: str) -> LayerWeights:
-    if isinstance(layer, Bidirectional):
+    if type(layer) is Bidirectional:
         return weights_of(layer.forward, to), weights_of(layer.backward, to)
     return (weights_of(layer, to),)
 

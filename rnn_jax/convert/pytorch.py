@@ -18,6 +18,7 @@ from rnn_jax.convert.cell_weights import (
     is_named,
     name_of_activation,
     weights_of,
+    with_origin,
 )
 from rnn_jax.convert.layer_weights import LayerWeights, cells_in, layers_of, model_of
 from rnn_jax.convert.state_dict import State, own_entries, read_layers, write_cell
@@ -92,7 +93,7 @@ def to_torch(model: Any, *, module: bool = True, bias: bool = True) -> Any:
     Returns:
       A torch.nn.RNN, LSTM or GRU with batch_first=True on the CPU, in training mode as new modules
       are; or {name: array}. The second of PyTorch's two biases is 0, but for the candidate of a
-      GRU.
+      GRU. It computes in the type of the parameters, also where the cell computes in another.
 
     Raises:
       TypeError: it is no such model.
@@ -147,7 +148,7 @@ def _kind_of_module(source: Any) -> tuple[str, str]:
                     return name.lower(), getattr(source, "nonlinearity", "tanh")
     raise TypeError(
         "source must be a torch.nn.RNN, LSTM, GRU, RNNCell, LSTMCell or GRUCell, or a state dict "
-        f"of one; got {kind_of(source)}. {_recurrent_parts(source, nn)}"
+        f"of one; got {with_origin(source)}. {_recurrent_parts(source, nn)}"
     )
 
 

@@ -34,11 +34,12 @@ def own_entries(source: Mapping[str, Any], prefix: str) -> State:
     """The entries of a state dict whose names have the prefix, without it."""
     if not isinstance(prefix, str):
         raise TypeError(f'prefix must be a str; got {kind_of(prefix)}. Pass for example "lstm.".')
-    own = {name[len(prefix) :]: v for name, v in source.items() if str(name).startswith(prefix)}
+    entries = {str(name): value for name, value in source.items()}
+    own = {name[len(prefix) :]: v for name, v in entries.items() if name.startswith(prefix)}
     known = [name for name in own if _NAME.fullmatch(name)]
     if not known:
         inside = sorted(
-            {n[: m.start()] for n in source if (m := re.search(_NAME.pattern + "$", n))}
+            {n[: m.start()] for n in entries if (m := re.search(_NAME.pattern + "$", n))}
         )
         fix = f"Pass prefix={inside[0]!r}." if inside else "Pass that of the recurrent module."
         raise ValueError(

@@ -184,6 +184,13 @@ def orthogonality_penalty(cell: Any) -> jax.Array:
             f"{type(cell).__name__}, which has no recurrent_kernel. Pass the kernel itself."
         )
     kernel = jnp.asarray(kernel[...])
+    sizes = [getattr(cell, f"{which}_features", None) for which in ("output", "hidden")]
+    if sizes[0] != sizes[1] and None not in sizes:
+        raise ValueError(
+            "a recurrent kernel must consist of square blocks for the penalty; got a "
+            f"{type(cell).__name__} that projects {sizes[1]} features to {sizes[0]}. Leave the "
+            "penalty out for it, or build it without a projection."
+        )
     if not jnp.issubdtype(kernel.dtype, jnp.floating):
         raise TypeError(f"a recurrent kernel must hold floats; got dtype {kernel.dtype}. Cast it.")
     if kernel.ndim != 2 or kernel.shape[0] == 0 or kernel.shape[1] % kernel.shape[0]:

@@ -86,19 +86,23 @@ def trace_layers(layers: Sequence[Any], in_features: int | None, name: str) -> t
         size = said
     found: list[Layer] = []
     for depth, layer in enumerate(layers):
-        own = features_said(layer)
-        if own is not None and own != size:
-            raise ValueError(
-                f"each layer must take what the one below gives; layer {depth - 1} gives {size} "
-                f"features and layer {depth} takes {own}. Build layer {depth} with "
-                f"in_features={size}."
-            )
+        check_fit(size, layer, depth)
         cells = cells_of(layer)
         given = [features_given(cell, size, depth) for cell in cells]
         dtype = functools.reduce(jnp.promote_types, map(parameter_dtype, cells))
         found.append(Layer(size, sum(given), given[0], dtype))
         size = sum(given)
     return tuple(found)
+
+
+def check_fit(given: int | None, layer: Any, depth: int) -> None:
+    """Raises ValueError if a layer says that it takes other features than the one below gives."""
+    own = features_said(layer)
+    if own is not None and given is not None and own != given:
+        raise ValueError(
+            f"each layer must take what the one below gives; layer {depth - 1} gives {given} "
+            f"features and layer {depth} takes {own}. Build layer {depth} with in_features={given}."
+        )
 
 
 def features_said(layer: Any) -> int | None:

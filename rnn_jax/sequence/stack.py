@@ -1,6 +1,7 @@
 """Several layers as one cell."""
 
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from rnn_jax.cells.asking import (
 )
 from rnn_jax.cells.claims import SelfDescribing, claim, owner_of
 from rnn_jax.cells.wrappers.noise import Noise, draw_noise, project_with, step_with
-from rnn_jax.sequence.layers import check_layers, features_given, features_said, trace_layers
+from rnn_jax.sequence.layers import check_fit, check_layers, features_given
 
 
 class StackedCell(nnx.RNNCellBase, SelfDescribing):
@@ -37,8 +38,9 @@ class StackedCell(nnx.RNNCellBase, SelfDescribing):
 
     def __init__(self, cells: Any):
         layers = check_layers(cells, causal=True)
-        if features_said(layers[0]) is not None:  # Otherwise the first input shows what fits.
-            trace_layers(layers, None, "StackedCell")
+        # What cells do not say of themselves, the first input shows.
+        for depth, (below, above) in enumerate(itertools.pairwise(layers)):
+            check_fit(getattr(owner_of(below), "hidden_features", None), above, depth + 1)
         # Marked as data, because Flax takes pytrees that are none of its own for constants.
         self.cells = nnx.List(map(nnx.data, layers))
 

@@ -102,5 +102,7 @@ def test_what_it_refuses():
     wrong = jnp.zeros(H), jnp.zeros(H)
     words = ("carry must be (c, h), of shapes [(5,), (2,)]", "got ((5,), (5,))", "initialize_carry")
     refuses(lambda: projected()(wrong, jnp.ones(IN)), ValueError, *words)
+    words = ("must consist of square blocks", "projects 5 features to 2", "Leave the penalty out")
+    refuses(lambda: rj.orthogonality_penalty(projected()), ValueError, *words)
     words = ("RecurrentDropout needs a cell whose weights", "projection", "Build an LSTMCell")
     refuses(lambda: rj.RecurrentDropout(projected(), 0.1), TypeError, *words)

@@ -172,6 +172,16 @@ def test_time_first_is_called_batch_first():
     np.testing.assert_allclose(ys, theirs.numpy(), **CLOSE)
 
 
+def test_last_states_are_those_of_the_module():
+    module = module_of("projection", "stacked")
+    carry, _ = rj.convert.from_torch(module)(XS, return_carry=True)
+    with torch.no_grad():
+        _, (h, c) = module(torch.tensor(XS))
+    for depth, (our_c, our_h) in enumerate(carry):
+        np.testing.assert_allclose(our_c, c[depth].numpy(), **CLOSE)
+        np.testing.assert_allclose(our_h, h[depth].numpy(), **CLOSE)
+
+
 def test_a_part_of_a_larger_state_dict_is_taken_by_its_prefix():
     class Net(torch.nn.Module):
         def __init__(self):
@@ -184,6 +194,21 @@ def test_a_part_of_a_larger_state_dict_is_taken_by_its_prefix():
     says = refused(lambda: rj.convert.from_torch(net), TypeError, "got Net", r"module\.lstm")
     assert "recurrent part" in says
     refused(lambda: rj.convert.from_torch(net.state_dict()), ValueError, "prefix='lstm.'")
+
+
+def test_a_function_of_jax_is_known_as_well_as_its_name():
+    by_function = rj.SimpleRNNCell(IN, H, activation=jnp.tanh, rngs=nnx.Rngs(0))
+    assert rj.convert.to_torch(by_function).nonlinearity == "tanh"
+
+
+def test_arrays_are_copied_and_may_be_written_into_afterwards():
+    arrays = {key: np.zeros_like(array) for key, array in entries(module_of("lstm")).items()}
+    model = rj.convert.from_torch(arrays)
+    for array in arrays.values():
+        array[:] = 1
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(model))
+    rj.convert.to_torch(model, module=False)["weight_hh_l0"][:] = 1
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(model))
 
 
 def test_a_stack_a_layer_and_a_list_of_layers_are_modules_too():

@@ -186,6 +186,15 @@ def test_another_structure_is_refused(name, tmp_path):
         assert word in says
 
 
+def test_a_model_in_evaluation_is_loaded_into_one_in_training(tmp_path):
+    saved, like = Everything(1), Everything(2)
+    saved.eval()
+    rj.save(tmp_path / "model", saved)
+    loaded = rj.load(tmp_path / "model", like)
+    assert bits(loaded) == bits(saved)
+    assert not loaded.norm.use_running_average
+
+
 def test_another_type_or_kind_of_key_is_refused(tmp_path):
     path = tmp_path / "model"
     rj.save(path, {"w": jnp.ones(2, jnp.float32), "key": jax.random.key(0)})

@@ -45,6 +45,10 @@ _TYPES = frozenset(
 )
 
 
+# What NNX notes of a module that is trained or evaluated at the moment, as `.eval()` sets it.
+_MODES = frozenset({"deterministic", "use_running_average", "decode"})
+
+
 class _Leaf(NamedTuple):
     """What the metadata say of one leaf."""
 
@@ -69,6 +73,7 @@ def save(path: str | Path, model: Any) -> None:
 
     Raises:
       TypeError: a leaf is no array, or the path no path.
+      ValueError: a leaf lies on devices of other processes too.
       OSError: the file cannot be written; the path holds what it held before.
     """
     import safetensors.numpy
@@ -101,7 +106,8 @@ def load(path: str | Path, model_like: M) -> M:
     Args:
       path: of the file.
       model_like: a model built as the one that was saved: of equal structure, paths, shapes and
-        types. Its numbers are not used, and `jax.eval_shape(make_model)` does as well.
+        types, in training or evaluation. Its numbers are not used, and `jax.eval_shape(make_model)`
+        does as well.
 
     Returns:
       A model like `model_like`, bit for bit what was saved; its arrays are JAX's, and NumPy's where
@@ -170,6 +176,12 @@ def _values(name: str, leaf: Any) -> np.ndarray:
         raise TypeError(
             f"a model must have its numbers when it is saved; got {kind_of(leaf)} at "
             f"{name or 'the top'}. Save outside of jit, grad and vmap."
+        )
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        raise ValueError(
+            "a model must lie on devices of this process when it is saved; got "
+            f"{name or 'the top'} on others too. Gather it first, as by "
+            "jax.experimental.multihost_utils.process_allgather."
         )
     array = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
     if array.dtype.hasobject:
@@ -285,7 +297,7 @@ def _structure_differences(there: Any, here: Any, path: str = "") -> list[str]:
     A version of this package that says more of a model than another one did still reads its files.
     """
     if isinstance(there, dict) and isinstance(here, dict):
-        both = [name for name in there if name in here]
+        both = [name for name in there if name in here and name not in _MODES]
         found = [
             words
             for name in both
