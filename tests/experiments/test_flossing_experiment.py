@@ -55,13 +55,13 @@ def test_arms_start_from_equal_weights_and_see_equal_data(results):
 def test_the_verdict_turns_with_the_numbers(results):
     _, (plain, flossed, control) = results
     good = np.full_like(plain.loss, 0.001)
-    free = dataclasses.replace(flossed, loss=good, floss_seconds=0.0)
+    free = dataclasses.replace(flossed, loss=good, floss_cost=0.0)
     said = " ".join(flossing.verdict([plain, free, control]))
     assert "it helped here" in said
     assert "2 of 2 seeds" in said
     assert "not as good as the best of the others (flossed, k = 2)" in said
     # As good in the end, but in equal time there was none left to train.
-    dear = dataclasses.replace(free, floss_seconds=1e9)
+    dear = dataclasses.replace(free, floss_cost=1e9)
     assert "it helped, if its own time is not counted, here" in " ".join(
         flossing.verdict([plain, dear, control])
     )
