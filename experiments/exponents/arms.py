@@ -13,9 +13,12 @@ import rnn_jax as rj
 from exponents.training import Learning, learn
 
 Initializer = Callable[..., jax.Array]
+Schedule = Callable[[jax.Array], jax.Array]
 
 # Steps between two QR decompositions while flossing: leading exponents stay within rounding.
 INTERVAL = 5
+# Training steps from one step with flossing to the next, in the arm that is flossed in training.
+EVERY = 10
 # Steps over which exponents are reported, on a stream that no training has seen, and the warm-up.
 MEASURED, WARMUP = 400, 100
 
@@ -54,15 +57,16 @@ class ArmsConfig:
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to start, and what came of it.
+    """One way to start or to train, and what came of it.
 
     Attributes:
       title: for tables and pictures.
       directions: k that were flossed; 0 for none.
+      in_training: whether they were flossed now and then during training, and not before it.
       start, ready, end: exponents of the initial weights, after flossing (if any) and after
         training, (seeds, H).
-      penalty: the flossing penalty before training, a mean for each stretch of its steps, (seeds,
-        stretches); empty without flossing.
+      penalty: the flossing penalty by stretch of the steps that it was minimised in, their mean,
+        (seeds, stretches); empty without flossing.
       at: training steps done at each entry of the learning curve, (K,).
       loss: the task's mean squared error on the batches since the entry before, (seeds, K).
       floss_cost: how many training steps the flossing took as long as.
@@ -71,6 +75,7 @@ class Arm:
 
     title: str
     directions: int
+    in_training: bool
     start: np.ndarray
     ready: np.ndarray
     end: np.ndarray
@@ -89,9 +94,9 @@ class Arm:
     @property
     def factors(self) -> np.ndarray:
         """How many times smaller flossing made the mean square of its exponents, (seeds,)."""
+        flossed = self.end if self.in_training else self.ready
         before, after = (
-            np.square(table[:, : self.directions]).mean(axis=1)
-            for table in (self.start, self.ready)
+            np.square(table[:, : self.directions]).mean(axis=1) for table in (self.start, flossed)
         )
         ratio: np.ndarray = before / after
         return ratio
@@ -104,7 +109,7 @@ class Arm:
 def compare(
     config: ArmsConfig, seed: int, on_arm: Callable[[str], Callable[[int], None]]
 ) -> list[Arm]:
-    """Runs all arms: not flossed, flossed in k directions, and an orthogonal start as control.
+    """Runs all arms: not flossed, flossed before or in training, an orthogonal start as control.
 
     Args:
       config: sizes and rates.
@@ -124,20 +129,30 @@ def compare(
     def train(what: str, models: rj.SequenceModel, **options: Any) -> Learning:
         return learn(models, task, seed=seed, on_chunk=on_arm(what), **options)
 
-    def arm(title: str, recurrent: str | Initializer, directions: int) -> Arm:
+    def flossing(directions: int, weight: float | Schedule = 1.0) -> rj.Flossing:
+        return rj.Flossing(weight, k=directions, interval=min(INTERVAL, task.steps))
+
+    def arm(
+        title: str,
+        recurrent: str | Initializer,
+        directions: int = 0,
+        *,
+        in_training: bool = False,
+    ) -> Arm:
         models = jax.vmap(lambda key: _model(config, recurrent, key))(weights)
         start = ready = np.asarray(spectra(models))
-        penalty, seconds = np.zeros((config.seeds, 0)), 0.0
-        if directions:
+        penalty, seconds, objective = np.zeros((config.seeds, 0)), 0.0, None
+        if in_training:
+            objective = flossing(directions, now_and_then)
+        elif directions:
             # Each step on one sequence; the readout has no part in the exponents and stays.
-            interval = min(INTERVAL, task.steps)
             flossed = train(
                 f"flossing: {title}",
                 models,
                 steps=config.floss_steps,
                 batch_size=1,
                 learning_rate=config.floss_learning_rate,
-                objective={"task": 0.0, "flossing": rj.Flossing(k=directions, interval=interval)},
+                objective={"task": 0.0, "flossing": flossing(directions)},
             )
             models, penalty = flossed.networks, flossed.terms["flossing"]
             seconds = config.floss_steps * flossed.seconds
@@ -148,26 +163,34 @@ def compare(
             steps=config.train_steps,
             batch_size=config.batch_size,
             learning_rate=config.learning_rate,
+            objective=objective,
         )
         return Arm(
             title=title,
             directions=directions,
+            in_training=in_training,
             start=start,
             ready=ready,
             end=np.asarray(spectra(trained.networks)),
-            penalty=penalty,
+            penalty=trained.terms["flossing"] if in_training else penalty,
             at=trained.at,
             loss=trained.loss,
             floss_cost=seconds / trained.seconds,
             step_seconds=trained.seconds,
         )
 
-    gaussian = _gaussian(config.gain)
+    gaussian, most = _gaussian(config.gain), max(config.directions)
     return [
-        arm("not flossed", gaussian, 0),
+        arm("not flossed", gaussian),
         *(arm(f"flossed, k = {k}", gaussian, k) for k in config.directions),
-        arm("orthogonal", "orthogonal", 0),
+        arm(f"flossed in training, k = {most}", gaussian, most, in_training=True),
+        arm("orthogonal", "orthogonal"),
     ]
+
+
+def now_and_then(step: jax.Array) -> jax.Array:
+    """The weight of flossing in training: 1 at every `EVERY`-th step, 0 and no cost at others."""
+    return jnp.where(step % EVERY == 0, 1.0, 0.0)
 
 
 def _gaussian(gain: float) -> Initializer:

@@ -1,7 +1,6 @@
 """Which parameters of a model are meant: an optax-style mask, or a filter of NNX."""
 
 import inspect
-import reprlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,8 @@ from rnn_jax.training.variables import named_variables, split, trained_leaves
 
 # Names of parameters that a message lists.
 _LISTED = 8
+# Longest text of a value in a message.
+_CHARACTERS = 200
 _EXAMPLE = 'Pass for example {name}=nnx.PathContains("cells").'
 
 
@@ -90,7 +91,7 @@ def selected(name: str, model: Any, where: Any) -> list[bool]:
         ]
         more = f" and {len(paths) - _LISTED} more" if len(paths) > _LISTED else ""
         raise ValueError(
-            f"{name} must pick at least one parameter; got {reprlib.repr(where)}, which picks none "
+            f"{name} must pick at least one parameter; got {_cut(repr(where))}, which picks none "
             f"of {', '.join(paths[:_LISTED])}{more}. {_EXAMPLE.format(name=name)}"
         )
     return found
@@ -170,4 +171,8 @@ def _places_taken(name: str, function: Callable[..., Any]) -> int:
 
 
 def _shown(structure: Any) -> str:
-    return reprlib.repr(" ".join(str(structure).split()))
+    return _cut(" ".join(str(structure).split()))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _CHARACTERS else f"{text[:_CHARACTERS]}…"

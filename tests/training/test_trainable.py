@@ -209,7 +209,7 @@ def fit(trainable):
         lambda: fit(nnx.PathContains("kernle")),
         ValueError,
         "trainable must pick at least one parameter",
-        "PathContains('kernle')",
+        "PathContains('kernle'",
         "bias",
         "Pass",
     ),
