@@ -95,11 +95,16 @@ def check_cell(cell: Any, name: str) -> Any:
 
 def carry_maker(cell: Any) -> Any:
     """The object whose `initialize_carry` makes this cell's carry; None if there is none."""
+    owner = asked(cell)
+    return owner if hasattr(owner, "initialize_carry") else None
+
+
+def asked(cell: Any) -> Any:
+    """The object that has a cell's attributes."""
     owner = owner_of(cell)
     of_method = getattr(owner, "__self__", None)
-    if isinstance(of_method, linen.Module):  # Partial(linen_cell.apply, variables)
-        owner = of_method
-    return owner if hasattr(owner, "initialize_carry") else None
+    # Partial(linen_cell.apply, variables)
+    return of_method if isinstance(of_method, linen.Module) else owner
 
 
 def make_carry(cell: Any, input_shape: Any, rngs: Any = None, carry_init: Any = None) -> Carry:

@@ -107,14 +107,15 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
 
         Args:
           carry: the state before the step; each part (..., H).
-          x: the input, (..., I).
+          x: the input, (..., I); whole numbers and booleans are promoted to the type of the
+            parameters.
 
         Returns:
           (carry after the step, output h of shape (..., H), of `output_features` in general).
 
         Raises:
           ValueError: x or a part of the carry has another shape.
-          TypeError: either does not hold real floating-point numbers.
+          TypeError: x does not hold real numbers, or the carry no floating-point numbers.
         """
         z = self.project(x)
         self._check_carry(carry, x)
@@ -133,9 +134,9 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
 
         Raises:
           ValueError: x does not have `in_features` features.
-          TypeError: x does not hold real floating-point numbers.
+          TypeError: x does not hold real numbers.
         """
-        _check_floats("x", x)
+        _check_real("x", x)
         if x.ndim < 1 or x.shape[-1] != self.in_features:
             raise ValueError(
                 f"the last axis of x must hold the cell's in_features={self.in_features}; got "
@@ -263,8 +264,12 @@ def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 def promote(*arrays: jax.Array, dtype: Any = None) -> list[jax.Array]:
-    """Casts arrays to `dtype`, or to the type that JAX's promotion gives them together."""
-    common = jnp.result_type(*arrays) if dtype is None else dtype
+    """Casts arrays to `dtype`, or to the type that JAX's promotion gives them together.
+
+    Beside a float, whole numbers and booleans have no say in that.
+    """
+    floats = [array for array in arrays if jnp.issubdtype(array.dtype, jnp.inexact)]
+    common = jnp.result_type(*(floats or arrays)) if dtype is None else dtype
     return [array.astype(common) for array in arrays]
 
 
@@ -279,6 +284,17 @@ def _check_floats(name: str, value: Any) -> None:
         raise TypeError(
             f"{name} must be an array of real floating-point numbers; got {arrived}. Cast it, "
             "for example jnp.asarray(value, jnp.float32)."
+        )
+
+
+def _check_real(name: str, value: Any) -> None:
+    dtype = getattr(value, "dtype", None)
+    real = (jnp.floating, jnp.integer, jnp.bool_)
+    if dtype is None or not any(jnp.issubdtype(dtype, kind) for kind in real):
+        arrived = type(value).__name__ if dtype is None else f"dtype {dtype}"
+        raise TypeError(
+            f"{name} must be an array of real numbers; got {arrived}. Cast it, for example "
+            "jnp.asarray(value, jnp.float32); of several inputs pass the one that this cell takes."
         )
 
 

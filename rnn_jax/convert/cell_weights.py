@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rnn_jax.activations import Activation, ActivationLike
+from rnn_jax.activations import Activation, ActivationLike, computes
 from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.claims import makes_claim
 from rnn_jax.cells.gru import GRUCell
@@ -134,6 +134,8 @@ def weights_of(cell: Any, to: str) -> CellWeights:
         )
     if kind == "lstm":
         _check_lstm(cell, to)
+    if kind != "rnn":
+        _check_activations(cell, to)
     if cell.kernel[...].ndim != 2:
         raise ValueError(
             f"what goes to {to} must be one cell; got an ensemble, with kernels of shape "
@@ -194,6 +196,18 @@ def _check_lstm(cell: Any, to: str) -> None:
         f"alone; got one with {variant}. {to} has no such cell: train one with {fix}, or save "
         "this one by rnn_jax.save."
     )
+
+
+def _check_activations(cell: Any, to: str) -> None:
+    """Raises ValueError if a gated cell has other activations than every library's."""
+    for name, right in (("gate_fn", "sigmoid"), ("activation_fn", "tanh")):
+        function = getattr(cell, name)
+        if not computes(function, right):
+            raise ValueError(
+                f"a gated cell that goes to {to} must have {name}={right!r}; got "
+                f"{name_of_activation(function)!r}. Train one with {right}, or save this one by "
+                "rnn_jax.save."
+            )
 
 
 def as_numpy(name: str, value: Any) -> np.ndarray:

@@ -219,8 +219,9 @@ def _check_functions(cell: Any, kind: str) -> Any:
         if not any(function is known for known in functions):
             raise ValueError(
                 f"{name} of a gated cell must be {right}; got "
-                f"{getattr(function, '__name__', kind_of(function))}. This package's cell has no "
-                "other: use Flax's as it is, by rnn_jax.unroll and the rest."
+                f"{getattr(function, '__name__', kind_of(function))}. Use Flax's as it "
+                "is, by rnn_jax.unroll and the rest, or copy its weights into a cell built with "
+                f"{name}=."
             )
     return ACTIVATIONS["tanh"]
 

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.cells.asking import carry_features, carry_form, part_names
+from rnn_jax.cells.asking import carry_features, carry_form, parameter_dtype, part_names
 from rnn_jax.cells.cell import Carry
 from rnn_jax.cells.claims import owner_of
 from rnn_jax.cells.structure import FusedForm, fused_form, input_rows, state_rows
@@ -108,6 +108,8 @@ class RecurrentDropout(CellWrapper):
         """What depends on the input and its noise alone; of a form, (..., P) for each kernel."""
         _, drop = noise
         if drop is not None:
+            if not jnp.issubdtype(x.dtype, jnp.floating):
+                x = x.astype(parameter_dtype(self.cell))
             x = dropped(x, drop, self.input_rate)
         if self.rates is not None:
             return project_with(self.cell, x, None)
@@ -161,11 +163,11 @@ def _masked_form(cell: Any) -> FusedForm:
         raise TypeError(
             "RecurrentDropout needs a cell whose weights all multiply the state or the input "
             f"as they are, so that a mask can stand between; got a {_form_of(cell)}, of which that "
-            "is not known or not so. Build an LSTMCell with peephole=False and no projection, a "
-            "GRUCell with reset_after=True, or a SimpleRNNCell with an activation of this "
-            "package, given by name; or name the parts of the carry that meet nothing but weights, "
-            'as in rate={"h": 0.3} for an LSTM with h in its carry_parts, or (0.0, 0.3) in the '
-            "structure of the carry."
+            "is not known or not so. Build an LSTMCell with peephole=False and no projection or a "
+            "GRUCell with reset_after=True, both of sigmoid and tanh, or a SimpleRNNCell with an "
+            "activation of this package, given by name; or name the parts of the carry that meet "
+            'nothing but weights, as in rate={"h": 0.3} for an LSTM with h in its carry_parts, or '
+            "(0.0, 0.3) in the structure of the carry."
         )
     return form
 
