@@ -32,7 +32,7 @@ def as_pytree(cell: Any) -> Any:
 
     Raises:
       TypeError: the cell is not callable, is a class, is a Linen module without its variables,
-        sees the future, or has leaves that are no arrays.
+        sees the future or takes whole sequences, or has leaves that are no arrays.
     """
     if isinstance(cell, type):
         raise TypeError(
@@ -50,6 +50,11 @@ def as_pytree(cell: Any) -> Any:
             f"{type(cell).__name__}, which is no cell: it sees the future. Call it on whole "
             "sequences, make it a layer of a SequenceModel, or pass one of its cells, "
             ".forward or .backward."
+        )
+    if getattr(cell, "takes_sequences", False):
+        raise TypeError(
+            f"a cell must take one step, cell(carry, x) -> (carry, y); got {type(cell).__name__}, "
+            "which takes whole sequences. Pass its layers, .cells."
         )
     if not callable(cell):
         raise TypeError(
