@@ -168,7 +168,8 @@ def parameter_dtype(cell: Any) -> Any:
     if found is not None:
         return jnp.dtype(found)
     kinds = [leaf.dtype for leaf in jax.tree.leaves(cell) if hasattr(leaf, "dtype")]
-    kinds = [kind for kind in kinds if jnp.issubdtype(kind, jnp.inexact)]
+    # NumPy's float64 is float32 to JAX unless it is told otherwise.
+    kinds = [jax.dtypes.canonicalize_dtype(k) for k in kinds if jnp.issubdtype(k, jnp.inexact)]
     if not kinds:
         return jax.dtypes.canonicalize_dtype(float)
     return jnp.finfo(functools.reduce(jnp.promote_types, kinds)).dtype

@@ -253,3 +253,54 @@ def test_recurrent_dropout_masks_what_the_step_reads(kind):
         )
 
     np.testing.assert_allclose(found, loop(cell, XS[0], start_of(cell), step=step)[1], **CLOSE)
+
+
+def own_step(parameters, h, x):
+    h = jnp.tanh(x @ parameters["in"] + h @ parameters["rec"])
+    return h, h
+
+
+def own_cell(size, seed):
+    rng = np.random.default_rng(seed)
+    parameters = {"in": rng.normal(size=(size, H)), "rec": rng.normal(size=(H, H)) / 2}
+    return rj.as_cell(Partial(own_step, parameters), initial_carry=jnp.zeros(H), in_features=size)
+
+
+def test_a_cell_of_ones_own_in_both_directions_over_numpy_with_lengths():
+    layers = [rj.Bidirectional(own_cell(size, size), own_cell(size, 1)) for size in (IN, 2 * H)]
+    model = rj.SequenceModel(layers, 2, rngs=nnx.Rngs(0))
+    spoilt = np.where((np.arange(T) < LENGTHS[:, None])[..., None], XS, np.nan)
+
+    @jax.jit
+    def value_and_gradient(model):
+        def loss(model):
+            return jnp.sum(jnp.sin(model(spoilt, lengths=LENGTHS)))
+
+        return jax.value_and_grad(loss)(model)
+
+    value, gradient = value_and_gradient(model)
+    alone = [model(xs[:length]) for xs, length in zip(XS, LENGTHS, strict=True)]
+    np.testing.assert_allclose(value, sum(np.sum(np.sin(out)) for out in alone), **CLOSE)
+    # Every parameter of every cell is reached; where sequences start is fixed.
+    for layer in gradient.cells:
+        for cell in (layer.forward, layer.backward):
+            assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(cell.cell))
+
+
+def test_parts_of_a_carry_that_are_no_floats_are_carried_by():
+    start = {"count": np.int32(3), "h": np.full(H, 0.5)}
+
+    def step(carry, x):
+        after = {"count": carry["count"] + 1, "h": jnp.tanh(carry["h"] + jnp.sum(x))}
+        return after, after["h"]
+
+    cell = rj.as_cell(step, initial_carry=start, in_features=IN)
+    learned = rj.LearnedCarry(cell)
+    assert list(learned.initial) == ["h"]
+    chex.assert_trees_all_equal(learned.initialize_carry((B, IN))["count"], np.full(B, 3, np.int32))
+    carry, ys = rj.unroll(rj.Zoneout(learned, {"h": 0.25}), XS[0])
+    assert carry["count"] == 3 + T
+    h = start["h"]
+    for x, y in zip(XS[0], ys, strict=True):
+        h = 0.25 * h + 0.75 * np.tanh(h + np.sum(x))
+        np.testing.assert_allclose(y, h, **CLOSE)
