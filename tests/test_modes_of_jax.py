@@ -41,6 +41,15 @@ def simple_of(size):
     return rj.SimpleRNNCell(size, size, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
 
 
+def step_of(kernel, h, x):
+    h = jnp.tanh(x + h @ kernel)
+    return h, h
+
+
+def own_cell():
+    return rj.as_cell(jax.tree_util.Partial(step_of, jnp.eye(H)), initial_carry=jnp.full(H, 0.1))
+
+
 def flow_in_words(cell, xs):
     """All that a flow says of itself."""
     flow = rj.gradient_flow(cell, xs, loss=loss, spectrum=True, k=2)
@@ -102,6 +111,7 @@ CALLS = {
         cell,
         gradient_of(lambda c, xs: rj.orthogonality_penalty(c) + jnp.sum(xs)),
     ),
+    "as_cell": (own_cell, rj.unroll),
     "SequenceModel": (model, lambda m, xs: m(xs)),
     "Bidirectional": (lambda: rj.Bidirectional(cell(), cell_again()), lambda b, xs: b(xs)),
 }
