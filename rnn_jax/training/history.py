@@ -50,6 +50,10 @@ class History:
       failed_at: the first step, counted from 0, whose loss or update was not finite, (…); NaN if
         none.
       skipped: steps left out because they were not finite, (…).
+      best_at: training steps done at the best evaluation, that of `FitResult.best_model`, (…); NaN
+        if there was none.
+      stopped_at: training steps done when the patience with evaluations that are no better was
+        over, (…); NaN if it was not.
       probes: by probe.
 
     A training series or a metric can also be read by its name, history["mse"]; history["loss"] is
@@ -64,6 +68,8 @@ class History:
     solved_at: np.ndarray
     failed_at: np.ndarray
     skipped: np.ndarray
+    best_at: np.ndarray
+    stopped_at: np.ndarray
     probes: dict[str, ProbeRecord]
 
     @property
@@ -118,6 +124,8 @@ def row_of(step: int, report: Report) -> Row:
             "solved_at": status.solved_at,
             "failed_at": status.failed_at,
             "skipped": status.skipped,
+            "best_at": status.best_at,
+            "stopped_at": status.stopped_at,
         }
     )
 
@@ -165,6 +173,8 @@ def make_history(rows: list[Row], found: list[Row], members: int | None) -> Hist
         solved_at=last("solved_at", NEVER),
         failed_at=last("failed_at", NEVER),
         skipped=last("skipped", 0).astype(int),
+        best_at=last("best_at", NEVER),
+        stopped_at=last("stopped_at", NEVER),
         probes=_probe_records(found, members),
     )
 

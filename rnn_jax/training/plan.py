@@ -11,6 +11,7 @@ import optax
 from rnn_jax.checks import check_choice, check_flag, check_size, kind_of
 from rnn_jax.training.optimizer import as_transformation, check_optimizer
 from rnn_jax.training.probes import Probe
+from rnn_jax.training.selection import Selection, make_selection
 
 ON_NONFINITE = ("stop", "skip", "raise")
 # Sequences at least in each evaluation, where nothing else is said.
@@ -25,11 +26,12 @@ class Plan:
       task: what is learnt.
       optimizer: an optax transformation, or a function from hyperparameters to one.
       batch_size: B of each training step.
-      evaluation_size: sequences in each evaluation.
+      evaluation_size: sequences in each evaluation, or at a time of a validation set.
       evaluate_every: training steps between evaluations: one call of the compiled loop.
       stop_when_solved: a member that has solved the task stays as it is.
       on_nonfinite: "stop", "skip" or "raise".
       probes: what is measured on the way.
+      selection: which evaluation is the best, and when to stop for want of a better one.
     """
 
     task: Any
@@ -40,6 +42,7 @@ class Plan:
     stop_when_solved: bool
     on_nonfinite: str
     probes: tuple[Probe, ...]
+    selection: Selection
 
     def stride(self, length: int) -> int:
         """Steps between two moments at which a probe may measure, in a call of `length` steps."""
@@ -62,13 +65,16 @@ def make_plan(
     task: Any,
     optimizer: Any,
     *,
-    batch_size: int,
+    batch_size: int | None,
     evaluation_size: int | None,
     evaluate_every: int,
     stop_when_solved: bool,
     on_nonfinite: str,
     probes: Probe | Sequence[Probe],
     hyperparameters: Any,
+    best: Any,
+    patience: int | None,
+    min_delta: float,
 ) -> Plan:
     """Checks what the user gave.
 
@@ -89,6 +95,7 @@ def make_plan(
         stop_when_solved=check_flag("stop_when_solved", stop_when_solved),
         on_nonfinite=check_choice("on_nonfinite", on_nonfinite, ON_NONFINITE),
         probes=_check_probes(probes),
+        selection=make_selection(best, patience, min_delta),
     )
 
 

@@ -82,13 +82,13 @@ class RunDirectory(Journal):
             )
             self._open = undone.pop_all()
 
-    def restore(self, start: TrainState) -> tuple[TrainState, int]:
+    def restore(self, start: TrainState, position: Any = None) -> tuple[TrainState, int]:
         """The latest checkpoint that can be read; one that cannot is set aside, with a warning.
 
         Raises:
           ValueError: there are checkpoints and none can be read, or there are rows and none.
         """
-        state, step = self._latest(start)
+        state, step = self._latest(start, position)
         session = {
             "event": "start",
             "at": _now(),
@@ -110,12 +110,13 @@ class RunDirectory(Journal):
         """Whether enough seconds have passed since the last time."""
         return time.monotonic() - self._saved_at >= self._pause
 
-    def save(self, step: int, state: TrainState) -> None:
+    def save(self, step: int, state: TrainState, position: Any = None) -> None:
         """Writes a checkpoint of all that was recorded so far; on the disk when this returns."""
         notes = {
             "metrics": self._metrics.position,
             "probes": self._probes.position,
             "key": plain(self._key_data),
+            "data": position,
         }
         begun = time.monotonic()
         self._checkpoints.save(step, state, notes)
@@ -167,7 +168,7 @@ class RunDirectory(Journal):
                 f"{'; '.join(unlike)}. Start it as it was, or pass another directory."
             )
 
-    def _latest(self, start: TrainState) -> tuple[TrainState, int]:
+    def _latest(self, start: TrainState, position: Any) -> tuple[TrainState, int]:
         """Nothing is moved or cut before it is known what to go on from."""
         unusable: dict[int, str] = {}
         whole = False
@@ -182,13 +183,14 @@ class RunDirectory(Journal):
                 continue
             self._set_aside(unusable)
             self._cut(notes["metrics"], notes["probes"])
+            self.data_position = notes.get("data")
             return state, step
         if unusable:
             self._refuse(unusable, whole)
-        self._begin(start)
+        self._begin(start, position)
         return start, 0
 
-    def _begin(self, start: TrainState) -> None:
+    def _begin(self, start: TrainState, position: Any) -> None:
         """The first checkpoint, before the first row."""
         rows = [file.path.name for file in (self._metrics, self._probes) if file.size()]
         if rows:
@@ -199,7 +201,7 @@ class RunDirectory(Journal):
                 "to begin again, or pass another directory."
             )
         self._cut(START, START)
-        self.save(0, start)
+        self.save(0, start, position)
 
     def _refuse(self, unusable: dict[int, str], whole: bool) -> None:
         """Says what is wrong; if no state is left, makes way for a new beginning."""
