@@ -100,9 +100,6 @@ def _plan(batch: int, time: int, *probes: rj.Probe) -> Plan:
         on_nonfinite="stop",
         probes=probes,
         hyperparameters=None,
-        best="loss",
-        patience=None,
-        min_delta=0.0,
     )
 
 

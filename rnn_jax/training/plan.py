@@ -72,9 +72,9 @@ def make_plan(
     on_nonfinite: str,
     probes: Probe | Sequence[Probe],
     hyperparameters: Any,
-    best: Any,
-    patience: int | None,
-    min_delta: float,
+    best: Any = "loss",
+    patience: int | None = None,
+    min_delta: float = 0.0,
 ) -> Plan:
     """Checks what the user gave.
 
