@@ -155,7 +155,8 @@ def test_a_loss_counts_what_is_valid_and_nan_elsewhere_is_not_in_its_gradient(na
     outputs, targets, weights = every_step(classes)
     counted = np.where(VALID, weights, 0)
     expected = in_numpy(outputs, targets, counted, own)
-    beyond = np.where(VALID, targets, -1) if classes else np.where(VALID[..., None], targets, np.nan)
+    where, nothing = (VALID, -1) if classes else (VALID[..., None], np.nan)
+    beyond = np.where(where, targets, nothing)
     options = {"lengths": {"lengths": LENGTHS}, "mask": {"mask": VALID}, "weights": {}}[by]
     batch = Batch(INPUTS, beyond, counted if by == "weights" else weights, **options)
     dirty = jnp.asarray(np.where(VALID[..., None], outputs, np.nan))
