@@ -117,13 +117,16 @@ def light(monkeypatch):
     monkeypatch.setenv("PATH", "")
 
 
-BREAKING = {"optimizer": toys.breaking(3), "on_nonfinite": "stop"}
-# Three batches, so that an epoch ends within the run.
-LOADER = {"task": toys.loader([toys.batch(seed) for seed in range(3)])}
+# Of three batches, so that an epoch ends within the run.
+BREAKING = {
+    "task": toys.loader([toys.batch(seed) for seed in range(3)]),
+    "optimizer": toys.breaking(3),
+    "on_nonfinite": "stop",
+}
 
 
 @pytest.mark.filterwarnings("ignore:member:RuntimeWarning")
-@pytest.mark.parametrize("changes", [{}, BREAKING, LOADER], ids=["whole", "breaking", "loader"])
+@pytest.mark.parametrize("changes", [{}, BREAKING], ids=["whole", "loader, breaking"])
 def test_a_run_that_dies_at_any_use_of_the_disk_ends_bit_for_bit(changes, tmp_path, light):
     changes = {**changes, "steps": 4}
     with dying.life_in(tmp_path / "whole") as life:

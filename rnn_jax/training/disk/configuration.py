@@ -23,7 +23,7 @@ from rnn_jax.training.disk.values import described, described_form
 from rnn_jax.training.plan import Plan
 
 # Of the folder; a run of another one is refused, and not misread.
-FORMAT = 2
+FORMAT = 3
 
 # Of programs, the versions and the backend for which the same source may give another program;
 # where one of them changed, programs cannot be compared.
