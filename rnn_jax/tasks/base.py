@@ -25,6 +25,7 @@ RESERVED = (
     "solved_at",
     "step",
     "stopped_at",
+    "terms",
     "updates",
 )
 

@@ -9,19 +9,26 @@ from rnn_jax.training.monitoring import (
     record_gradient_norms,
     recorded_gradient_norms,
 )
+from rnn_jax.training.objective import Term
+from rnn_jax.training.penalty_terms import Flossing, Orthogonality, Vanishing, WeightDecay
 from rnn_jax.training.probes import GateProbe, GradientFlowProbe, LyapunovProbe, Probe
 from rnn_jax.training.stopping import Terminated
 
 __all__ = [
     "FitResult",
+    "Flossing",
     "GateProbe",
     "GradientFlowProbe",
     "GradientNorms",
     "History",
     "LyapunovProbe",
+    "Orthogonality",
     "Probe",
     "ProbeRecord",
+    "Term",
     "Terminated",
+    "Vanishing",
+    "WeightDecay",
     "ensemble",
     "fit",
     "member",

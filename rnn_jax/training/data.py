@@ -17,7 +17,7 @@ from rnn_jax.training.plan import Plan
 Data = tuple[Batch | None, Batch | None] | None
 
 # Each use of randomness has a stream of its own, so that a step's data depend on its number alone.
-_TRAINING, _EVALUATION, _ORDER = range(3)
+_TRAINING, _EVALUATION, _OBJECTIVE, _ORDER = range(4)
 
 
 def data_of(task: Any) -> Data:
@@ -30,10 +30,10 @@ def holding(plan: Plan, data: Data) -> Plan:
     return plan if data is None else dataclasses.replace(plan, task=plan.task.holding(*data))
 
 
-def step_keys(key: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(data key, noise key) of a step of the member with this key."""
+def step_keys(key: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(data key, noise key, key of the objective) of a step of the member with this key."""
     data_key, noise_key = jax.random.split(_fold(key, _TRAINING, step))
-    return data_key, noise_key
+    return data_key, noise_key, _fold(key, _OBJECTIVE, step)
 
 
 def entries_of(plan: Plan, key: jax.Array, first: jax.Array, length: int) -> Any:

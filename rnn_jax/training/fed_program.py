@@ -115,7 +115,7 @@ class FedProgram(Program):
         self, arguments: tuple[Any, ...]
     ) -> Callable[..., tuple[TrainState, Report]]:
         """The compiled function of an evaluation after some chunks."""
-        name = tuple(part.losses.shape[-1] for part in arguments[2])
+        name = tuple(part.steps.loss.shape[-1] for part in arguments[2])
         if name not in self._conclusion:
 
             def evaluate(

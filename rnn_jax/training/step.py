@@ -20,6 +20,7 @@ from rnn_jax.training.data import (
 )
 from rnn_jax.training.model_call import run_model
 from rnn_jax.training.monitoring import global_norm
+from rnn_jax.training.objective import TermValue, check_names, minimised
 from rnn_jax.training.optimizer import apply_optimizer, parameters_type, standard_promotion
 from rnn_jax.training.plan import Plan
 from rnn_jax.training.probes import Finding, Probe, check_finding
@@ -88,12 +89,15 @@ class Report(NamedTuple):
     """What one member did over some steps.
 
     Attributes:
-      loss: mean loss of the steps whose update was made; NaN if there was none.
+      loss: mean of what was minimised at the steps whose update was made; NaN if there was none.
       gradient_norm: mean of the gradients' global norms, before the optimiser, over these steps.
       updates: how many these were.
       metrics: of the model after the last step, on fresh data.
       probes: by probe what it measured, with a leading axis for the moments it might have.
       status: after the last step.
+      terms: by name, mean of each term of an objective over those of the steps at which its weight
+        was not 0; NaN if there was none.
+      broken: by name, whether a term was not finite at the step at which the member failed.
     """
 
     loss: jax.Array
@@ -102,6 +106,26 @@ class Report(NamedTuple):
     metrics: dict[str, jax.Array]
     probes: dict[str, dict[str, jax.Array]]
     status: MemberStatus
+    terms: dict[str, jax.Array]
+    broken: dict[str, jax.Array]
+
+
+class StepReport(NamedTuple):
+    """What one training step did.
+
+    Attributes:
+      loss: what was minimised, before the update.
+      gradient_norm: of its gradient.
+      updated: whether the update was made.
+      terms: of the objective, by name.
+      broken: by name, whether a term was not finite where the member failed for the first time.
+    """
+
+    loss: jax.Array
+    gradient_norm: jax.Array
+    updated: jax.Array
+    terms: dict[str, TermValue]
+    broken: dict[str, jax.Array]
 
 
 class Records(NamedTuple):
@@ -109,22 +133,18 @@ class Records(NamedTuple):
 
     Attributes:
       found: by probe what it measured, with a leading axis for the moments it might have.
-      losses: of each step.
-      norms: of each step's gradient.
-      updated: whether each step changed the model.
+      steps: of each step.
     """
 
     found: Findings
-    losses: jax.Array
-    norms: jax.Array
-    updated: jax.Array
+    steps: StepReport
 
 
 def init_train_state(plan: Plan, model: Any, hyperparameters: Any) -> TrainState:
     """A member before its first step."""
-    parameters, _ = split(model)
+    parameters, _ = split(model, plan.trained)
     with standard_promotion():
-        dtype = jnp.result_type(jnp.float32, parameters_type(model))
+        dtype = jnp.result_type(jnp.float32, parameters_type(model, plan.trained))
         optimizer_state = plan.optimizer_for(hyperparameters).init(parameters)
     return TrainState(
         model=model,
@@ -193,8 +213,8 @@ def run_steps(
         lambda leaf: leaf.reshape(strides, stride, *leaf.shape[1:]),
         entries_of(plan, key, first, length),
     )
-    state, (found, outcomes) = lax.scan(measure_and_train, state, (starts, entries))
-    return state, Records(found, *(jnp.reshape(values, -1) for values in outcomes))
+    state, (found, reports) = lax.scan(measure_and_train, state, (starts, entries))
+    return state, Records(found, jax.tree.map(lambda leaf: jnp.reshape(leaf, -1), reports))
 
 
 def conclude(
@@ -202,13 +222,19 @@ def conclude(
 ) -> tuple[TrainState, Report]:
     """An evaluation after `done` steps, and the report on the steps since the one before."""
     state, metrics = evaluate(plan, spread, key, state, done)
+    steps = records.steps
     return state, Report(
-        loss=_mean_over(records.losses, records.updated),
-        gradient_norm=_mean_over(records.norms, records.updated),
-        updates=jnp.sum(records.updated, dtype=jnp.int32),
+        loss=_mean_over(steps.loss, steps.updated),
+        gradient_norm=_mean_over(steps.gradient_norm, steps.updated),
+        updates=jnp.sum(steps.updated, dtype=jnp.int32),
         metrics=metrics,
         probes=records.found,
         status=state.status,
+        terms={
+            name: _mean_over(term.value, steps.updated & term.counted)
+            for name, term in steps.terms.items()
+        },
+        broken={name: jnp.any(broken) for name, broken in steps.broken.items()},
     )
 
 
@@ -246,19 +272,20 @@ def train_step(
     optimizer: optax.GradientTransformationExtraArgs,
     state: TrainState,
     step_and_entry: tuple[jax.Array, Any],
-) -> tuple[TrainState, tuple[jax.Array, jax.Array, jax.Array]]:
-    """One training step: (state, (loss, gradient norm, whether the model was updated))."""
+) -> tuple[TrainState, StepReport]:
+    """One training step."""
     step, entry = step_and_entry
-    data_key, noise_key = step_keys(key, step)
+    data_key, noise_key, term_key = step_keys(key, step)
     batch = spread(training_batch(plan, data_key, entry))
-    parameters, variables = split(state.model)
+    parameters, variables = split(state.model, plan.trained)
 
     def loss_of(parameters: Any) -> tuple[jax.Array, Any]:
         model = merge(parameters, variables)
-        loss = check_loss(plan.task.loss(run_model(model, batch, noise_key), batch))
-        return loss, state_after(model, state.model)
+        outputs = run_model(model, batch, noise_key)
+        loss, terms = minimised(plan.objective, plan.task, model, batch, outputs, term_key, step)
+        return loss, (state_after(model, state.model, plan.trained), terms)
 
-    (loss, new_variables), gradient = jax.value_and_grad(loss_of, has_aux=True)(parameters)
+    (loss, (new_variables, terms)), gradient = jax.value_and_grad(loss_of, has_aux=True)(parameters)
     parameters, optimizer_state = apply_optimizer(
         optimizer,
         state.optimizer_state,
@@ -274,17 +301,17 @@ def train_step(
     active = ~has_stopped(plan, state.status)
     updated = active & finite
     failed = active & ~finite
+    first = failed & (state.status.failed_at == NEVER)
     status = state.status._replace(
-        failed_at=jnp.where(
-            failed & (state.status.failed_at == NEVER), step, state.status.failed_at
-        ),
+        failed_at=jnp.where(first, step, state.status.failed_at),
         skipped=state.status.skipped + failed.astype(jnp.int32),
     )
     model, optimizer_state = _choose(
         updated, (model, optimizer_state), (state.model, state.optimizer_state)
     )
     state = state._replace(model=model, optimizer_state=optimizer_state, status=status)
-    return state, (loss, norm, updated)
+    broken = {name: first & ~term.finite for name, term in terms.items()}
+    return state, StepReport(loss, norm, updated, terms, broken)
 
 
 def evaluate(
@@ -296,6 +323,7 @@ def evaluate(
     loss = check_loss(plan.task.loss(outputs, batch))
     taken = {probe.name for probe in plan.probes}
     metrics = check_metrics(plan.task.metrics(outputs, batch), taken)
+    check_names(plan.objective, metrics)
     solved = check_solved(plan.task.solved(metrics)) & (state.status.solved_at == NEVER)
     metrics = {**metrics, "loss": loss}
     state = _select(plan, state, metrics, done.astype(jnp.int32))

@@ -40,7 +40,8 @@ def report(loss, solved_at, failed_at):
     none, never = np.zeros_like(solved_at), np.full_like(solved_at, NEVER)
     status = MemberStatus(np.array(solved_at), np.array(failed_at), none, never, never, none)
     loss = np.array(loss)
-    return Report(loss, loss, np.full(loss.shape, EVERY), {"loss": loss, "mse": loss}, {}, status)
+    metrics = {"loss": loss, "mse": loss}
+    return Report(loss, loss, np.full(loss.shape, EVERY), metrics, {}, status, {}, {})
 
 
 def show(reports, steps=6, *, terminal):
