@@ -57,6 +57,7 @@ class Feed:
         )
         self._pending: list[Batch] = [self.first]
         self._position = self._start
+        self._found = True  # Whether the reader is where it has to go on.
         self._chunks: Iterator[Chunk] | None = None
         self._pool: ThreadPoolExecutor | None = None
 
@@ -92,11 +93,9 @@ class Feed:
         return self._position
 
     def go_to(self, position: Position) -> None:
-        """Goes to where an earlier process was."""
-        if position["batches"] != 0:
-            self._reader.go_to(position)
-            self._pending = []
+        """Goes to where an earlier process was, once a batch is asked for: it may take long."""
         self._position = position
+        self._found = position["batches"] == 0
 
     def begin(self, plan: Plan, layout: Layout, done: int, steps: int) -> None:
         """Starts to read ahead, for the steps from `done` to `steps`."""
@@ -143,6 +142,10 @@ class Feed:
             done += length
 
     def _read(self, length: int, layout: Layout) -> Chunk:
+        if not self._found:
+            assert self._position is not None
+            self._reader.go_to(self._position)
+            self._pending, self._found = [], True
         parts = [self._pending.pop() for _ in self._pending[:length]]
         parts += [self._reader.next() for _ in range(length - len(parts))]
         batches = jax.tree.map(lambda *leaves: np.stack(leaves), *parts)

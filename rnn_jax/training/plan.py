@@ -87,12 +87,13 @@ def make_plan(
     Raises:
       ValueError, TypeError: with the rule, what arrived and the fix.
     """
+    task = _check_task(task)
     batch_size = check_size("batch_size", batch_size)
     # A multiple of the batch, so that devices that share the batch can share this one too.
     evaluated = batch_size * -(-_EVALUATED // batch_size)
     checked_probes = _check_probes(probes)
     return Plan(
-        task=_check_task(task),
+        task=task,
         optimizer=check_optimizer(optimizer, hyperparameters),
         batch_size=batch_size,
         evaluation_size=(
@@ -112,7 +113,8 @@ def _check_task(task: Any) -> Any:
     if isinstance(task, type) or missing:
         raise TypeError(
             "task must have sample, loss, metrics and solved; got "
-            f"{kind_of(task)}. Pass for example rnn_jax.tasks.Adding(100)."
+            f"{kind_of(task)}. Pass for example rnn_jax.tasks.Adding(100), or data of your own as "
+            "rnn_jax.tasks.Arrays or rnn_jax.tasks.Loader."
         )
     return task
 

@@ -41,7 +41,8 @@ class RunDirectory(Journal):
     metrics.jsonl   a row for each evaluation; equal, byte for byte, however often it was killed
     probes.jsonl    a row for each measurement of a probe
     sessions.jsonl  a row for each call that worked here: when, where, from and to which step
-    checkpoints/    the last two states: models, best models, optimiser, status
+    checkpoints/    the last two states: models, best models, optimiser, status; of a `Loader` the
+                    place in the data
     uncommitted-*   of each git repository in use, its changes since the commit that config.json
                     names; only of files under git, no others are copied
     nonfinite/      last finite states of members that failed
