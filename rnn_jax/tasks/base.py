@@ -59,7 +59,8 @@ class Task(Protocol):
     loop; `Arrays` and `Loader` hold large data.
 
     A task whose examples are finite in number also has `sample_held_out`, of the same form as
-    `sample`, for evaluation on examples that no training has seen.
+    `sample`, for evaluation on examples that no training has seen; or a method `arrays`, which
+    returns them as `Arrays`, to be trained on in epochs and evaluated on as a whole.
     """
 
     @property

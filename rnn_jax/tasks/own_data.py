@@ -1,6 +1,7 @@
 """The user's own data as a task: what they ask for, and arrays that fit on the device."""
 
 import copy
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -46,8 +47,6 @@ class OwnData:
       readout: "last", one answer a sequence, or "all", one a step.
       steps: T of the training sequences.
       shortest: the steps, counted from the first, that are valid in each of them.
-      chance_loss: the loss of the best answer that is the same everywhere; NaN for a loss of one's
-        own.
     """
 
     training: Batch | None
@@ -69,8 +68,12 @@ class OwnData:
                 class_weights=self.criterion.class_weights,
                 solved_above=self.criterion.solved_above,
             )
-        self.chance_loss = _chance_loss(self.criterion, examples)
         self.validation = None if validation is None else on_device(validation)
+
+    @functools.cached_property
+    def chance_loss(self) -> float:
+        """The loss of the best answer that is the same everywhere; NaN for a loss of one's own."""
+        return _chance_loss(self.criterion, self._examples())
 
     def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
         """The scalar to be minimised."""
@@ -105,7 +108,11 @@ class OwnData:
         size = check_size("batch_size", batch_size)
         examples = self._examples()
         index = jax.random.randint(check_key(key), (size,), 0, count_of(examples))
-        return take_rows(examples, index)
+        return self.prepare(take_rows(examples, index))
+
+    def prepare(self, batch: Batch) -> Batch:
+        """What the model sees of rows of the data: these, unless they are stored otherwise."""
+        return batch
 
     def holding(self, training: Batch | None, validation: Batch | None) -> "OwnData":
         """The same task with other arrays, such as those that a compiled loop is given."""
@@ -203,7 +210,7 @@ class Arrays(OwnData):
 
     def take(self, entry: jax.Array) -> Batch:
         """The examples of these numbers."""
-        return take_rows(self.training, entry)
+        return self.prepare(take_rows(self.training, entry))
 
     def described_fields(self) -> dict[str, Any]:
         """What tells these data from others, for the description of a run."""

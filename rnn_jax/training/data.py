@@ -99,16 +99,15 @@ def evaluated(
     """
     task, size = plan.task, plan.evaluation_size
     if isinstance(task, OwnData) and task.validation is not None:
-        return _in_parts(plan, spread, task.validation, run), task.validation
+        outputs = _in_parts(plan, task.validation, lambda part: run(spread(task.prepare(part))))
+        return outputs, task.prepare(task.validation)
     name = "sample_held_out" if hasattr(task, "sample_held_out") else "sample"
     drawn = getattr(task, name)(_fold(key, _EVALUATION, done), size)
     batch = spread(check_batch(drawn, size, name))
     return run(batch), batch
 
 
-def _in_parts(
-    plan: Plan, spread: Callable[[Any], Any], examples: Batch, run: Callable[[Any], Any]
-) -> Any:
+def _in_parts(plan: Plan, examples: Batch, run: Callable[[Any], Any]) -> Any:
     """The outputs for all examples, at most `evaluation_size` at a time.
 
     Loss and metrics are then computed of all outputs at once, so they are exact whatever they are.
@@ -124,7 +123,7 @@ def _in_parts(
         index = jnp.arange(parts * size) % count
         return leaf[index].reshape(parts, size, *leaf.shape[1:])
 
-    outputs = jax.lax.map(lambda part: run(spread(part)), jax.tree.map(in_rows, examples))
+    outputs = jax.lax.map(run, jax.tree.map(in_rows, examples))
     return jax.tree.map(lambda leaf: leaf.reshape(parts * size, *leaf.shape[2:])[:count], outputs)
 
 

@@ -88,6 +88,8 @@ def make_plan(
       ValueError, TypeError: with the rule, what arrived and the fix.
     """
     task = _check_task(task)
+    # One with a finite number of examples is trained on each of them in turn.
+    task = task.arrays() if hasattr(task, "arrays") else task
     batch_size = check_size("batch_size", batch_size)
     # A multiple of the batch, so that devices that share the batch can share this one too.
     evaluated = batch_size * -(-_EVALUATED // batch_size)
