@@ -3,7 +3,7 @@
 Cells, an exact instrument for their gradients through time, tasks and experiments, in JAX.
 """
 
-from rnn_jax import tasks
+from rnn_jax import convert, tasks
 from rnn_jax.activations import Activation, activation_slope_range, leaky_relu
 from rnn_jax.cells import (
     Cell,
@@ -14,6 +14,7 @@ from rnn_jax.cells import (
     RNNCell,
     SimpleRNNCell,
     Zoneout,
+    as_cell,
 )
 from rnn_jax.gradients import (
     Attribution,
@@ -62,10 +63,12 @@ from rnn_jax.training import (
     WeightDecay,
     ensemble,
     fit,
+    load,
     member,
     record_gradient_norms,
     recorded_gradient_norms,
     restore,
+    save,
 )
 
 __version__ = "0.1.0"
@@ -105,10 +108,12 @@ __all__ = [
     "WeightDecay",
     "Zoneout",
     "activation_slope_range",
+    "as_cell",
     "attribution",
     "backprop_signal",
     "backprop_signal_log_norms",
     "by_lag",
+    "convert",
     "ensemble",
     "estimate_jacobian_log_norms",
     "estimate_jacobian_log_singular_values",
@@ -122,12 +127,14 @@ __all__ = [
     "jacobian_operator",
     "leaky_relu",
     "linearize",
+    "load",
     "lyapunov_exponents",
     "member",
     "orthogonality_penalty",
     "record_gradient_norms",
     "recorded_gradient_norms",
     "restore",
+    "save",
     "state_jacobian",
     "tasks",
     "unroll",

@@ -213,5 +213,5 @@ def _model(config: ArmsConfig, recurrent: str | Initializer, key: jax.Array) -> 
         rngs=nnx.Rngs(key),
     )
     model = rj.SequenceModel(cell, 1, readout="all", kernel_init="zeros", rngs=nnx.Rngs(key))
-    model.bias[...] = model.bias[...] + 0.5
+    model.bias = nnx.Param(jnp.full((1,), 0.5, cell.param_dtype))
     return model

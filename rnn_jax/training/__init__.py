@@ -1,6 +1,7 @@
 """Training loops that survive: ensembles in one program, records, checkpoints, probes, devices."""
 
 from rnn_jax.training.disk.restore import restore
+from rnn_jax.training.disk.weights_file import load, save
 from rnn_jax.training.ensemble import ensemble, member
 from rnn_jax.training.fit import FitResult, fit
 from rnn_jax.training.history import History, ProbeRecord
@@ -31,8 +32,10 @@ __all__ = [
     "WeightDecay",
     "ensemble",
     "fit",
+    "load",
     "member",
     "record_gradient_norms",
     "recorded_gradient_norms",
     "restore",
+    "save",
 ]

@@ -52,7 +52,9 @@ def places_of(model: Any, xs: jax.Array) -> list[Place]:
       TypeError: no `SequenceModel`.
     """
     _check_model(model)
-    found, below = [], xs
+    # Of tokens the first layer sees the vectors.
+    embedding = getattr(model, "embedding", None)
+    found, below = [], xs if embedding is None else embedding(xs, None)
     for level, layer in enumerate(model.cells):
         into, ys = _ran(model, level, below)
 
@@ -60,7 +62,7 @@ def places_of(model: Any, xs: jax.Array) -> list[Place]:
             return _above(model, level, ys, below)
 
         if isinstance(layer, Bidirectional):
-            size = layer.forward.hidden_features
+            size = unroll(layer.forward, into)[1].shape[-1]
             ahead = functools.partial(_with_backward, rest, ys[:, size:])
             back = functools.partial(_with_forward, rest, ys[:, :size])
             found.append(Place(layer.forward, into, ahead))
@@ -360,6 +362,8 @@ def _above(model: SequenceModel, level: int, ys: jax.Array, below: jax.Array) ->
         h = _passed_on(model, _ran(model, above, h)[1], h)
     if model.readout == "last":
         h = model._at_the_end(h, None)
+    if model.kernel is None or model.bias is None:
+        return h
     return affine(*promote(h, model.kernel[...], model.bias[...]))
 
 

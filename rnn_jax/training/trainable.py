@@ -62,7 +62,7 @@ def selected(name: str, model: Any, where: Any) -> list[bool]:
         a function of the parameters that returns such a pytree, as optax takes it; or a filter of
         NNX: a type of variables, a tag, True, `...`, several of them in a list, `nnx.PathContains`,
         `nnx.Not`, …, or a function (path, variable) -> bool. Of a pytree that is no module, a
-        filter sees the arrays.
+        filter sees the arrays; of an ensemble, arrays with their leading axis.
 
     Raises:
       TypeError: none of these, or functions that return something else.

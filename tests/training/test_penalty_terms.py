@@ -39,7 +39,7 @@ MODELS = {
     "residual and norm": lambda: model(
         [simple(1, 3), simple(3, 3)], residual=True, layer_norm=True
     ),
-    "wrapped": lambda: model(rj.Zoneout(simple(1, 3), 0.3)),
+    "wrapped, no readout": lambda: rj.SequenceModel(rj.Zoneout(simple(1, 3), 0.3), readout="all"),
     "both ways": lambda: model([both(1, 2), both(4, 2)]),
     "both ways, last": lambda: model([simple(1, 3), both(3, 2)], readout="last"),
 }
