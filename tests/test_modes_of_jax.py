@@ -59,6 +59,11 @@ def operators(cell, xs):
     )
 
 
+def covariant(cell, xs):
+    found = rj.covariant_lyapunov_vectors(cell, xs, k=2, tail=1)
+    return found, found.vectors, found.exponents, found.splitting_angles(1)
+
+
 def gradient_of(penalty):
     return lambda cell, xs: jax.grad(lambda cell: penalty(cell, xs))(cell)
 
@@ -81,6 +86,11 @@ CALLS = {
     "jacobian_log_bound": (simple, lambda c, xs: rj.jacobian_log_bound(c, T) + jnp.sum(xs)),
     "jacobian_operator": (cell, operators),
     "lyapunov_exponents": (cell, lambda c, xs: rj.lyapunov_exponents(c, xs, k=2, warmup=1)),
+    "covariant_lyapunov_vectors": (cell, covariant),
+    "local_lyapunov_exponents": (
+        cell,
+        lambda c, xs: rj.local_lyapunov_exponents(c, xs, window=1, k=2, warmup=1),
+    ),
     "weight_gradient_by_step": (cell, functools.partial(rj.weight_gradient_by_step, loss)),
     "weight_gradient_log_norms": (cell, functools.partial(rj.weight_gradient_log_norms, loss)),
     "backprop_signal": (cell, functools.partial(rj.backprop_signal, loss)),

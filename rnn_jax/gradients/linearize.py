@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from rnn_jax.arrays import varying_like
+from rnn_jax.checks import check_count
 from rnn_jax.gradients.differentiation import Jacobians, step_jacobians
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.precision import compiled
@@ -334,6 +335,17 @@ def why_undecomposable(sizes: Sizes) -> str | None:
     if jnp.finfo(sizes.dtype).bits >= 32:
         return None
     return f"a carry of float32 or float64, which LAPACK can decompose; got {sizes.dtype}"
+
+
+def check_leading(k: Any, sizes: Sizes) -> int:
+    """Returns k if so many directions can be followed, all S for None, else raises."""
+    k = sizes.state if k is None else check_count("k", k, low=1)
+    if k > sizes.state:
+        raise ValueError(
+            f"k must be at most the size of the carry, S = {sizes.state}; got {k}. Pass a smaller "
+            "int, or None for all."
+        )
+    return k
 
 
 def _one_step_jacobians(flat: FlatCell, states: jax.Array, xs: jax.Array) -> Jacobians:

@@ -169,6 +169,44 @@ def test_spectra_are_the_measured_ones_and_exact_zeros_are_counted(flow):
     np.testing.assert_allclose(bars[0].get_ydata(), np.asarray(flow.exponents.exponents))
 
 
+@pytest.mark.parametrize("windows", [1, 6])
+def test_local_exponents_are_drawn_by_window(windows):
+    table = np.random.default_rng(0).normal(size=(windows, 3))
+    table[-1, 2] = -np.inf
+    local = rj.LocalLyapunovExponents(jnp.asarray(table), window=5, start=10)
+    figure = local.plot()
+    figure.canvas.draw()
+    (ax,) = figure.axes
+    curves = [line for line in ax.lines if str(line.get_label()).startswith("$")]
+    for curve, expected in zip(curves, table.T, strict=True):
+        np.testing.assert_array_equal(curve.get_xdata(), 12.5 + 5 * np.arange(windows))
+        shown = np.where(np.isfinite(expected), expected, np.nan)
+        np.testing.assert_allclose(curve.get_ydata(), shown)
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels[0] == f"$\\lambda_{{1}}$ = {table[:, 0].mean():+.3f}".replace("-", "−")
+    assert f"(in 1 of {windows} windows)" in labels[2]
+    # The same as a map, with the lost cell grey, and a batch averaged.
+    ax = plotting.plot_local_exponents(local, kind="map", limit=1.0)
+    image = np.ma.filled(ax.images[0].get_array(), np.nan)
+    np.testing.assert_allclose(image, np.where(np.isfinite(table), table, np.nan).T)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["mapped to 0"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]
+    ax.figure.canvas.draw()
+    batch = dataclasses.replace(local, exponents=jnp.stack([jnp.zeros_like(local.exponents)] * 2))
+    assert (plotting.plot_local_exponents(batch).lines[1].get_ydata() == 0).all()
+
+
+def test_many_local_exponents_are_a_map():
+    cell = rj.GRUCell(2, 9, rngs=nnx.Rngs(0))
+    xs = jax.random.normal(jax.random.key(0), (T, 2))
+    found = rj.covariant_lyapunov_vectors(cell, xs)
+    (image,) = found.plot(window=3).axes[0].images
+    np.testing.assert_allclose(image.get_array(), np.asarray(found.finite_time(3).exponents).T)
+    assert found.plot().axes[0].images[0].get_array().shape == (9, T)
+    with pytest.raises(ValueError, match=r"kind must be .*got 'bars'"):
+        plotting.plot_local_exponents(found.finite_time(3), kind="bars")
+
+
 def test_pictures_say_what_is_missing(simple_flow):
     bare = rj.GradientFlow(simple_flow.log_norms)
     with pytest.raises(ValueError, match="spectrum=True"):

@@ -14,6 +14,7 @@ from rnn_jax.gradients.linearize import (
     Sizes,
     accept,
     check_decomposable,
+    check_leading,
     sizes_of,
     up_to,
 )
@@ -84,11 +85,9 @@ def jacobian_log_singular_values(
     sizes = sizes_of(source)
     stop = sizes.steps if stop is None else check_count("stop", stop, high=sizes.steps)
     start = check_count("start", start, high=stop)
-    k = sizes.state if k is None else check_count("k", k, low=1)
+    k = check_leading(k, sizes)
     check_decomposable(sizes, "jacobian_log_singular_values")
     check_spectrum(sizes._replace(steps=stop), of=source)
-    if k > sizes.state:
-        raise ValueError(f"k must be at most the size of the carry, S = {sizes.state}; got {k}.")
     if start == stop:
         return jnp.zeros(k, sizes.dtype)
     return _of_factors(_factors(source, start=start, stop=stop))[:k]
