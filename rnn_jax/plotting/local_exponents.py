@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from rnn_jax.plotting.style import CYCLE, as_numpy, cycle_color, finish, new_axes
 
@@ -123,7 +124,7 @@ def _draw_map(ax: Axes, edges: np.ndarray, table: np.ndarray, limit: float | Non
         extent=(edges[0], edges[-1], count + 0.5, 0.5),
     )
     ax.set_ylabel("rank i")
-    ax.yaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     beyond = finite > limit
     signed = table[np.isfinite(table)]
     ends = ((signed[beyond] < 0).any(), (signed[beyond] > 0).any())

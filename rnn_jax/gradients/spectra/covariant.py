@@ -248,7 +248,7 @@ def covariant_lyapunov_vectors(
 def _check_room(sizes: Sizes, k: int, warmup: int, tail: int, *, vectors: bool, of: Any) -> None:
     """Raises ValueError unless there is room for what is kept of all steps."""
     steps = sizes.steps - warmup - tail
-    kept = [(steps + 1, k, k), (steps + tail, k, k), (4, sizes.state, k)]
+    kept: list[tuple[int, ...]] = [(steps + 1, k, k), (steps + tail, k, k), (4, sizes.state, k)]
     fix = "Use a shorter sequence or a smaller k=, the number of leading vectors."
     if vectors:
         # As they are made, and once more with the first before them.
