@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from rnn_jax.plotting.style import CYCLE, as_numpy, cycle_color, finish, new_axes
+from rnn_jax.plotting.style import COLORMAP, COLORS, CYCLE, as_numpy, cycle_color, finish, new_axes
 
 if TYPE_CHECKING:
     from rnn_jax.gradients.spectra.finite_time import LocalLyapunovExponents
@@ -25,7 +26,7 @@ def plot_local_exponents(
     ax: Axes | None = None,
     *,
     kind: str | None = None,
-    limit: float | None = None,
+    limits: tuple[float, float] | None = None,
     title: str | None = None,
 ) -> Axes:
     """Finite-time Lyapunov exponents over time: growth above 0, decay below, means beside them.
@@ -36,8 +37,8 @@ def plot_local_exponents(
       ax: where to draw; None makes a figure.
       kind: "lines", one for each exponent with its mean dashed, or "map", a row of colours for
         each; None draws lines for up to seven.
-      limit: the map's colours span [−limit, limit], nats a step; None leaves the largest tenth
-        of the values beyond it.
+      limits: (low, high) of the map's colours, nats a step; None leaves out the most extreme
+        values. Where they lie on both sides of 0, white is 0 and each side has colours of its own.
       title: above the picture.
 
     Returns:
@@ -61,21 +62,21 @@ def plot_local_exponents(
     if kind == "lines":
         _draw_lines(ax, edges, table)
     else:
-        _draw_map(ax, edges, table, limit)
+        _draw_map(ax, edges, table, limits)
     steps = "1 step" if result.window == 1 else f"{result.window} steps"
     ax.set_xlabel(f"step t  (windows of {steps})")
     ax.set_xlim(edges[0], edges[-1])
-    if kind == "lines":
-        return finish(ax, title)
-    ax.spines[["top", "right"]].set_visible(False)
-    if title:
-        ax.set_title(title, loc="left", fontsize="medium")
+    finish(ax, title)
+    ax.grid(visible=kind == "lines", axis="y")
     return ax
 
 
 def _draw_lines(ax: Axes, edges: np.ndarray, table: np.ndarray) -> None:
     centres = (edges[1:] + edges[:-1]) / 2
-    ax.axhline(0, color="black", linewidth=1.0, linestyle=(0, (1, 1.5)))
+    finite = table[np.isfinite(table)]
+    # Where nothing is lost, unless that is so far off that the curves would be pressed flat.
+    if not finite.size or np.abs(finite).min() <= np.ptp(finite):
+        ax.axhline(0, color=COLORS["black"], linewidth=1.0, linestyle=(0, (1, 1.5)))
     for index, curve in enumerate(table.T):
         color, mean = cycle_color(index), curve.mean()
         lost = int(np.isneginf(curve).sum())
@@ -107,41 +108,40 @@ def _draw_lines(ax: Axes, edges: np.ndarray, table: np.ndarray) -> None:
     )
 
 
-def _draw_map(ax: Axes, edges: np.ndarray, table: np.ndarray, limit: float | None) -> None:
+def _draw_map(
+    ax: Axes, edges: np.ndarray, table: np.ndarray, limits: tuple[float, float] | None
+) -> None:
     count = table.shape[1]
-    finite = np.abs(table[np.isfinite(table)])
-    if limit is None:
-        limit = float(np.quantile(finite, 0.9)) if finite.size else 1.0
-    limit = limit or 1.0
-    cmap = mpl.colormaps[_DIVERGING].with_extremes(bad=_LOST)
+    finite = table[np.isfinite(table)]
+    low, high = limits if limits is not None else _span(finite)
+    if low < 0 < high:
+        # A half of the colours for each sign: growth is often much slower than decay.
+        norm: Normalize = TwoSlopeNorm(0.0, low, high)
+        colors = _DIVERGING
+    else:
+        norm, colors = Normalize(low, high), COLORMAP
     image = ax.imshow(
         np.where(np.isfinite(table), table, np.nan).T,
-        cmap=cmap,
-        vmin=-limit,
-        vmax=limit,
+        cmap=mpl.colormaps[colors].with_extremes(bad=_LOST),
+        norm=norm,
         aspect="auto",
         interpolation="nearest",
         extent=(edges[0], edges[-1], count + 0.5, 0.5),
     )
     ax.set_ylabel("rank i")
     ax.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    beyond = finite > limit
-    signed = table[np.isfinite(table)]
-    ends = ((signed[beyond] < 0).any(), (signed[beyond] > 0).any())
-    extend = {
-        (False, False): "neither",
-        (True, False): "min",
-        (False, True): "max",
-        (True, True): "both",
-    }
+    below, above = (finite < low).any(), (finite > high).any()
+    extend = ("both" if above else "min") if below else ("max" if above else "neither")
     bar = ax.figure.colorbar(
-        image,
-        ax=ax,
-        label="local exponent  (nats a step)",
-        extend=extend[bool(ends[0]), bool(ends[1])],
-        pad=0.02,
+        image, ax=ax, label="local exponent  (nats a step)", extend=extend, pad=0.02
     )
     bar.outline.set_visible(False)
+    if isinstance(norm, TwoSlopeNorm):
+        # Some on either side: even steps would leave the narrower one without any.
+        sides = [MaxNLocator(4).tick_values(*side) for side in ((low, 0.0), (0.0, high))]
+        ticks = np.unique(np.concatenate(sides).round(12))
+        ticks = ticks[(ticks >= low) & (ticks <= high)]
+        bar.set_ticks(ticks, labels=[f"{tick:g}".replace("-", "−") for tick in ticks])
     if finite.size < table.size:
         ax.legend(
             handles=[Patch(color=_LOST, label="mapped to 0")],
@@ -150,3 +150,11 @@ def _draw_map(ax: Axes, edges: np.ndarray, table: np.ndarray, limit: float | Non
             loc="lower right",
             bbox_to_anchor=(1.0, 1.0),
         )
+
+
+def _span(finite: np.ndarray) -> tuple[float, float]:
+    """All but the most extreme values: a few windows of strong decay must not take all colours."""
+    if not finite.size:
+        return -1.0, 1.0
+    low, high = np.quantile(finite, (0.05, 0.995))
+    return (float(low), float(high)) if high > low else (float(low) - 1.0, float(high) + 1.0)

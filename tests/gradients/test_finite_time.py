@@ -37,6 +37,12 @@ def test_their_mean_is_the_spectrum():
     found = rj.local_lyapunov_exponents(net.cell, xs, net.carry, window=4, k=3, warmup=8)
     spectrum = rj.lyapunov_exponents(net.cell, xs, net.carry, k=3, warmup=8)
     np.testing.assert_allclose(found.mean, spectrum.exponents, rtol=0, atol=1e-13)
+    lin = rj.linearize(net.cell, xs, net.carry)
+    again = rj.local_lyapunov_exponents(lin, window=4, k=3, warmup=8)
+    np.testing.assert_allclose(again.exponents, found.exponents, rtol=0, atol=1e-9)
+    refused(
+        lambda: rj.local_lyapunov_exponents(lin, xs, window=4), TypeError, "stands for the cell"
+    )
 
 
 def test_a_cell_whose_gain_changes_shows_where():

@@ -44,9 +44,6 @@ MEASURES = {
     "covariant_lyapunov_vectors": functools.partial(
         rj.covariant_lyapunov_vectors, k=2, warmup=1, tail=1
     ),
-    "local_lyapunov_exponents": functools.partial(
-        rj.local_lyapunov_exponents, window=2, k=2, warmup=1
-    ),
     "weight_gradient_by_step": functools.partial(rj.weight_gradient_by_step, loss),
     "weight_gradient_log_norms": functools.partial(rj.weight_gradient_log_norms, loss),
     "backprop_signal": functools.partial(rj.backprop_signal, loss),

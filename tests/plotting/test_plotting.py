@@ -186,7 +186,7 @@ def test_local_exponents_are_drawn_by_window(windows):
     assert labels[0] == f"$\\lambda_{{1}}$ = {table[:, 0].mean():+.3f}".replace("-", "−")
     assert f"(in 1 of {windows} windows)" in labels[2]
     # The same as a map, with the lost cell grey, and a batch averaged.
-    ax = plotting.plot_local_exponents(local, kind="map", limit=1.0)
+    ax = plotting.plot_local_exponents(local, kind="map", limits=(-1.0, 0.5))
     image = np.ma.filled(ax.images[0].get_array(), np.nan)
     np.testing.assert_allclose(image, np.where(np.isfinite(table), table, np.nan).T)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["mapped to 0"]
