@@ -140,7 +140,7 @@ def _draw_map(
         # Some on either side: even steps would leave the narrower one without any.
         sides = [MaxNLocator(4).tick_values(*side) for side in ((low, 0.0), (0.0, high))]
         ticks = np.unique(np.concatenate(sides).round(12))
-        ticks = ticks[(ticks >= low) & (ticks <= high)]
+        ticks = [tick for tick in ticks.tolist() if low <= tick <= high]
         bar.set_ticks(ticks, labels=[f"{tick:g}".replace("-", "−") for tick in ticks])
     if finite.size < table.size:
         ax.legend(

@@ -390,6 +390,22 @@ def test_vmap_and_jit_are_each_sequence():
     refused(lambda: mapped[0].splitting_angles(), ValueError, "one number for a batch", "unstable=")
 
 
+def test_derivatives_are_those_of_differences():
+    As = jnp.asarray(SHORT.reshape(12, 16))
+    direction = jnp.asarray(np.random.default_rng(12).normal(size=As.shape))
+
+    def values(As):
+        found = rj.covariant_lyapunov_vectors(linear(4), As, np.zeros(4))
+        return jnp.stack([found.local_exponents[5, 1], found.angles(0)[4], found.vectors[3, 1, 2]])
+
+    weights = jnp.asarray([1.0, -2.0, 0.5])
+    gradient = jax.grad(lambda As: weights @ values(As))(As)
+    width = 1e-6
+    change = values(As + width * direction) - values(As - width * direction)
+    expected = weights @ change / (2 * width)
+    np.testing.assert_allclose(jnp.sum(gradient * direction), expected, rtol=1e-6)
+
+
 def test_float32_stays_near_float64():
     As, _, _ = of_known_vectors(np.random.default_rng(10), LONG)
     As = (1e-20 * As).astype(np.float32)

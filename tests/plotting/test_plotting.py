@@ -196,15 +196,25 @@ def test_local_exponents_are_drawn_by_window(windows):
     assert (plotting.plot_local_exponents(batch).lines[1].get_ydata() == 0).all()
 
 
-def test_many_local_exponents_are_a_map():
-    cell = rj.GRUCell(2, 9, rngs=nnx.Rngs(0))
-    xs = jax.random.normal(jax.random.key(0), (T, 2))
-    found = rj.covariant_lyapunov_vectors(cell, xs)
-    (image,) = found.plot(window=3).axes[0].images
-    np.testing.assert_allclose(image.get_array(), np.asarray(found.finite_time(3).exponents).T)
-    assert found.plot().axes[0].images[0].get_array().shape == (9, T)
+def test_the_local_structure_in_time_that_the_readme_shows(tmp_path):
+    cell = rj.GRUCell(2, 64, rngs=nnx.Rngs(0))
+    xs = jax.random.normal(jax.random.key(1), (1000, 2))
+
+    local = rj.local_lyapunov_exponents(cell, xs, window=25, k=4, warmup=100)
+    local.plot().savefig(tmp_path / "local.png")
+    assert local.exponents.shape == (36, 4)
+
+    clv = rj.covariant_lyapunov_vectors(cell, xs, k=8, warmup=200, tail=200)
+    assert clv.vectors.shape == (601, 64, 8)
+    assert clv.local_exponents.shape == (600, 8)
+    assert 0 < clv.splitting_angles(4).min() < 0.5
+    # Many exponents are a map; all of these are below 0, so that its colours run one way.
+    (image,) = clv.plot(window=20).axes[0].images
+    np.testing.assert_allclose(image.get_array(), np.asarray(clv.finite_time(20).exponents).T)
+    assert image.norm.vmax < 0
+    assert clv.plot().axes[0].images[0].get_array().shape == (8, 100)
     with pytest.raises(ValueError, match=r"kind must be .*got 'bars'"):
-        plotting.plot_local_exponents(found.finite_time(3), kind="bars")
+        plotting.plot_local_exponents(local, kind="bars")
 
 
 def test_pictures_say_what_is_missing(simple_flow):

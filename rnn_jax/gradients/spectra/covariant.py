@@ -26,7 +26,13 @@ from rnn_jax.gradients.linearize import (
 )
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.numerics.row_sorted_qr import inverse_permutation
-from rnn_jax.gradients.numerics.scaled import LN2, normalizing_exponent, power_of_two, times_powers
+from rnn_jax.gradients.numerics.scaled import (
+    LN2,
+    normalised,
+    normalizing_exponent,
+    power_of_two,
+    times_powers,
+)
 from rnn_jax.gradients.numerics.subspace_angles import smallest_angle
 from rnn_jax.gradients.precision import compiled
 from rnn_jax.gradients.spectra.finite_time import LocalLyapunovExponents, by_window
@@ -203,7 +209,7 @@ def covariant_lyapunov_vectors(
     QR decomposition they do not depend on a choice of lengths and angles: vector i is what grows
     at exponent λ_i both forward and back in time, and A_t maps it onto itself a step later. A_t is
     never formed; the k columns are advanced by Jacobian-vector products, as in
-    `lyapunov_exponents`. (Of a `Linearization`, by its A_t.)
+    `lyapunov_exponents`. (Of a `Linearization`, by its A_t.) Differentiable in both modes.
 
     That A_t v(t−1) is v(t) holds to rounding at every step, whatever warm-up and tail are; they
     bring the vectors near to those of an infinitely long trajectory. Their errors fall by
@@ -314,15 +320,15 @@ def _pull_back(c: jax.Array, triangle: Triangle) -> tuple[jax.Array, jax.Array]:
     left = jnp.where(rows & columns, r, eye)
     # Rows of R are graded where units saturate, and its columns have been scaled: both in powers of
     # two, so that what is substituted is near 1.
-    row_exponents = jnp.broadcast_to(normalizing_exponent(left, 1)[:, None], r.shape)
-    right, shift = times_powers(right, -row_exponents, 0)
-    solved = lax.linalg.triangular_solve(
-        left * power_of_two(-row_exponents, r.dtype), right, left_side=True, lower=False
-    )
+    scale = power_of_two(-normalizing_exponent(left, 1), r.dtype)
+    scale = jnp.broadcast_to(scale[:, None], r.shape)
+    right, shift = normalised(right * scale, 0)
+    solved = lax.linalg.triangular_solve(left * scale, right, left_side=True, lower=False)
     is_lost = (eye == 1) & ~columns
     solved = jnp.where(is_lost, eye, solved)
-    shifts = jnp.where(is_lost, jnp.zeros_like(row_exponents), jnp.broadcast_to(shift, r.shape))
-    d, shift = times_powers(solved, shifts - jnp.broadcast_to(exponents[:, None], r.shape), 0)
+    shift = jnp.broadcast_to(shift, r.shape)
+    shift = jnp.where(is_lost, jnp.zeros_like(shift), shift)
+    d, shift = times_powers(solved, shift - jnp.broadcast_to(exponents[:, None], r.shape), 0)
     length = jnp.linalg.norm(d, axis=0)
     growth = -(jnp.log(length) + LN2 * shift.astype(r.dtype))
     growth = jnp.where(is_kept, growth, jnp.full_like(growth, -jnp.inf))
