@@ -139,8 +139,8 @@ def _draw_map(
     if isinstance(norm, TwoSlopeNorm):
         # Some on either side: even steps would leave the narrower one without any.
         sides = [MaxNLocator(4).tick_values(*side) for side in ((low, 0.0), (0.0, high))]
-        ticks = np.unique(np.concatenate(sides).round(12))
-        ticks = [tick for tick in ticks.tolist() if low <= tick <= high]
+        values = np.unique(np.concatenate(sides).round(12)).tolist()
+        ticks = [float(tick) for tick in values if low <= tick <= high]
         bar.set_ticks(ticks, labels=[f"{tick:g}".replace("-", "−") for tick in ticks])
     if finite.size < table.size:
         ax.legend(

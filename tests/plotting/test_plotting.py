@@ -197,24 +197,35 @@ def test_local_exponents_are_drawn_by_window(windows):
 
 
 def test_the_local_structure_in_time_that_the_readme_shows(tmp_path):
-    cell = rj.GRUCell(2, 64, rngs=nnx.Rngs(0))
-    xs = jax.random.normal(jax.random.key(1), (1000, 2))
+    chaotic = nnx.initializers.normal(2.0 / 64**0.5)  # gain 2
+    cell = rj.SimpleRNNCell(2, 64, recurrent_kernel_init=chaotic, rngs=nnx.Rngs(0))
+    xs = 0.1 * jax.random.normal(jax.random.key(1), (2000, 2))
 
     local = rj.local_lyapunov_exponents(cell, xs, window=25, k=4, warmup=100)
     local.plot().savefig(tmp_path / "local.png")
-    assert local.exponents.shape == (36, 4)
+    assert local.exponents.shape == (76, 4)
 
-    clv = rj.covariant_lyapunov_vectors(cell, xs, k=8, warmup=200, tail=200)
-    assert clv.vectors.shape == (601, 64, 8)
-    assert clv.local_exponents.shape == (600, 8)
-    assert 0 < clv.splitting_angles(4).min() < 0.5
-    # Many exponents are a map; all of these are below 0, so that its colours run one way.
-    (image,) = clv.plot(window=20).axes[0].images
-    np.testing.assert_allclose(image.get_array(), np.asarray(clv.finite_time(20).exponents).T)
-    assert image.norm.vmax < 0
-    assert clv.plot().axes[0].images[0].get_array().shape == (8, 100)
+    clv = rj.covariant_lyapunov_vectors(cell, xs, k=24, warmup=200, tail=200)
+    assert clv.vectors.shape == (1601, 64, 24)
+    assert clv.local_exponents.shape == (1600, 24)
+    assert clv.angles(0, 1).shape == clv.splitting_angles().shape == (1601,)
+    figure = clv.plot()
+    # Growth and decay have a half of the colours each, with ticks on both sides.
+    (image,) = figure.axes[0].images
+    np.testing.assert_allclose(image.get_array(), np.asarray(clv.finite_time(16).exponents).T)
+    assert image.norm.vmin < 0 < image.norm.vmax
+    ticks = figure.axes[1].get_yticks()
+    assert (ticks < 0).any()
+    assert (ticks > 0).any()
     with pytest.raises(ValueError, match=r"kind must be .*got 'bars'"):
         plotting.plot_local_exponents(local, kind="bars")
+
+
+def test_a_map_of_one_sign_uses_all_of_its_colours():
+    local = rj.LocalLyapunovExponents(-1.0 - jnp.arange(12.0).reshape(3, 4), window=5)
+    (image,) = plotting.plot_local_exponents(local, kind="map").images
+    assert image.norm.vmin < image.norm.vmax < 0
+    assert image.cmap.name == "cividis"
 
 
 def test_pictures_say_what_is_missing(simple_flow):

@@ -151,7 +151,8 @@ class CovariantLyapunovVectors:
             can be done outside `jit` and `vmap` only.
 
         Returns:
-          (N+1,), rad; where it comes near 0 the trajectory is not hyperbolic.
+          (N+1,), rad; where it comes near 0 the trajectory is not hyperbolic. Within 1 / (λ_j −
+          λ_{j+1}) steps of an end without warm-up or tail it is not settled, j = unstable.
 
         Raises:
           ValueError: all or none of the vectors are unstable, or that cannot be read yet.
