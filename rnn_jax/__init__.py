@@ -3,7 +3,7 @@
 Cells, an exact instrument for their gradients through time, tasks and experiments, in JAX.
 """
 
-from rnn_jax import tasks
+from rnn_jax import convert, tasks
 from rnn_jax.activations import Activation, activation_slope_range, leaky_relu
 from rnn_jax.cells import (
     Cell,
@@ -14,6 +14,7 @@ from rnn_jax.cells import (
     RNNCell,
     SimpleRNNCell,
     Zoneout,
+    as_cell,
 )
 from rnn_jax.gradients import (
     Attribution,
@@ -52,19 +53,26 @@ from rnn_jax.gradients import (
 from rnn_jax.sequence import Bidirectional, SequenceModel, StackedCell, unroll
 from rnn_jax.training import (
     FitResult,
+    Flossing,
     GateProbe,
     GradientFlowProbe,
     History,
     LyapunovProbe,
+    Orthogonality,
     Probe,
     ProbeRecord,
+    Term,
     Terminated,
+    Vanishing,
+    WeightDecay,
     ensemble,
     fit,
+    load,
     member,
     record_gradient_norms,
     recorded_gradient_norms,
     restore,
+    save,
 )
 
 __version__ = "0.1.0"
@@ -78,6 +86,7 @@ __all__ = [
     "CovariantLyapunovVectors",
     "Estimate",
     "FitResult",
+    "Flossing",
     "GRUCell",
     "GateProbe",
     "GradientFlow",
@@ -91,6 +100,7 @@ __all__ = [
     "LyapunovProbe",
     "LyapunovSpectrum",
     "MemoryPath",
+    "Orthogonality",
     "Probe",
     "ProbeRecord",
     "RNNCell",
@@ -98,13 +108,18 @@ __all__ = [
     "SequenceModel",
     "SimpleRNNCell",
     "StackedCell",
+    "Term",
     "Terminated",
+    "Vanishing",
+    "WeightDecay",
     "Zoneout",
     "activation_slope_range",
+    "as_cell",
     "attribution",
     "backprop_signal",
     "backprop_signal_log_norms",
     "by_lag",
+    "convert",
     "covariant_lyapunov_vectors",
     "ensemble",
     "estimate_jacobian_log_norms",
@@ -119,6 +134,7 @@ __all__ = [
     "jacobian_operator",
     "leaky_relu",
     "linearize",
+    "load",
     "local_lyapunov_exponents",
     "lyapunov_exponents",
     "member",
@@ -126,6 +142,7 @@ __all__ = [
     "record_gradient_norms",
     "recorded_gradient_norms",
     "restore",
+    "save",
     "state_jacobian",
     "tasks",
     "unroll",

@@ -118,13 +118,16 @@ CALLS = {
 }
 # What is not called on a cell and its inputs; the tests of these say in which modes they work.
 ELSEWHERE = {
+    "convert",  # arrays of the host, tests/convert
     "activation_slope_range",  # of a name, in plain Python
     "leaky_relu",  # makes an activation
     "local_lyapunov_exponents",  # which are `finite_time` of lyapunov_exponents
     "ensemble",  # makes models
     "fit",  # a loop of the host, tests/training
     "member",
+    "load",  # files, tests/training
     "restore",
+    "save",
     "record_gradient_norms",  # part of an optimiser
     "recorded_gradient_norms",
     "tasks",

@@ -21,7 +21,6 @@ from rnn_jax.gradients.linearize import (
     Source,
     accept,
     check_decomposable,
-    check_leading,
     sizes_of,
 )
 from rnn_jax.gradients.memory import check_fits
@@ -39,13 +38,14 @@ from rnn_jax.gradients.spectra.finite_time import LocalLyapunovExponents, by_win
 from rnn_jax.gradients.spectra.frame import (
     Frame,
     Triangle,
+    check_leading,
     first_frame,
     growth_by_direction,
     sweep,
 )
 from rnn_jax.gradients.spectra.lyapunov import LyapunovSpectrum, descending, spectrum_of
 from rnn_jax.gradients.step_maps import pushes
-from rnn_jax.sequence.calling import ArrayLike, Carry
+from rnn_jax.sequence.calling import Carry
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -194,9 +194,10 @@ class CovariantLyapunovVectors:
 
 def covariant_lyapunov_vectors(
     cell: Any,
-    xs: ArrayLike | None = None,
+    xs: Any = None,
     carry: Carry | None = None,
     *,
+    feature_axes: int | None = None,
     k: int | None = None,
     warmup: int = 0,
     tail: int = 0,
@@ -219,8 +220,9 @@ def covariant_lyapunov_vectors(
 
     Args:
       cell: any callable pytree cell(carry, x) -> (carry, y).
-      xs: one sequence, (T, I); `jax.vmap` gives a batch.
+      xs: one sequence, (T, I), or a pytree of inputs; `jax.vmap` gives a batch.
       carry: initial carry; None asks the cell.
+      feature_axes: trailing axes of xs that are features; as for `unroll`.
       k: how many vectors, the leading ones; None is all S.
       warmup: steps before the first vectors that bring carry and Q into line; in [0, T).
       tail: steps after the last vectors that bring C into line; in [0, T − warmup).
@@ -233,7 +235,7 @@ def covariant_lyapunov_vectors(
     Raises:
       ValueError: wrong shapes, k, warmup or tail out of range, an empty sequence, or a result too
         large for memory.
-      TypeError: inputs or carries that are no floats, or a cell that needs `carry`.
+      TypeError: inputs or carries of the wrong type, or a cell that needs `carry`.
 
     References:
       F. Ginelli et al., "Characterizing dynamics with covariant Lyapunov vectors", 2007;
@@ -241,7 +243,7 @@ def covariant_lyapunov_vectors(
       G. Froyland, S. Lloyd and A. Quas, "Coherent structures and isolated spectrum for
       Perron–Frobenius cocycles", 2010 (steps that are not invertible).
     """
-    source = accept(cell, xs, carry)
+    source = accept(cell, xs, carry, feature_axes)
     sizes = sizes_of(source)
     warmup = check_count("warmup", warmup, high=sizes.steps - 1)
     tail = check_count("tail", tail, high=sizes.steps - warmup - 1)

@@ -12,7 +12,7 @@ from rnn_jax.checks import check_count
 from rnn_jax.gradients.linearize import accept, sizes_of
 from rnn_jax.gradients.numerics.time_series import sums_by_stretch
 from rnn_jax.gradients.spectra.lyapunov import lyapunov_exponents
-from rnn_jax.sequence.calling import ArrayLike, Carry
+from rnn_jax.sequence.calling import Carry
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,9 +58,10 @@ class LocalLyapunovExponents:
 
 def local_lyapunov_exponents(
     cell: Any,
-    xs: ArrayLike | None = None,
+    xs: Any = None,
     carry: Carry | None = None,
     *,
+    feature_axes: int | None = None,
     window: int,
     k: int | None = None,
     warmup: int = 0,
@@ -76,8 +77,9 @@ def local_lyapunov_exponents(
 
     Args:
       cell: any callable pytree cell(carry, x) -> (carry, y), or a `Linearization`.
-      xs: one sequence, (T, I); `jax.vmap` gives a batch.
+      xs: one sequence, (T, I), or a pytree of inputs; `jax.vmap` gives a batch.
       carry: initial carry; None asks the cell.
+      feature_axes: trailing axes of xs that are features; as for `unroll`.
       window: steps in each window, in [1, T − warmup]; a rest at the end that fills no window is
         left out.
       k: how many exponents, the leading ones; None is all S.
@@ -91,16 +93,16 @@ def local_lyapunov_exponents(
     Raises:
       ValueError: wrong shapes, window, k or warmup out of range, an empty sequence, or a result
         too large for memory.
-      TypeError: inputs or carries that are no floats, or a cell that needs `carry`.
+      TypeError: inputs or carries of the wrong type, or a cell that needs `carry`.
 
     References:
       H. Abarbanel, R. Brown and M. Kennel, "Variation of Lyapunov exponents on a strange
       attractor", 1991.
     """
-    steps = sizes_of(accept(cell, xs, carry)).steps
+    steps = sizes_of(accept(cell, xs, carry, feature_axes)).steps
     warmup = check_count("warmup", warmup, high=steps - 1)
     window = check_count("window", window, low=1, high=steps - warmup)
-    spectrum = lyapunov_exponents(cell, xs, carry, k=k, warmup=warmup)
+    spectrum = lyapunov_exponents(cell, xs, carry, feature_axes=feature_axes, k=k, warmup=warmup)
     return LocalLyapunovExponents(spectrum.finite_time(window), window=window, start=warmup)
 
 

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rnn_jax.checks import check_count
 from rnn_jax.gradients import loops
+from rnn_jax.gradients.linearize import Sizes
 from rnn_jax.gradients.numerics.row_sorted_qr import noise_of_pivots, sorted_qr
 from rnn_jax.gradients.numerics.scaled import LN2, log_exactly, normalizing_exponent, power_of_two
 from rnn_jax.gradients.step_maps import Pushes
@@ -55,6 +57,17 @@ class _Factors(NamedTuple):
     r: jax.Array
     kept: jax.Array
     misplaced: jax.Array
+
+
+def check_leading(k: Any, sizes: Sizes) -> int:
+    """Returns k if so many directions can be followed, all S for None, else raises."""
+    k = sizes.state if k is None else check_count("k", k, low=1)
+    if k > sizes.state:
+        raise ValueError(
+            f"k must be at most the size of the carry, S = {sizes.state}; got {k}. Pass a smaller "
+            "int, or None for all."
+        )
+    return k
 
 
 def first_frame(maps: Pushes, size: int, k: int, dtype: Any, *, warmup: int) -> Frame:
