@@ -49,11 +49,11 @@ def test_a_cell_whose_gain_changes_shows_where():
     """h' = e^{x_t} h: the local exponent is the mean of x over its window, and nothing else."""
 
     def step(h, x):
-        h = h * jnp.exp(x)
+        h = h * jnp.exp(x[0])
         return h, h
 
-    xs = np.repeat([0.5, -2.0, 0.1, -0.3], 25)[:, None]
-    found = rj.local_lyapunov_exponents(step, xs, np.ones(1), window=25)
+    xs = np.repeat([0.5, -2.0, 0.1, -0.3], 25)[:, None, None]
+    found = rj.local_lyapunov_exponents(step, xs, np.ones(1), feature_axes=2, window=25)
     np.testing.assert_allclose(found.exponents[:, 0], [0.5, -2.0, 0.1, -0.3], rtol=1e-12)
 
 
