@@ -59,6 +59,16 @@ def operators(cell, xs):
     )
 
 
+def exponents(cell, xs):
+    found = rj.lyapunov_exponents(cell, xs, k=2, warmup=1)
+    return found, found.finite_time(1)
+
+
+def covariant(cell, xs):
+    found = rj.covariant_lyapunov_vectors(cell, xs, k=2, tail=1)
+    return found, found.vectors, found.exponents, found.splitting_angles(1)
+
+
 def gradient_of(penalty):
     return lambda cell, xs: jax.grad(lambda cell: penalty(cell, xs))(cell)
 
@@ -80,7 +90,8 @@ CALLS = {
     "jacobian_log_singular_values": (cell, rj.jacobian_log_singular_values),
     "jacobian_log_bound": (simple, lambda c, xs: rj.jacobian_log_bound(c, T) + jnp.sum(xs)),
     "jacobian_operator": (cell, operators),
-    "lyapunov_exponents": (cell, lambda c, xs: rj.lyapunov_exponents(c, xs, k=2, warmup=1)),
+    "lyapunov_exponents": (cell, exponents),
+    "covariant_lyapunov_vectors": (cell, covariant),
     "weight_gradient_by_step": (cell, functools.partial(rj.weight_gradient_by_step, loss)),
     "weight_gradient_log_norms": (cell, functools.partial(rj.weight_gradient_log_norms, loss)),
     "backprop_signal": (cell, functools.partial(rj.backprop_signal, loss)),
@@ -110,6 +121,7 @@ ELSEWHERE = {
     "convert",  # arrays of the host, tests/convert
     "activation_slope_range",  # of a name, in plain Python
     "leaky_relu",  # makes an activation
+    "local_lyapunov_exponents",  # which are `finite_time` of lyapunov_exponents
     "ensemble",  # makes models
     "fit",  # a loop of the host, tests/training
     "member",

@@ -25,22 +25,33 @@ from rnn_jax.gradients.signals.weight_gradient import (
     weight_gradient_by_step,
     weight_gradient_log_norms,
 )
+from rnn_jax.gradients.spectra.covariant import (
+    CovariantLyapunovVectors,
+    covariant_lyapunov_vectors,
+)
+from rnn_jax.gradients.spectra.finite_time import (
+    LocalLyapunovExponents,
+    local_lyapunov_exponents,
+)
 from rnn_jax.gradients.spectra.lyapunov import LyapunovSpectrum, lyapunov_exponents
 from rnn_jax.gradients.spectra.singular_values import jacobian_log_singular_values
 
 __all__ = [
     "Attribution",
     "BackpropSignal",
+    "CovariantLyapunovVectors",
     "Estimate",
     "GradientFlow",
     "JacobianOperator",
     "Linearization",
+    "LocalLyapunovExponents",
     "LyapunovSpectrum",
     "MemoryPath",
     "attribution",
     "backprop_signal",
     "backprop_signal_log_norms",
     "by_lag",
+    "covariant_lyapunov_vectors",
     "estimate_jacobian_log_norms",
     "estimate_jacobian_log_singular_values",
     "flossing_penalty",
@@ -51,6 +62,7 @@ __all__ = [
     "jacobian_log_singular_values",
     "jacobian_operator",
     "linearize",
+    "local_lyapunov_exponents",
     "lyapunov_exponents",
     "orthogonality_penalty",
     "state_jacobian",
