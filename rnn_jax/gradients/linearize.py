@@ -361,5 +361,6 @@ def _by_automatic_differentiation(
     flat: FlatCell, state: jax.Array, x: jax.Array
 ) -> tuple[jax.Array, ...]:
     """One step's Jacobians, those of the output too unless they are rows of the carry's."""
-    jacobians = step_jacobians(flat.step, state, x)
-    return jacobians[:2] if flat.output_rows else jacobians
+    # In reverse mode those by inputs are of the inputs' type.
+    jacobians = [part.astype(state.dtype) for part in step_jacobians(flat.step, state, x)]
+    return tuple(jacobians[:2] if flat.output_rows else jacobians)

@@ -53,11 +53,21 @@ def maps_at(flat: FlatCell, states: jax.Array, xs: jax.Array) -> StepMaps:
     """The maps of a cell's steps from the states before them (n, S) and their inputs (n, I)."""
 
     def push(at: Pair) -> PairMap:
-        return lambda v, u: pushforward(flat.step, at, varying_like((v, u), at))[1]
+        def along(v: jax.Array, u: jax.Array) -> Pair:
+            tangents = varying_like((v, u.astype(at[1].dtype)), at)
+            after: Pair = pushforward(flat.step, at, tangents)[1]
+            return after
+
+        return along
 
     def pull(at: Pair) -> PairMap:
         result, back = pullback(flat.step, *at)
-        return lambda w, z: back(varying_like((w, z), result))
+
+        def through(w: jax.Array, z: jax.Array) -> Pair:
+            by_state, by_input = back(varying_like((w, z), result))
+            return by_state, by_input.astype(w.dtype)
+
+        return through
 
     def push_state(at: Pair) -> Map:
         return _push_of_state(flat, *at)
