@@ -102,10 +102,14 @@ class Program:
         return int(axes.pop()[0])
 
     def advance(self, state: TrainState, first: int, length: int) -> tuple[TrainState, Report]:
-        """`length` steps from `first` on; the report's numbers are on the host."""
+        """`length` steps from `first` on; the report is on the host, NaN for means of no steps."""
         train = self._trained_for(length, state)
         state, report = train(*self._arguments(state), np.int32(first))
-        return state, fetch(report)
+        report = fetch(report)
+        none = np.equal(report.updates, 0)
+        means = {name: np.asarray(getattr(report, name)) for name in ("loss", "gradient_norm")}
+        unknown = {n: np.where(none, mean.dtype.type(np.nan), mean) for n, mean in means.items()}
+        return state, report._replace(**unknown)
 
     def measure(self, state: TrainState) -> Findings:
         """What all probes find in the models as they are; numbers on the host."""

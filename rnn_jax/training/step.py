@@ -74,7 +74,7 @@ class Report(NamedTuple):
     """What one member did over some steps.
 
     Attributes:
-      loss: mean loss of the steps whose update was made; NaN if there was none.
+      loss: mean loss of the steps whose update was made; 0 if there was none.
       gradient_norm: mean of the gradients' global norms, before the optimiser, over these steps.
       updates: how many these were.
       metrics: of the model after the last step, on fresh data.
@@ -294,5 +294,9 @@ def _choose(condition: jax.Array, yes: Any, no: Any) -> Any:
 
 
 def _mean_over(values: jax.Array, updated: jax.Array) -> jax.Array:
-    """Mean over the steps that updated the model; NaN if there was none."""
-    return jnp.mean(values, where=updated)
+    """Mean over the steps that updated the model; 0 if there was none.
+
+    That there is no such mean is said on the host: a NaN would be an alarm to `jax.debug_nans`.
+    """
+    none = jnp.all(~updated)
+    return jnp.mean(jnp.where(none, jnp.zeros_like(values), values), where=updated | none)
