@@ -5,6 +5,10 @@ from rnn_jax.gradients.explain.bounds import jacobian_log_bound
 from rnn_jax.gradients.explain.flow import GradientFlow, gradient_flow
 from rnn_jax.gradients.explain.lags import by_lag
 from rnn_jax.gradients.explain.memory_path import MemoryPath
+from rnn_jax.gradients.fixed_points.continuation import Branch, continue_fixed_points
+from rnn_jax.gradients.fixed_points.finder import fixed_points
+from rnn_jax.gradients.fixed_points.record import FixedPoints
+from rnn_jax.gradients.fixed_points.starts import sample_starts
 from rnn_jax.gradients.jacobians.dense import input_jacobian, state_jacobian
 from rnn_jax.gradients.jacobians.estimates import (
     Estimate,
@@ -31,7 +35,9 @@ from rnn_jax.gradients.spectra.singular_values import jacobian_log_singular_valu
 __all__ = [
     "Attribution",
     "BackpropSignal",
+    "Branch",
     "Estimate",
+    "FixedPoints",
     "GradientFlow",
     "JacobianOperator",
     "Linearization",
@@ -41,8 +47,10 @@ __all__ = [
     "backprop_signal",
     "backprop_signal_log_norms",
     "by_lag",
+    "continue_fixed_points",
     "estimate_jacobian_log_norms",
     "estimate_jacobian_log_singular_values",
+    "fixed_points",
     "flossing_penalty",
     "gradient_flow",
     "input_jacobian",
@@ -53,6 +61,7 @@ __all__ = [
     "linearize",
     "lyapunov_exponents",
     "orthogonality_penalty",
+    "sample_starts",
     "state_jacobian",
     "vanishing_penalty",
     "weight_gradient_by_step",

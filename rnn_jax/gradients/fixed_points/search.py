@@ -1,0 +1,207 @@
+"""From starts to the nearest minima of ½‖F(h) − h‖², all at once, and from there to rounding.
+
+The unknown is a whole orbit z = (h_0, …, h_{n−1}), and G(z)_i = F(h_i) − h_{i+1 mod n}; a fixed
+point is the orbit with n = 1. (Shooting with all points at once keeps Newton's region of attraction
+where Fⁿ, whose derivative grows with n, would lose it.)
+
+1. Levenberg and Marquardt's method, δ = −(JᵀJ + μ‖G‖·1)⁻¹ JᵀG with J = DG: a Newton step where G is
+   small, a short step down the gradient where it is not, so that a point is found from near it. μ
+   follows the ratio of the descent to its prediction (Nielsen, 1999). Each start stops by itself.
+2. Newton's method on those that have arrived, to rounding. It needs no squared condition number.
+
+References:
+  D. Sussillo and O. Barak, "Opening the black box: low-dimensional dynamics in high-dimensional
+  recurrent neural networks", 2013.
+  H. B. Nielsen, "Damping parameter in Marquardt's method", 1999.
+  N. Yamashita and M. Fukushima, "On the rate of convergence of the Levenberg–Marquardt method",
+  2001 (damping by ‖G‖).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from rnn_jax.gradients.fixed_points.state_map import Map, double_precision, map_of
+from rnn_jax.gradients.precision import compiled
+
+# Iterations after which the starts that still move go on in smaller batches.
+_ROUND = 25
+# Elements of the matrices that are decomposed side by side, at most: 64 MiB of each.
+_ELEMENTS = 2**23
+_NEWTON_STEPS = 6
+
+
+class Orbits(NamedTuple):
+    """Where a search ended, N of them.
+
+    Attributes:
+      states: (N, n, S).
+      speeds: ‖G‖₂, (N,); for n = 1 the length of the last step that the network would make.
+      jacobians: DF at each point, (N, n, S, S).
+      stationary: ‖JᵀG‖ / (‖J‖ ‖G‖), (N,): near 0 at a minimum of ‖G‖ that is no zero of it.
+      steps: iterations, (N,).
+    """
+
+    states: np.ndarray
+    speeds: np.ndarray
+    jacobians: np.ndarray
+    stationary: np.ndarray
+    steps: np.ndarray
+
+
+class _Descent(NamedTuple):
+    """One start on its way: the orbit (n, S), μ, its next growth, iterations, whether to stop."""
+
+    orbit: jax.Array
+    damping: jax.Array
+    growth: jax.Array
+    steps: jax.Array
+    done: jax.Array
+
+
+def search(
+    where: Map, x: np.ndarray, starts: np.ndarray, *, period: int, goal: float, max_steps: int
+) -> Orbits:
+    """Orbits near starts (N, S); `goal` is the speed, by max(1, ‖z‖), at which Newton takes over."""
+    with double_precision():
+        program = functools.partial(_descend, where, jnp.asarray(x), goal=jnp.asarray(goal))
+        begin = functools.partial(_begin, where, jnp.asarray(x), period=period)
+        finish = functools.partial(_finish, where, jnp.asarray(x), goal=jnp.asarray(goal))
+        batch = max(1, min(len(starts), _ELEMENTS // (period * starts.shape[1]) ** 2))
+        descents = _in_batches(begin, (starts,), batch)
+        first = min(_ROUND, max_steps)
+        descents = _in_batches(functools.partial(program, most=first), descents, batch)
+        moving = np.flatnonzero(~descents.done)
+        if moving.size and first < max_steps:
+            # Most have arrived; what a few need should not be computed for all.
+            rest = _Descent(*(array[moving] for array in descents))
+            rest = _in_batches(
+                functools.partial(program, most=max_steps), rest, max(1, min(batch, -(-batch // 8)))
+            )
+            for whole, part in zip(descents, rest, strict=True):
+                whole[moving] = part
+        return Orbits(*_in_batches(finish, (descents.orbit,), batch), descents.steps)
+
+
+def _in_batches(program: Callable[..., tuple], arrays: tuple, batch: int) -> tuple:
+    """A compiled program of batches of one size, so that it is compiled once; NumPy arrays."""
+    count = len(arrays[0])
+    results = []
+    for start in range(0, count, batch):
+        part = [array[start : start + batch] for array in arrays]
+        short = batch - len(part[0])
+        if short:
+            part = [np.concatenate([a, np.repeat(a[-1:], short, axis=0)]) for a in part]
+        found = program(*map(jnp.asarray, part))
+        results.append([np.array(a)[: batch - short] for a in found])
+    columns = [np.concatenate(pieces) for pieces in zip(*results, strict=True)]
+    return type(found)(*columns) if hasattr(found, "_fields") else tuple(columns)
+
+
+@functools.partial(compiled, static=("period",), marks_unknown=True)
+def _begin(where: Map, x: jax.Array, starts: jax.Array, *, period: int) -> _Descent:
+    """Each start followed for as many steps as the orbit is long."""
+    step, _ = map_of(where)
+
+    def follow(start: jax.Array) -> jax.Array:
+        return lax.scan(lambda h, _: (step(h, x), h), start, None, length=period)[1]
+
+    count, dtype = starts.shape[0], starts.dtype
+    orbits = jax.vmap(follow)(starts)
+    return _Descent(
+        orbits,
+        jnp.ones(count, dtype),
+        jnp.full(count, 2.0, dtype),
+        jnp.zeros(count, jnp.int32),
+        ~jnp.all(jnp.isfinite(orbits), axis=(1, 2)),
+    )
+
+
+@functools.partial(compiled, static=("most",), marks_unknown=True)
+def _descend(where: Map, x: jax.Array, *descents: jax.Array, goal: jax.Array, most: int) -> _Descent:
+    residual, jacobian, _ = _equations(where, x)
+
+    def improve(descent: _Descent) -> _Descent:
+        z, mu, growth, steps, _ = descent
+        shape, eye = z.shape, jnp.eye(z.size, dtype=z.dtype)
+        g, J = residual(z), jacobian(z)
+        gradient, size = g @ J, jnp.linalg.norm(g)
+        damping = mu * size
+        delta = -jnp.linalg.solve(J.T @ J + damping * eye, gradient)
+        trial = z + delta.reshape(shape)
+        g_trial = residual(trial)
+        descended = (g @ g - g_trial @ g_trial) / 2
+        predicted = (delta @ (damping * delta - gradient)) / 2
+        ratio = descended / predicted
+        better = jnp.isfinite(ratio) & (ratio > 0) & jnp.all(jnp.isfinite(trial))
+        kept = jnp.where(better, ratio, jnp.zeros_like(ratio))
+        calmer = mu * jnp.clip(1 - (2 * kept - 1) ** 3, 0.1, 2.0)
+        speed = jnp.where(better, jnp.linalg.norm(g_trial), size)
+        scale = jnp.maximum(1.0, jnp.linalg.norm(z))
+        short = jnp.linalg.norm(delta) <= 1e-13 * scale
+        lost = ~jnp.all(jnp.isfinite(g)) | (~better & (mu > 1e12))
+        return _Descent(
+            orbit=jnp.where(better, trial, z),
+            damping=jnp.where(better, calmer, mu * growth),
+            growth=jnp.where(better, jnp.full_like(growth, 2.0), 2 * growth),
+            steps=steps + 1,
+            done=(speed <= goal * scale) | (better & short) | lost,
+        )
+
+    def one(*descent: jax.Array) -> _Descent:
+        return lax.while_loop(
+            lambda d: ~d.done & (d.steps < most), improve, _Descent(*descent)
+        )
+
+    return jax.vmap(one)(*descents)
+
+
+@functools.partial(compiled, marks_unknown=True)
+def _finish(where: Map, x: jax.Array, orbits: jax.Array, *, goal: jax.Array) -> tuple:
+    """Newton's method where it is near, and what there is to know of where it ended."""
+    residual, jacobian, blocks = _equations(where, x)
+
+    def one(z: jax.Array) -> tuple[jax.Array, ...]:
+        near = jnp.linalg.norm(residual(z)) <= goal * jnp.maximum(1.0, jnp.linalg.norm(z))
+
+        def newton(state: tuple, _: None) -> tuple:
+            best, least, now = state
+            now = now - jnp.linalg.solve(jacobian(now), residual(now)).reshape(now.shape)
+            speed = jnp.linalg.norm(residual(now))
+            better = near & (speed < least)
+            return (jnp.where(better, now, best), jnp.where(better, speed, least), now), None
+
+        start = z, jnp.linalg.norm(residual(z)), z
+        (z, speed, _), _ = lax.scan(newton, start, None, length=_NEWTON_STEPS)
+        J, g = jacobian(z), residual(z)
+        bound = jnp.linalg.norm(J) * jnp.linalg.norm(g)
+        tiny = jnp.finfo(z.dtype).tiny
+        return z, speed, blocks(z), jnp.linalg.norm(g @ J) / jnp.maximum(bound, tiny)
+
+    return jax.vmap(one)(orbits)
+
+
+def _equations(where: Map, x: jax.Array) -> tuple:
+    """G, DG and the blocks DF of an orbit (n, S): -> (n·S,), (n·S, n·S), (n, S, S)."""
+    step, jacobians = map_of(where)
+
+    def residual(z: jax.Array) -> jax.Array:
+        after = jax.vmap(lambda h: step(h, x))(z)
+        return (after - jnp.roll(z, -1, axis=0)).reshape(-1)
+
+    def blocks(z: jax.Array) -> jax.Array:
+        return jax.vmap(lambda h: jacobians(h, x)[0])(z)
+
+    def jacobian(z: jax.Array) -> jax.Array:
+        n, size = z.shape
+        eye, unit = jnp.eye(n, dtype=z.dtype), jnp.eye(size, dtype=z.dtype)
+        along = jnp.einsum("ij,iab->iajb", eye, blocks(z))
+        onward = jnp.einsum("ij,ab->iajb", jnp.roll(eye, 1, axis=1), unit)
+        return (along - onward).reshape(n * size, n * size)
+
+    return residual, jacobian, blocks
