@@ -8,6 +8,7 @@ from rnn_jax.tasks.delayed_recall import DelayedRecall
 from rnn_jax.tasks.delayed_xor import DelayedXor
 from rnn_jax.tasks.digits import SequentialDigits
 from rnn_jax.tasks.dyck import Dyck
+from rnn_jax.tasks.flip_flop import FlipFlop
 from rnn_jax.tasks.lorenz import LorenzForecast
 from rnn_jax.tasks.mackey_glass import MackeyGlassForecast
 from rnn_jax.tasks.mnist import SequentialMNIST
@@ -26,6 +27,7 @@ __all__ = [
     "DelayedRecall",
     "DelayedXor",
     "Dyck",
+    "FlipFlop",
     "LorenzForecast",
     "MackeyGlassForecast",
     "Multiplication",

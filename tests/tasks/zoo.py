@@ -8,6 +8,7 @@ from rnn_jax.tasks.copy_memory import CopyMemory
 from rnn_jax.tasks.delayed_recall import DelayedRecall
 from rnn_jax.tasks.delayed_xor import DelayedXor
 from rnn_jax.tasks.dyck import Dyck
+from rnn_jax.tasks.flip_flop import FlipFlop
 from rnn_jax.tasks.lorenz import LorenzForecast
 from rnn_jax.tasks.mackey_glass import MackeyGlassForecast
 from rnn_jax.tasks.multiplication import Multiplication
@@ -43,6 +44,8 @@ TASKS = [
     Dyck(12),
     DelayedXor(2),
     DelayedXor(1, length=12, bits=3),
+    FlipFlop(12),
+    FlipFlop(12, channels=1, probability=0.5),
 ]
 
 
