@@ -30,7 +30,7 @@ def plot_fixed_points(
 
     The components are those of the trajectories if there are some, else of the points. Filled
     circles are stable; diamonds are saddles, larger with more unstable directions, which are drawn
-    as lines along the eigenvectors of |λ| ≥ 1 (of a complex pair, along the plane that it turns in);
+    as lines along the eigenvectors of |λ| ≥ 1 (of a complex pair, in the plane that it turns in);
     crosses are slow points. Of a periodic orbit all points are drawn, joined in their order.
 
     Args:
@@ -172,9 +172,8 @@ def _draw_points(ax: Axes, result: FixedPoints, orbits: np.ndarray) -> None:
         if not count:
             continue
         label = f"{count} {name} {noun}{'s' if count > 1 and result.period == 1 else ''}"
-        size = look.pop("s", None)
-        if size is None:
+        if "s" not in look:
             per_row = 26 + 9.0 * np.minimum(unstable[rows], 6)
-            size = np.repeat(per_row, result.period)
+            look["s"] = np.repeat(per_row, result.period)
         flat = orbits[rows].reshape(-1, 2)
-        ax.scatter(*flat.T, s=size, label=label, zorder=4, **{"linewidths": 1.1, **look})
+        ax.scatter(flat[:, 0], flat[:, 1], label=label, zorder=4, **{"linewidths": 1.1, **look})

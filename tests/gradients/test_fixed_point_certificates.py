@@ -67,7 +67,9 @@ def exact_step(cell):
         peeps = dict(zip(gated, weights.get("peephole", [[0] * H] * len(gated)), strict=True))
 
         def gate(name, c):
-            return sigmoid([a + p * b for a, p, b in zip(blocks[name], peeps[name], c, strict=True)])
+            return sigmoid(
+                [a + p * b for a, p, b in zip(blocks[name], peeps[name], c, strict=True)]
+            )
 
         f = gate("forget", c) if "forget" in blocks else [mpmath.mpf(1)] * H
         i = gate("input", c) if "input" in blocks else [1 - a for a in f]
@@ -160,7 +162,9 @@ def test_orbits_of_period_two_are_proven_too():
     assert found.certified.all()
     with mpmath.workdps(DIGITS):
         exact = exact_orbit(cell, found.orbits[0])
-        off = max(abs(a - mpmath.mpf(b)) for a, b in zip(exact, found.orbits[0].ravel(), strict=True))
+        off = max(
+            abs(a - mpmath.mpf(b)) for a, b in zip(exact, found.orbits[0].ravel(), strict=True)
+        )
         assert off <= found.radius[0]
     # Two points apart by more than the radius: it is no fixed point in disguise.
     assert np.abs(found.orbits[0, 0] - found.orbits[0, 1]).max() > 2 * found.radius[0]
@@ -216,7 +220,9 @@ def test_matrix_products_are_enclosed():
     with decimal.localcontext() as context:
         context.prec = 60
         for row, a, b in zip(matrix, low, high, strict=True):
-            exact = sum(decimal.Decimal(u) * decimal.Decimal(v) for u, v in zip(row, values, strict=True))
+            exact = sum(
+                decimal.Decimal(u) * decimal.Decimal(v) for u, v in zip(row, values, strict=True)
+            )
             assert decimal.Decimal(a) <= exact <= decimal.Decimal(b)
 
 

@@ -71,11 +71,11 @@ def test_the_orbit_of_period_two_of_henon_and_no_fixed_point():
     assert found.counts.sum() + found.lower_period + found.unsettled == 40
 
 
-@pytest.mark.parametrize("period", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("period", [1, 3, 4])
 def test_orbits_of_the_logistic_map_are_the_roots_of_its_iterates(period):
     r = 3.84
     found = rj.fixed_points(
-        Partial(logistic, r), starts=np.linspace(0.001, 0.999, 400)[:, None], period=period
+        Partial(logistic, r), starts=np.linspace(0.001, 0.999, 90)[:, None], period=period
     )
     iterate = np.polynomial.Polynomial([0, 1])
     for _ in range(period):
@@ -138,10 +138,26 @@ def test_where_it_passes_slowly_is_a_slow_point_and_no_fixed_one():
     assert "0 fixed points" in strict.summary()
 
 
-@pytest.mark.parametrize("name", zoo.EVERY)
+def ravel(carry):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(carry)])
+
+
+# One of each kind; that a carry is flattened and widened rightly is the same for all.
+SOME = [
+    "simple_tanh",
+    "simple_relu",
+    "lstm_coupled_peephole",
+    "gru_reset_before",
+    "nnx_lstm",
+    "linen_gru",
+    "dict_readout",
+    "henon",
+    "plain_object",
+]
+
+
+@pytest.mark.parametrize("name", SOME)
 def test_points_of_every_cell_are_where_it_stands_still(name):
-    if name == "simple_identity":
-        pytest.skip("a linear map, in its own test below")
     cell, carry = zoo.build(name, 2, 3, 1)
     x = np.array([0.3, -0.4])
     xs = jnp.asarray(np.tile(x, (20, 1)))
@@ -150,10 +166,10 @@ def test_points_of_every_cell_are_where_it_stands_still(name):
     for row in range(len(found)):
         here = jax.tree.map(lambda leaf: leaf[row], found.carries)  # noqa: B023
         after, _ = cell(jax.tree.map(jnp.asarray, here), jnp.asarray(x))
-        moved = np.linalg.norm(zoo.flat(after) - zoo.flat(here))
+        moved = np.linalg.norm(ravel(after) - ravel(here))
         np.testing.assert_allclose(moved, found.speeds[row], atol=1e-6)  # float32 weights: 1e-7
         assert moved < 1e-5 or not found.is_fixed[row]
-        np.testing.assert_array_equal(zoo.flat(here), found.points[row])
+        np.testing.assert_array_equal(ravel(here), found.points[row])
         if name in zoo.CELLS:
             oracle = zoo.oracle(cell)
             exact, _ = oracle.step(found.points[row], x)
@@ -162,8 +178,7 @@ def test_points_of_every_cell_are_where_it_stands_still(name):
             np.testing.assert_allclose(found.jacobians[row], jacobian, atol=1e-12)
     settled = found.counts.sum()
     assert settled + found.unsettled == 12
-    if name not in ("simple_relu", "simple_leaky_relu", "lstm_1997", "henon"):
-        assert found.is_fixed.any()
+    assert found.is_fixed.any()
 
 
 def test_a_linear_map_has_the_point_that_a_solver_gives():
@@ -208,8 +223,8 @@ def test_each_start_is_accounted_for():
 
 
 def test_float64_without_enabling_it():
-    cell = rj.GRUCell(2, 4, rngs=nnx.Rngs(0))
     with jax.enable_x64(False):
+        cell = rj.GRUCell(2, 4, rngs=nnx.Rngs(0))
         starts = rj.sample_starts(
             cell, jnp.zeros((5, 2), jnp.float32), 4, 0.1, key=jax.random.key(0)
         )
@@ -238,14 +253,13 @@ def test_a_cell_that_insists_on_float32_is_searched_in_it():
 
 def test_a_network_is_left_where_it_rests():
     """The stable points are where trajectories end."""
-    cell = rj.SimpleRNNCell(
-        1, 5, recurrent_kernel_init=nnx.initializers.normal(1.2), rngs=nnx.Rngs(5)
-    )
+    cell = rj.SimpleRNNCell(1, 4, rngs=nnx.Rngs(5))
+    cell.recurrent_kernel[...] = 1.5 * jnp.eye(4) + 0.1  # each unit holds its own sign
     x = np.array([0.1])
-    found = rj.fixed_points(cell, x, starts=around(100, 5, scale=0.8))
+    found = rj.fixed_points(cell, x, starts=around(60, 4))
     oracle = zoo.oracle(cell)
     ends = found.points[found.stable & found.is_fixed]
-    assert len(ends) >= 1
+    assert len(ends) >= 2
     for start in ends + 1e-3:
         h = start
         for _ in range(4000):

@@ -2,14 +2,14 @@
 
 With G(z) = F(z) − z at a candidate z̄, an approximate inverse A of DG(z̄), and in the maximum norm
 
-Y ≥ ‖A G(z̄)‖,    Z ≥ ‖1 − A DG(z̄)‖,    K ≥ ‖A‖,    L(R) ≥ Lipschitz constant of DG on the ball of R,
+Y ≥ ‖A G(z̄)‖,    Z ≥ ‖1 − A DG(z̄)‖,    K ≥ ‖A‖,    L(R) ≥ ‖DG(z) − DG(z')‖ / ‖z − z'‖
 
-the map z ↦ z − A G(z) takes the ball of radius r ≤ R into itself if Y + Z r + K L r²/2 ≤ r, and
-contracts there if Z + K L r < 1. Then G has exactly one zero in that ball, by Banach's theorem: this
-is the theorem of Newton and Kantorovich with an approximate inverse. Everything is bounded from
+for all z and z' within R of z̄, the map z ↦ z − A G(z) takes the ball of radius r ≤ R into itself if Y + Z r + K L r²/2 ≤ r, and
+contracts there if Z + K L r < 1. Then G has exactly one zero in that ball, by Banach's theorem:
+this is the theorem of Newton and Kantorovich with an approximate inverse. Everything is bounded from
 above, rounding included (`intervals`); the point is one of the exact recurrence with the weights as
-they are stored. For an orbit of period n, z is all its points, and DG differs by blocks DF alone, so
-that L is that of F.
+they are stored. For an orbit of period n, z is all its points, and what changes of DG are its
+blocks DF, so that L is that of F.
 
 References:
   L. V. Kantorovich, "Functional analysis and applied mathematics", 1948.
@@ -76,7 +76,9 @@ def _equations(formula: Formula, orbit: np.ndarray) -> tuple[Interval, Interval]
     """G(z̄), (n·S,), and DG(z̄), (n·S, n·S)."""
     count, size = orbit.shape
     values, slopes = zip(*map(formula.enclose, orbit), strict=True)
-    residuals = [value - point(onward) for value, onward in zip(values, np.roll(orbit, -1, 0), strict=True)]
+    residuals = [
+        value - point(onward) for value, onward in zip(values, np.roll(orbit, -1, 0), strict=True)
+    ]
     low, high = np.zeros((2, count, size, count, size))
     for index, slope in enumerate(slopes):
         low[index, :, index], high[index, :, index] = slope

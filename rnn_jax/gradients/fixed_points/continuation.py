@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax.checks import check_number, check_size
@@ -49,8 +48,7 @@ class Branch:
       carries: the same in the cell's own structure, each leaf with a leading axis M.
       speeds: ‖F(h) − h‖₂, (M,).
       eigenvalues: of ∂h'/∂h, largest modulus first, (M, S).
-      folds: rows at which the branch turns, (number of folds,): the row is the fold itself, where an
-        eigenvalue is 1.
+      folds: rows at which the branch turns: there an eigenvalue is 1.
       ending: "end", the path's last input was reached; "start", the branch came back to its first;
         "max_points"; or "lost", where the branch could not be followed at the smallest step.
     """
@@ -86,7 +84,7 @@ class _Curve(NamedTuple):
       length: K − 1, where the path ends.
     """
 
-    evaluate: Callable[[np.ndarray, float, float], tuple[np.ndarray, np.ndarray, np.ndarray]]
+    evaluate: Callable[[np.ndarray, float, float], tuple[np.ndarray, ...]]
     input_at: Callable[[float], np.ndarray]
     length: int
 
@@ -282,11 +280,10 @@ def _correct_at(curve: _Curve, state: np.ndarray, s: float) -> np.ndarray | None
     return None if found is None else found[:-1]
 
 
-def _fold(
-    curve: _Curve, start: np.ndarray, tangent: np.ndarray, reach: float
-) -> np.ndarray | None:
+def _fold(curve: _Curve, start: np.ndarray, tangent: np.ndarray, reach: float) -> np.ndarray | None:
     """Where the branch turns between a point and the one that lies so far ahead, by bisection."""
-    low, high, middle = 0.0, reach, None
+    low, high = 0.0, reach
+    middle: np.ndarray | None = None
     for _ in range(50):
         length = (low + high) / 2
         found = _correct(curve, start + length * tangent, tangent, float(np.sign(tangent[-1])))
@@ -298,9 +295,7 @@ def _fold(
     return middle
 
 
-def _branch(
-    curve: _Curve, rows: np.ndarray, folds: list[int], ending: str, carry: Carry
-) -> Branch:
+def _branch(curve: _Curve, rows: np.ndarray, folds: list[int], ending: str, carry: Carry) -> Branch:
     points, places = rows[:, :-1], rows[:, -1]
     evaluated = [curve.evaluate(h, s, 1.0) for h, s in zip(points, places, strict=True)]
     eigenvalues = np.linalg.eigvals(np.stack([e[1] for e in evaluated])).astype(complex)

@@ -12,6 +12,7 @@ Who is described is decided by `formula_of`: the very classes of this package, w
 they were written with, computing in the type that their weights are widened to.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ _TANH_2 = 0.7698004
 # Options of an LSTM that change what it computes, and that the formula below does not have.
 _NOT_WRITTEN_DOWN = ("projection", "gate_fn", "activation_fn")
 
-Array = np.ndarray
+Array = Any
 
 
 class Formula(NamedTuple):
@@ -136,14 +137,15 @@ class Bounded(NamedTuple):
 def formula_of(cell: Any, x: Array) -> Formula | None:
     """The formula of one of this package's cells under an input; None for any other cell."""
     owner = owner_of(cell)
-    makers = {SimpleRNNCell: _simple, GRUCell: _gru, LSTMCell: _lstm}
+    makers: dict[Any, Any] = {SimpleRNNCell: _simple, GRUCell: _gru, LSTMCell: _lstm}
     maker = makers.get(type(owner))
     # Exactly the class, and nothing of its mathematics replaced since.
     if maker is None or owner is not cell or not holds(owner, "fused_form"):
         return None
     if owner.dtype is not None or owner.carry_dtype is not None:
         return None  # Weights may be rounded to another type before they are used.
-    return maker(owner, x)
+    formula: Formula | None = maker(owner, x)
+    return formula
 
 
 def _simple(cell: Any, x: Array) -> Formula | None:
@@ -155,7 +157,7 @@ def _simple(cell: Any, x: Array) -> Formula | None:
         return None
     leak = 0.0
     if kind == "leaky_relu":
-        leak = float(activation.function.keywords["negative_slope"])
+        leak = float(activation.function.keywords["negative_slope"])  # type: ignore[attr-defined]
     kernel, bias = _array(cell.recurrent_kernel), _projected(cell, x)
     known = _ACTIVATIONS[kind]
 
@@ -224,7 +226,7 @@ def _formula(step: Callable[[list[Any]], list[Any]], sizes: list[int]) -> Formul
     """Both readings of a step of the carry's parts."""
     total = sum(sizes)
     starts = np.cumsum([0, *sizes])
-    parts = [slice(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    parts = [slice(a, b) for a, b in itertools.pairwise(starts)]
 
     def enclose(h: Array) -> tuple[Interval, Interval]:
         whole = Enclosed(point(h), point(np.eye(total)))
@@ -316,4 +318,3 @@ def _array(param: Any) -> Array:
 
 def _one(like: Interval) -> Interval:
     return point(np.ones_like(like.low))
-

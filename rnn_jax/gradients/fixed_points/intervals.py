@@ -12,7 +12,7 @@ References:
 
 import decimal
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +25,7 @@ _SLACK = 1e-37
 # Beyond, 1 / (1 + e^x) is below the smallest normal number.
 _FAR = 720.0
 
-Array = np.ndarray
+Array = Any
 
 
 class Interval(NamedTuple):

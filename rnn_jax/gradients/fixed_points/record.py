@@ -28,7 +28,7 @@ class FixedPoints:
     """Fixed points, or periodic orbits, and slow points of a cell under a constant input.
 
     Rows are sorted: true fixed points before slow ones, stable ones before saddles with ever more
-    unstable directions, and those that more starts led to first. All arrays are NumPy's, in float64.
+    unstable directions, and those that more starts led to first. All arrays are NumPy's.
 
     Attributes:
       points: flattened carries, (N, S): one point of each orbit.
@@ -77,8 +77,7 @@ class FixedPoints:
 
     @property
     def stable(self) -> np.ndarray:
-        """Whether all |λ| < 1, (N,); see `margin` for by how much. Of a slow point, the same of its
-        linearization."""
+        """Whether all |λ| < 1, (N,), of slow points too; `margin` says by how much."""
         return self.spectral_radius < 1
 
     @property
@@ -102,7 +101,7 @@ class FixedPoints:
 
     @property
     def frequencies(self) -> np.ndarray:
-        """|arg λ| / 2πn, turns a step, (N, S); 0 without rotation, 1/2n where the sign alternates."""
+        """|arg λ| / 2πn, turns a step, (N, S): 0 without rotation, 1/2n for alternating signs."""
         return np.abs(np.angle(self.eigenvalues)) / (2 * np.pi * self.period)
 
     @property
@@ -118,7 +117,10 @@ class FixedPoints:
         kept = np.arange(len(self))[rows]
         new = np.full(len(self) + 1, -1)  # The last is where −1 points to.
         new[kept] = np.arange(len(kept))
-        whole = {"labels": new[self.labels], "carries": jax.tree.map(lambda a: a[kept], self.carries)}
+        whole = {
+            "labels": new[self.labels],
+            "carries": jax.tree.map(lambda a: a[kept], self.carries),
+        }
         rowwise = set(_ARRAYS) - {"labels", "x"}
         return dataclasses.replace(
             self, **whole, **{name: getattr(self, name)[kept] for name in rowwise}
@@ -128,8 +130,9 @@ class FixedPoints:
         """What was found, in a few lines."""
         kind = "fixed points" if self.period == 1 else f"orbits of period {self.period}"
         fixed, stable = self.is_fixed, self.is_fixed & self.stable
+        unstable = fixed & ~self.stable
         lines = [
-            f"{fixed.sum()} {kind}: {stable.sum()} stable, {(fixed & ~self.stable).sum()} unstable; "
+            f"{fixed.sum()} {kind}: {stable.sum()} stable, {unstable.sum()} unstable; "
             f"{(~fixed).sum()} slow points",
             f"{(fixed & self.certified).sum()} proven to exist"
             + (
@@ -216,7 +219,9 @@ class FixedPoints:
                 f"{path} must be a file that FixedPoints.save has written; it could not be read: "
                 f"{error}. Find the points anew, or take another copy."
             ) from error
-        counts = {name: int(head[name]) for name in ("period", "lower_period", "unsettled")}
+        counts: dict[str, Any] = {
+            name: int(head[name]) for name in ("period", "lower_period", "unsettled")
+        }
         return cls(**arrays, **counts, carries=_rebuilt(head["carry"], leaves, like))
 
 
@@ -244,7 +249,7 @@ def _plain(tree: Any) -> Any:
 
 def _rebuilt(structure: Any, leaves: list[np.ndarray], like: Any) -> Any:
     if like is not None:
-        form = jax.tree.structure(like)
+        form: Any = jax.tree.structure(like)
         if form.num_leaves != len(leaves):
             raise ValueError(
                 f"like must be a carry of the cell, of {len(leaves)} leaves; got {describe(like)}. "

@@ -19,7 +19,7 @@ References:
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,8 @@ _ROUND = 25
 # Elements of the matrices that are decomposed side by side, at most: 64 MiB of each.
 _ELEMENTS = 2**23
 _NEWTON_STEPS = 6
+# Up to so many starts, smaller batches are not worth compiling them.
+_FEW = 100
 
 
 class Orbits(NamedTuple):
@@ -44,14 +46,20 @@ class Orbits(NamedTuple):
       speeds: ‖G‖₂, (N,); for n = 1 the length of the last step that the network would make.
       jacobians: DF at each point, (N, n, S, S).
       stationary: ‖JᵀG‖ / (‖J‖ ‖G‖), (N,): near 0 at a minimum of ‖G‖ that is no zero of it.
-      steps: iterations, (N,).
     """
 
-    states: np.ndarray
-    speeds: np.ndarray
-    jacobians: np.ndarray
-    stationary: np.ndarray
-    steps: np.ndarray
+    states: Any
+    speeds: Any
+    jacobians: Any
+    stationary: Any
+
+
+class _Equations(NamedTuple):
+    """G, DG and the blocks DF, of an orbit (n, S): (n·S,), (n·S, n·S) and (n, S, S)."""
+
+    residual: Callable[[jax.Array], jax.Array]
+    jacobian: Callable[[jax.Array], jax.Array]
+    blocks: Callable[[jax.Array], jax.Array]
 
 
 class _Descent(NamedTuple):
@@ -67,44 +75,44 @@ class _Descent(NamedTuple):
 def search(
     where: Map, x: np.ndarray, starts: np.ndarray, *, period: int, goal: float, max_steps: int
 ) -> Orbits:
-    """Orbits near starts (N, S); `goal` is the speed, by max(1, ‖z‖), at which Newton takes over."""
+    """Orbits near starts (N, S); Newton's method takes over at a speed of `goal` · max(1, ‖z‖)."""
+    count, size = starts.shape
+    batch = max(1, min(count, _ELEMENTS // (period * size) ** 2))
     with double_precision():
-        program = functools.partial(_descend, where, jnp.asarray(x), goal=jnp.asarray(goal))
-        begin = functools.partial(_begin, where, jnp.asarray(x), period=period)
-        finish = functools.partial(_finish, where, jnp.asarray(x), goal=jnp.asarray(goal))
-        batch = max(1, min(len(starts), _ELEMENTS // (period * starts.shape[1]) ** 2))
-        descents = _in_batches(begin, (starts,), batch)
-        first = min(_ROUND, max_steps)
-        descents = _in_batches(functools.partial(program, most=first), descents, batch)
+        given = (where, jnp.asarray(x), jnp.asarray(goal))
+        begin = functools.partial(_begin, *given, period=period)
+        go_on = functools.partial(_go_on, *given, most=max_steps)
+        if count <= _FEW:
+            return _in_batches(lambda starts: go_on(*begin(starts))[1], (starts,), batch)
+        first = functools.partial(_go_on, *given, most=min(_ROUND, max_steps))
+        descents, orbits = _in_batches(lambda starts: first(*begin(starts)), (starts,), batch)
         moving = np.flatnonzero(~descents.done)
-        if moving.size and first < max_steps:
+        if moving.size and max_steps > _ROUND:
             # Most have arrived; what a few need should not be computed for all.
-            rest = _Descent(*(array[moving] for array in descents))
-            rest = _in_batches(
-                functools.partial(program, most=max_steps), rest, max(1, min(batch, -(-batch // 8)))
-            )
-            for whole, part in zip(descents, rest, strict=True):
+            rest = tuple(array[moving] for array in descents)
+            _, found = _in_batches(go_on, rest, max(1, min(batch, -(-count // 8))))
+            for whole, part in zip(orbits, found, strict=True):
                 whole[moving] = part
-        return Orbits(*_in_batches(finish, (descents.orbit,), batch), descents.steps)
+        return orbits
 
 
-def _in_batches(program: Callable[..., tuple], arrays: tuple, batch: int) -> tuple:
-    """A compiled program of batches of one size, so that it is compiled once; NumPy arrays."""
-    count = len(arrays[0])
+def _in_batches(program: Callable[..., Any], arrays: tuple[np.ndarray, ...], batch: int) -> Any:
+    """Results of a program for all rows, in batches of one size, so that it is compiled once."""
     results = []
-    for start in range(0, count, batch):
+    for start in range(0, len(arrays[0]), batch):
         part = [array[start : start + batch] for array in arrays]
         short = batch - len(part[0])
         if short:
             part = [np.concatenate([a, np.repeat(a[-1:], short, axis=0)]) for a in part]
         found = program(*map(jnp.asarray, part))
-        results.append([np.array(a)[: batch - short] for a in found])
-    columns = [np.concatenate(pieces) for pieces in zip(*results, strict=True)]
-    return type(found)(*columns) if hasattr(found, "_fields") else tuple(columns)
+        results.append(jax.tree.map(lambda a, n=batch - short: np.asarray(a)[:n], found))
+    return jax.tree.map(lambda *pieces: np.concatenate(pieces), *results)
 
 
 @functools.partial(compiled, static=("period",), marks_unknown=True)
-def _begin(where: Map, x: jax.Array, starts: jax.Array, *, period: int) -> _Descent:
+def _begin(
+    where: Map, x: jax.Array, goal: jax.Array, starts: jax.Array, *, period: int
+) -> _Descent:
     """Each start followed for as many steps as the orbit is long."""
     step, _ = map_of(where)
 
@@ -123,71 +131,74 @@ def _begin(where: Map, x: jax.Array, starts: jax.Array, *, period: int) -> _Desc
 
 
 @functools.partial(compiled, static=("most",), marks_unknown=True)
-def _descend(where: Map, x: jax.Array, *descents: jax.Array, goal: jax.Array, most: int) -> _Descent:
-    residual, jacobian, _ = _equations(where, x)
+def _go_on(
+    where: Map, x: jax.Array, goal: jax.Array, *descents: jax.Array, most: int
+) -> tuple[_Descent, Orbits]:
+    """Descents up to `most` iterations, and where they would end now."""
+    equations = _equations(where, x)
 
-    def improve(descent: _Descent) -> _Descent:
-        z, mu, growth, steps, _ = descent
-        shape, eye = z.shape, jnp.eye(z.size, dtype=z.dtype)
-        g, J = residual(z), jacobian(z)
-        gradient, size = g @ J, jnp.linalg.norm(g)
-        damping = mu * size
-        delta = -jnp.linalg.solve(J.T @ J + damping * eye, gradient)
-        trial = z + delta.reshape(shape)
-        g_trial = residual(trial)
-        descended = (g @ g - g_trial @ g_trial) / 2
-        predicted = (delta @ (damping * delta - gradient)) / 2
-        ratio = descended / predicted
-        better = jnp.isfinite(ratio) & (ratio > 0) & jnp.all(jnp.isfinite(trial))
-        kept = jnp.where(better, ratio, jnp.zeros_like(ratio))
-        calmer = mu * jnp.clip(1 - (2 * kept - 1) ** 3, 0.1, 2.0)
-        speed = jnp.where(better, jnp.linalg.norm(g_trial), size)
-        scale = jnp.maximum(1.0, jnp.linalg.norm(z))
-        short = jnp.linalg.norm(delta) <= 1e-13 * scale
-        lost = ~jnp.all(jnp.isfinite(g)) | (~better & (mu > 1e12))
-        return _Descent(
-            orbit=jnp.where(better, trial, z),
-            damping=jnp.where(better, calmer, mu * growth),
-            growth=jnp.where(better, jnp.full_like(growth, 2.0), 2 * growth),
-            steps=steps + 1,
-            done=(speed <= goal * scale) | (better & short) | lost,
+    def one(*descent: jax.Array) -> tuple[_Descent, Orbits]:
+        ended = lax.while_loop(
+            lambda d: ~d.done & (d.steps < most),
+            functools.partial(_improve, equations, goal),
+            _Descent(*descent),
         )
-
-    def one(*descent: jax.Array) -> _Descent:
-        return lax.while_loop(
-            lambda d: ~d.done & (d.steps < most), improve, _Descent(*descent)
-        )
+        return ended, _finish(equations, goal, ended)
 
     return jax.vmap(one)(*descents)
 
 
-@functools.partial(compiled, marks_unknown=True)
-def _finish(where: Map, x: jax.Array, orbits: jax.Array, *, goal: jax.Array) -> tuple:
+def _improve(equations: _Equations, goal: jax.Array, descent: _Descent) -> _Descent:
+    """One iteration of Levenberg and Marquardt's method."""
+    z, mu, growth, steps, _ = descent
+    eye = jnp.eye(z.size, dtype=z.dtype)
+    g, J = equations.residual(z), equations.jacobian(z)
+    gradient, size = g @ J, jnp.linalg.norm(g)
+    damping = mu * size
+    delta = -jnp.linalg.solve(J.T @ J + damping * eye, gradient)
+    trial = z + delta.reshape(z.shape)
+    g_trial = equations.residual(trial)
+    descended = (g @ g - g_trial @ g_trial) / 2
+    predicted = (delta @ (damping * delta - gradient)) / 2
+    ratio = descended / predicted
+    better = jnp.isfinite(ratio) & (ratio > 0) & jnp.all(jnp.isfinite(trial))
+    kept = jnp.where(better, ratio, jnp.zeros_like(ratio))
+    calmer = mu * jnp.clip(1 - (2 * kept - 1) ** 3, 0.1, 2.0)
+    speed = jnp.where(better, jnp.linalg.norm(g_trial), size)
+    scale = jnp.maximum(1.0, jnp.linalg.norm(z))
+    short = jnp.linalg.norm(delta) <= 1e-13 * scale
+    lost = ~jnp.all(jnp.isfinite(g)) | (~better & (mu > 1e12))
+    return _Descent(
+        orbit=jnp.where(better, trial, z),
+        damping=jnp.where(better, calmer, mu * growth),
+        growth=jnp.where(better, jnp.full_like(growth, 2.0), 2 * growth),
+        steps=steps + 1,
+        done=(speed <= goal * scale) | (better & short) | lost,
+    )
+
+
+def _finish(equations: _Equations, goal: jax.Array, descent: _Descent) -> Orbits:
     """Newton's method where it is near, and what there is to know of where it ended."""
-    residual, jacobian, blocks = _equations(where, x)
+    z = descent.orbit
+    speed = jnp.linalg.norm(equations.residual(z))
+    near = speed <= goal * jnp.maximum(1.0, jnp.linalg.norm(z))
 
-    def one(z: jax.Array) -> tuple[jax.Array, ...]:
-        near = jnp.linalg.norm(residual(z)) <= goal * jnp.maximum(1.0, jnp.linalg.norm(z))
+    def newton(state: tuple[jax.Array, ...], _: None) -> tuple[tuple[jax.Array, ...], None]:
+        best, least, now = state
+        delta = jnp.linalg.solve(equations.jacobian(now), equations.residual(now))
+        now = now - delta.reshape(now.shape)
+        speed = jnp.linalg.norm(equations.residual(now))
+        better = near & (speed < least)
+        return (jnp.where(better, now, best), jnp.where(better, speed, least), now), None
 
-        def newton(state: tuple, _: None) -> tuple:
-            best, least, now = state
-            now = now - jnp.linalg.solve(jacobian(now), residual(now)).reshape(now.shape)
-            speed = jnp.linalg.norm(residual(now))
-            better = near & (speed < least)
-            return (jnp.where(better, now, best), jnp.where(better, speed, least), now), None
-
-        start = z, jnp.linalg.norm(residual(z)), z
-        (z, speed, _), _ = lax.scan(newton, start, None, length=_NEWTON_STEPS)
-        J, g = jacobian(z), residual(z)
-        bound = jnp.linalg.norm(J) * jnp.linalg.norm(g)
-        tiny = jnp.finfo(z.dtype).tiny
-        return z, speed, blocks(z), jnp.linalg.norm(g @ J) / jnp.maximum(bound, tiny)
-
-    return jax.vmap(one)(orbits)
+    (z, speed, _), _ = lax.scan(newton, (z, speed, z), None, length=_NEWTON_STEPS)
+    J, g = equations.jacobian(z), equations.residual(z)
+    bound = jnp.linalg.norm(J) * jnp.linalg.norm(g)
+    stationary = jnp.linalg.norm(g @ J) / jnp.maximum(bound, jnp.finfo(z.dtype).tiny)
+    return Orbits(z, speed, equations.blocks(z), stationary)
 
 
-def _equations(where: Map, x: jax.Array) -> tuple:
-    """G, DG and the blocks DF of an orbit (n, S): -> (n·S,), (n·S, n·S), (n, S, S)."""
+def _equations(where: Map, x: jax.Array) -> _Equations:
     step, jacobians = map_of(where)
 
     def residual(z: jax.Array) -> jax.Array:
@@ -204,4 +215,4 @@ def _equations(where: Map, x: jax.Array) -> tuple:
         onward = jnp.einsum("ij,ab->iajb", jnp.roll(eye, 1, axis=1), unit)
         return (along - onward).reshape(n * size, n * size)
 
-    return residual, jacobian, blocks
+    return _Equations(residual, jacobian, blocks)

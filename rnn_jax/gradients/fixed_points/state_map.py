@@ -2,9 +2,9 @@
 
 JAX computes in float32 unless it is told otherwise, and there ‖F(h) − h‖ ends near 1e-7, where slow
 points and fixed points cannot be told apart. So the search runs inside `jax.enable_x64`, which is
-local to the calling thread and leaves the user's setting alone, with a copy of the cell whose floats
-are widened. Widening is exact: the map has the same weights. Results are NumPy arrays, because
-outside that context JAX could not hold them.
+local to the calling thread and leaves the user's setting alone, with a copy of the cell whose
+floats are widened. Widening is exact: the map has the same weights. Results are NumPy arrays,
+because outside that context JAX could not hold them.
 
 A cell that insists on a type of its own (`dtype=jnp.float32`, constants of float32 in strict
 promotion) is run in that type, and its points are then as good as that type allows.
@@ -81,7 +81,9 @@ class _Contexts:
             context.__exit__(*raised)
 
 
-def check_search(call: str, cell: Any, x: np.ndarray, starts: Any, name: str = "starts") -> Searched:
+def check_search(
+    call: str, cell: Any, x: np.ndarray, starts: Any, name: str = "starts"
+) -> Searched:
     """Checks a cell with carries to start from, which lead with one axis.
 
     Args:
