@@ -2,6 +2,7 @@
 
 import decimal
 
+import jax
 import jax.numpy as jnp
 import mpmath
 import numpy as np
@@ -85,8 +86,7 @@ def exact_orbit(cell, orbit):
     """The orbit near one, to fifty digits, by a chord method of Newton's in mpmath."""
     step, (count, size) = exact_step(cell), orbit.shape
     state = [mpmath.mpf(v) for v in orbit.ravel()]
-    oracle = zoo.oracle(cell)
-    blocks = [oracle.jacobian(h, X)[0] for h in orbit]
+    blocks = [np.asarray(jax.jacfwd(lambda h: flat_step(cell, h))(h)) for h in orbit]
     jacobian = np.kron(np.roll(np.eye(count), 1, axis=1), -np.eye(size))
     for k, block in enumerate(blocks):
         where = slice(k * size, (k + 1) * size)
@@ -103,6 +103,11 @@ def exact_orbit(cell, orbit):
         ]
     assert max(map(abs, g)) < mpmath.mpf(10) ** -30
     return state
+
+
+def flat_step(cell, h):
+    carry = tuple(jnp.split(h, len(cell.carry_parts))) if len(cell.carry_parts) > 1 else h
+    return jnp.concatenate(jax.tree.leaves(cell(carry, jnp.asarray(X))[0]))
 
 
 def search(cell, period=1, seed=0):

@@ -198,13 +198,15 @@ def test_a_linear_map_has_the_point_that_a_solver_gives():
 def test_nothing_is_missed_that_a_plain_loop_over_starts_finds():
     """Beside SciPy's solver, one start after another."""
     cell = rj.GRUCell(1, 4, recurrent_kernel_init=nnx.initializers.normal(1.5), rngs=nnx.Rngs(3))
-    x, oracle, starts = np.array([0.2]), zoo.oracle(cell), around(60, 4, scale=0.7)
+    x, oracle, starts = np.array([0.2]), zoo.oracle(cell), around(25, 4, scale=0.7)
     found = rj.fixed_points(cell, x, starts=starts)
     plain = [
         scipy.optimize.root(lambda h: oracle.step(h, x)[0] - h, start, tol=1e-13)
         for start in starts
     ]
     places = np.stack([p.x for p in plain if p.success and np.abs(p.fun).max() < 1e-11])
+    # Far out the update gate is 1 up to rounding, and a step nothing; in truth |h| < 1.
+    places = places[np.abs(places).max(axis=1) < 1]
     fixed = found.points[found.is_fixed]
     gaps = np.linalg.norm(places[:, None] - fixed[None], axis=-1)
     assert (gaps.min(axis=1) < 1e-6).all()

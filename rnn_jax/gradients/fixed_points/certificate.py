@@ -1,15 +1,15 @@
 """Proof that a fixed point exists, how near it is, and how far around it there is no other.
 
-With G(z) = F(z) − z at a candidate z̄, an approximate inverse A of DG(z̄), and in the maximum norm
+Let G(z) = F(z) − z, z̄ a candidate, and A an approximate inverse of DG(z̄). In the maximum norm, let
 
-Y ≥ ‖A G(z̄)‖,    Z ≥ ‖1 − A DG(z̄)‖,    K ≥ ‖A‖,    L(R) ≥ ‖DG(z) − DG(z')‖ / ‖z − z'‖
+Y ≥ ‖A G(z̄)‖,    Z ≥ ‖1 − A DG(z̄)‖,    K ≥ ‖A‖,    L ≥ ‖DG(z) − DG(z')‖ / ‖z − z'‖
 
-for all z and z' within R of z̄, the map z ↦ z − A G(z) takes the ball of radius r ≤ R into itself if Y + Z r + K L r²/2 ≤ r, and
-contracts there if Z + K L r < 1. Then G has exactly one zero in that ball, by Banach's theorem:
-this is the theorem of Newton and Kantorovich with an approximate inverse. Everything is bounded from
-above, rounding included (`intervals`); the point is one of the exact recurrence with the weights as
-they are stored. For an orbit of period n, z is all its points, and what changes of DG are its
-blocks DF, so that L is that of F.
+for all z and z' within R of z̄. The map z ↦ z − A G(z) takes the ball of radius r ≤ R around z̄ into
+itself if Y + Z r + K L r²/2 ≤ r, and contracts there if Z + K L r < 1. Then G has exactly one zero
+in that ball, by Banach's theorem: this is the theorem of Newton and Kantorovich with an approximate
+inverse. Everything is bounded from above, rounding included (`intervals`); the point is one of the
+exact recurrence with the weights as they are stored. For an orbit of period n, z is all its points,
+and what changes of DG are its blocks DF, so that L is that of F.
 
 References:
   L. V. Kantorovich, "Functional analysis and applied mathematics", 1948.

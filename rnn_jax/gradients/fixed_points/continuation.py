@@ -173,8 +173,7 @@ def _curve(where: Map, path: np.ndarray) -> _Curve:
 
     def piece(s: float, ahead: float) -> int:
         """The straight piece of the path that s lies on; at a corner the one ahead."""
-        index = int(np.ceil(s)) - 1 if ahead < 0 else int(np.floor(s))
-        return int(np.clip(index, 0, last - 1))
+        return int(np.clip(_piece(s, ahead)[0], 0, last - 1))
 
     def input_at(s: float) -> np.ndarray:
         k = piece(s, 1.0)
@@ -204,17 +203,14 @@ def _follow(
             "points must be near fixed points under inputs[0]; Newton's method found none from "
             f"row {row}. Find them first: rnn_jax.fixed_points(cell, inputs[0], starts=...)."
         )
-    rows = [np.append(started, 0.0)]
-    folds: list[int] = []
-    tangent = _tangent(curve, rows[0], np.append(np.zeros(len(state)), 1.0))
-    length, ending = step, "max_points"
+    rows, folds, ending = [started], [], "max_points"
+    tangent = _tangent(curve, started, np.append(np.zeros(len(state)), 1.0), forwards=True)
+    length = step
     while len(rows) < most:
-        now, ahead = rows[-1], float(np.sign(tangent[-1]))
-        reach = _to_corner(now[-1], tangent[-1], length)
-        found = _correct(curve, now + reach * tangent, tangent, ahead)
-        after = None if found is None else _tangent(curve, found, tangent)
-        # A branch that turns sharply within a step may have been left for another one.
-        if found is None or after is None or after @ tangent < 0.9:
+        now = rows[-1]
+        reach, corner = _within_piece(now[-1], tangent[-1], length)
+        found, after = _advance(curve, now, tangent, reach, corner)
+        if found is None or after is None:
             length /= 2
             if length < 1e-9 * step:
                 ending = "lost"
@@ -225,32 +221,59 @@ def _follow(
             if fold is not None:
                 folds.append(len(rows))
                 rows.append(fold)
-        edge = 0.0 if found[-1] <= 0 else float(curve.length)
-        if found[-1] <= 0 or found[-1] >= curve.length:
-            landed = _correct_at(curve, found[:-1], edge)
-            if landed is not None:
-                rows.append(np.append(landed, edge))
-                ending = "start" if edge == 0 else "end"
-                break
         rows.append(found)
+        if corner in (0, curve.length):
+            ending = "end" if corner else "start"
+            break
         tangent, length = after, min(step, 2 * length)
     return _branch(curve, np.stack(rows), folds, ending, carry)
 
 
-def _to_corner(s: float, slope: float, length: float) -> float:
-    """The length of a step that does not pass over a corner of the path."""
+def _advance(
+    curve: _Curve, now: np.ndarray, tangent: np.ndarray, reach: float, corner: int | None
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The next point and its tangent; None where the step was too long to be sure of the branch."""
+    guess = now + reach * tangent
+    if corner is None:
+        found = _correct(curve, guess, tangent, tangent[-1])
+    else:
+        found = _correct_at(curve, guess[:-1], corner, tangent[-1])
+    low, high = _piece(now[-1], tangent[-1])
+    # A branch that bends may leave the piece although its tangent does not.
+    if found is None or np.linalg.norm(found - guess) > reach or not low <= found[-1] <= high:
+        return None, None
+    after = _tangent(curve, found, tangent, forwards=corner is not None)
+    # At a corner of the path the branch has one too; elsewhere a sharp turn may be another branch.
+    return found, (after if corner is not None or after @ tangent > 0.9 else None)
+
+
+def _piece(s: float, slope: float) -> tuple[int, int]:
+    """The corners of the path between which a branch goes on."""
+    low = int(np.floor(s)) if slope >= 0 else int(np.ceil(s)) - 1
+    return low, low + 1
+
+
+def _within_piece(s: float, slope: float, length: float) -> tuple[float, int | None]:
+    """(length of a step that does not pass a corner of the path, the corner if it ends there)."""
     if slope == 0:
-        return length
-    corner = np.floor(s + 1e-9) + 1 if slope > 0 else np.ceil(s - 1e-9) - 1
-    return float(min(length, max((corner - s) / slope, 1e-9)))
+        return length, None
+    corner = _piece(s, slope)[1 if slope > 0 else 0]
+    to_corner = float((corner - s) / slope)
+    return (to_corner, corner) if to_corner <= length else (length, None)
 
 
-def _tangent(curve: _Curve, place: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """The direction of the curve, of length 1, that goes on from the one before."""
+def _tangent(
+    curve: _Curve, place: np.ndarray, before: np.ndarray, *, forwards: bool = False
+) -> np.ndarray:
+    """The direction of the curve, of length 1, that goes on from the one before.
+
+    With `forwards` it goes on along the path, else where it makes the smaller angle.
+    """
     _, by_state, by_place = curve.evaluate(place[:-1], place[-1], before[-1])
     system = np.column_stack([by_state - np.eye(len(by_state)), by_place])
-    direction = np.linalg.svd(system)[2][-1]
-    return direction if direction @ before >= 0 else -direction
+    direction: np.ndarray = np.linalg.svd(system)[2][-1]
+    same = direction[-1] * before[-1] if forwards else direction @ before
+    return direction if same >= 0 else -direction
 
 
 def _correct(
@@ -273,11 +296,13 @@ def _correct(
     return None
 
 
-def _correct_at(curve: _Curve, state: np.ndarray, s: float) -> np.ndarray | None:
+def _correct_at(
+    curve: _Curve, state: np.ndarray, s: float, ahead: float = 1.0
+) -> np.ndarray | None:
     """The fixed point near a state at one place of the path."""
-    fixed = np.append(np.zeros(len(state)), 1.0)
-    found = _correct(curve, np.append(state, s), fixed, 1.0 if s < curve.length else -1.0)
-    return None if found is None else found[:-1]
+    here = np.append(np.zeros(len(state)), 1.0)
+    found = _correct(curve, np.append(state, s), here, ahead)
+    return None if found is None else np.append(found[:-1], s)
 
 
 def _fold(curve: _Curve, start: np.ndarray, tangent: np.ndarray, reach: float) -> np.ndarray | None:

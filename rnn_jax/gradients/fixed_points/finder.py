@@ -146,8 +146,10 @@ def _sorted_out(
 ) -> FixedPoints:
     """One row for each orbit, with all there is to know of it."""
     starts, period, size = found.states.shape[:3]
-    scale = np.maximum(1.0, np.linalg.norm(found.states.reshape(starts, -1), axis=1))
-    relative = np.where(np.isfinite(found.speeds), found.speeds, np.inf) / scale
+    with np.errstate(over="ignore", invalid="ignore"):  # of what has diverged
+        scale = np.maximum(1.0, np.linalg.norm(found.states.reshape(starts, -1), axis=1))
+        relative = found.speeds / scale
+    relative = np.where(np.isfinite(found.speeds) & np.isfinite(scale), relative, np.inf)
     fixed = relative <= tolerance
     settled = fixed | ((relative <= slow) & (found.stationary <= _STATIONARY))
     near = distance * scale

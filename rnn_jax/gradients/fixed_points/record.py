@@ -205,7 +205,7 @@ class FixedPoints:
         """
         path = Path(path)
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 head = json.loads(str(file["head"]))
                 if head["format"] != _FORMAT:
                     raise ValueError(f"its format is {head['format']!r}")
