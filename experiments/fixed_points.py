@@ -47,11 +47,11 @@ class Config:
     trainings: int | None = None
     """Networks of each kind (5, quick 2)."""
     train_steps: int | None = None
-    """Training steps (1500, quick 300)."""
+    """Training steps (1000, quick 300)."""
     starts: int | None = None
     """Starts of the search (1000, quick 60)."""
     length: int | None = None
-    """T, steps of a training sequence (60, quick 25)."""
+    """T, steps of a training sequence (40, quick 25)."""
     noise: float = 0.3
     """Standard deviation of what is added to the states that starts are drawn from."""
     learning_rate: float = 5e-3
@@ -66,9 +66,9 @@ _DEFAULTS: dict[str, tuple[Any, Any]] = {
     "bits": (3, 1),
     "hidden": (24, 8),
     "trainings": (5, 2),
-    "train_steps": (1500, 300),
+    "train_steps": (1000, 300),
     "starts": (1000, 60),
-    "length": (60, 25),
+    "length": (40, 25),
 }
 _RANGES = {
     "bits": Range(1, 6),

@@ -144,15 +144,12 @@ def ravel(carry):
 
 # One of each kind; that a carry is flattened and widened rightly is the same for all.
 SOME = [
-    "simple_tanh",
     "simple_relu",
     "lstm_coupled_peephole",
     "gru_reset_before",
-    "nnx_lstm",
     "linen_gru",
     "dict_readout",
     "henon",
-    "plain_object",
 ]
 
 

@@ -285,7 +285,7 @@ def _correct(
         g, by_state, by_place = curve.evaluate(place[:-1], place[-1], ahead)
         if not np.isfinite(g).all():
             return None
-        if np.linalg.norm(g) <= _TOLERANCE * max(1.0, np.linalg.norm(place[:-1])):
+        if np.linalg.norm(g) <= _TOLERANCE * max(1.0, float(np.linalg.norm(place[:-1]))):
             return place
         system = np.column_stack([by_state - np.eye(len(g)), by_place])
         system = np.vstack([system, tangent])
@@ -315,7 +315,7 @@ def _fold(curve: _Curve, start: np.ndarray, tangent: np.ndarray, reach: float) -
         if found is None:
             return middle
         middle = found
-        turned = _tangent(curve, found, tangent)[-1] * tangent[-1] < 0
+        turned = bool(_tangent(curve, found, tangent)[-1] * tangent[-1] < 0)
         low, high = (low, length) if turned else (length, high)
     return middle
 

@@ -183,7 +183,7 @@ def _finish(equations: _Equations, goal: jax.Array, descent: _Descent) -> Orbits
     speed = jnp.linalg.norm(equations.residual(z))
     near = speed <= goal * jnp.maximum(1.0, jnp.linalg.norm(z))
 
-    def newton(state: tuple[jax.Array, ...], _: None) -> tuple[tuple[jax.Array, ...], None]:
+    def newton(state: Any, _: None) -> tuple[Any, None]:
         best, least, now = state
         delta = jnp.linalg.solve(equations.jacobian(now), equations.residual(now))
         now = now - delta.reshape(now.shape)

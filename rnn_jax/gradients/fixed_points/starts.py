@@ -1,11 +1,14 @@
 """Where to search: states that a network has visited, and their surroundings."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from rnn_jax.arrays import varying_like
 from rnn_jax.checks import check_key, check_number, check_size
+from rnn_jax.gradients.precision import compiled
 from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence, check_carry_leaves
 from rnn_jax.sequence.unroll import unroll
 
@@ -50,21 +53,28 @@ def sample_starts(
             f"noise must be at least 0, a standard deviation; got {noise}. Pass 0 for none."
         )
     *_, carries = unroll(cell, xs, check_carry_leaves(carry), return_carries=True)
-    lead = xs.ndim - 1
-    visited = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[lead:]), carries)
-    leaves, structure = jax.tree.flatten(visited)
+    leaves, structure = jax.tree.flatten(carries)
     if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
         kinds = ", ".join(sorted({str(leaf.dtype) for leaf in leaves}))
         raise TypeError(
             f"the cell's carry must be made of real floats to have fixed points; got {kinds}. Keep "
             "counters and keys out of it."
         )
-    of_time, of_noise = jax.random.split(key)
-    rows = jax.random.randint(of_time, (count,), 0, leaves[0].shape[0])
-    keys = jax.random.split(of_noise, len(leaves))
-    drawn = [
-        leaf[rows] + jnp.asarray(noise, leaf.dtype) * jax.random.normal(k, shape, leaf.dtype)
-        for leaf, k in zip(leaves, keys, strict=True)
-        for shape in [(count, *leaf.shape[1:])]
-    ]
+    drawn = _draw(leaves, key, jnp.asarray(noise), axes=xs.ndim - 1, count=count)
     return jax.tree.unflatten(structure, drawn)
+
+
+@functools.partial(compiled, static=("axes", "count"))
+def _draw(
+    leaves: list[jax.Array], key: jax.Array, noise: jax.Array, *, axes: int, count: int
+) -> list[jax.Array]:
+    """Rows of arrays with so many leading axes, the same of each, with noise."""
+    key, leaves, noise = varying_like((key, leaves, noise), key, leaves)
+    of_rows, *of_noise = jax.random.split(key, len(leaves) + 1)
+    states = [leaf.reshape(-1, *leaf.shape[axes:]) for leaf in leaves]
+    rows = jax.random.randint(of_rows, (count,), 0, states[0].shape[0])
+    return [
+        state[rows] + noise.astype(state.dtype) * jax.random.normal(k, shape, state.dtype)
+        for state, k in zip(states, of_noise, strict=True)
+        for shape in [(count, *state.shape[1:])]
+    ]
