@@ -1,4 +1,4 @@
-"""Stacked cells with a dense readout."""
+"""Stacked cells, with a dense readout or without."""
 
 import functools
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ Layer = RNNCell | CellWrapper | Bidirectional
 
 
 class SequenceModel(nnx.Module):
-    """Recurrent cells stacked in depth, read out by a dense layer.
+    """Recurrent cells stacked in depth, read out by a dense layer or as they are.
 
     h¹ = unroll(cell₁, x),  h² = unroll(cell₂, h¹), …,    o = h_last W_o + b_o
 
@@ -35,7 +35,7 @@ class SequenceModel(nnx.Module):
     Args:
       cells: one layer, or the layers from input to output, each a cell of this package, plain or
         wrapped, or `Bidirectional`; each takes the features that the one below gives.
-      out_features: O.
+      out_features: O; None is no dense readout: outputs are then h_last, O being its features.
       readout: "last", one output from each sequence's last step, or "all", one from every step.
         Of a `Bidirectional` on top, "last" reads forward's last valid step and backward's first
         step, where either has seen the whole sequence.
@@ -45,7 +45,7 @@ class SequenceModel(nnx.Module):
       dropout: probability in [0, 1) with which each feature of the output of each layer but the
         top one is dropped, independently at each step; only where the call has a key.
       kernel_init: initialiser of W_o, by name or callable.
-      rngs: source of the readout's initial weights.
+      rngs: source of initial weights; needed for a dense readout and for layer norm.
 
     Raises:
       ValueError: no cell, layers that do not fit, an unknown readout, a size below 1, a dropout
@@ -61,22 +61,27 @@ class SequenceModel(nnx.Module):
     def __init__(
         self,
         cells: Layer | Sequence[Layer],
-        out_features: int,
+        out_features: int | None = None,
         *,
         readout: str = "last",
         residual: bool = False,
         layer_norm: bool = False,
         dropout: float = 0.0,
         kernel_init: InitializerLike = "lecun_normal",
-        rngs: nnx.Rngs,
+        rngs: nnx.Rngs | None = None,
     ):
         layers = check_layers(cells, causal=False)
-        check_rngs(rngs)
+        dense = out_features is not None
+        normalised = check_flag("layer_norm", layer_norm)
+        if rngs is not None or dense or normalised:
+            check_rngs(rngs)
         self.cells = nnx.List(layers)
-        self.out_features = check_size("out_features", out_features)
+        top = layers[-1]
+        self.out_features = (
+            top.hidden_features if out_features is None else check_size("out_features", out_features)
+        )
         self.readout = check_choice("readout", readout, ("last", "all"))
         self.residual = check_flag("residual", residual)
-        normalised = check_flag("layer_norm", layer_norm)
         self.dropout = check_rate("dropout", dropout)
         if self.residual and not any(map(_keeps_size, layers)):
             sizes = ", ".join(f"{layer.in_features} → {layer.hidden_features}" for layer in layers)
@@ -86,12 +91,13 @@ class SequenceModel(nnx.Module):
                 "hidden_features, or leave residual out."
             )
         init = get_initializer("kernel_init", kernel_init)
-        top = layers[-1]
-        shape = (top.hidden_features, self.out_features)
-        self.kernel = nnx.Param(
-            initialize("kernel_init", init, rngs.params(), shape, top.param_dtype)
-        )
-        self.bias = nnx.Param(jnp.zeros(self.out_features, top.param_dtype))
+        kernel = bias = None
+        if dense and rngs is not None:
+            shape, dtype = (top.hidden_features, self.out_features), top.param_dtype
+            kernel = nnx.Param(initialize("kernel_init", init, rngs.params(), shape, dtype))
+            bias = nnx.Param(jnp.zeros(self.out_features, dtype))
+        # Assigned once, for Flax keeps to what an attribute first is, array or not.
+        self.kernel, self.bias = kernel, bias
         self.norms = nnx.List(
             nnx.LayerNorm(
                 layer.in_features,
@@ -101,6 +107,8 @@ class SequenceModel(nnx.Module):
             )
             for layer in (layers[1:] if normalised else [])
         )
+        # What tells an ensemble, whose arrays have one axis more, from a single model.
+        self._rank = _first_rank(self)
 
     def __call__(
         self,
@@ -120,7 +128,7 @@ class SequenceModel(nnx.Module):
           lengths: valid steps of each row, counted from the first, (...); as for `unroll`.
           mask: booleans, (..., T), False at padding, wherever it lies; as for `unroll`. Readout
             "last" reads the last valid step, and of a row without any what it makes of outputs 0;
-            with "all" the outputs at padding are the readout's bias.
+            with "all" the outputs at padding are the readout's bias, or 0 without a readout.
           resets: booleans, (..., T), first steps of sequences packed into one row, for every layer;
             as for `unroll`. Readout "last" reads a row's ends, so use "all" to read each of them.
           checkpoint, truncate: less memory for the gradient, and truncated backpropagation through
@@ -128,7 +136,7 @@ class SequenceModel(nnx.Module):
           key: source of dropout and of the cells' noise; None is without both, as in evaluation.
 
         Returns:
-          (..., O) for readout "last", (..., T, O) for "all".
+          (..., O) for readout "last", (..., T, O) for "all"; without a dense readout O is H.
 
         Raises:
           ValueError, TypeError: as `unroll`.
@@ -170,12 +178,16 @@ class SequenceModel(nnx.Module):
             h = ys
         if self.readout == "last":
             h = self._at_the_end(h, valid)
+        if self.kernel is None or self.bias is None:
+            return h
         return affine(*promote(h, self.kernel[...], self.bias[...]))
 
     @property
     def ensemble_size(self) -> int | None:
         """E, if all arrays have a leading axis, as `rnn_jax.ensemble` gives them; else None."""
-        return self.bias[...].shape[0] if self.bias[...].ndim > 1 else None
+        if _first_rank(self) <= self._rank:
+            return None
+        return jax.tree.leaves(self)[0].shape[0]
 
     def _normalised(self, level: int, h: jax.Array) -> jax.Array:
         """The input of a layer, normalised if it is to be."""
@@ -194,6 +206,11 @@ class SequenceModel(nnx.Module):
         first = hs[..., 0, :] if valid is None else _at(hs, jnp.argmax(valid, axis=-1))
         forward = top.forward.hidden_features
         return jnp.concatenate([last[..., :forward], first[..., forward:]], axis=-1)
+
+
+def _first_rank(model: SequenceModel) -> int:
+    """The rank of the first of a model's arrays; 0 if it has none."""
+    return next((getattr(leaf, "ndim", 0) for leaf in jax.tree.leaves(model)), 0)
 
 
 def _keeps_size(layer: Layer) -> bool:
