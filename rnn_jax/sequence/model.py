@@ -78,7 +78,9 @@ class SequenceModel(nnx.Module):
         self.cells = nnx.List(layers)
         top = layers[-1]
         self.out_features = (
-            top.hidden_features if out_features is None else check_size("out_features", out_features)
+            top.hidden_features
+            if out_features is None
+            else check_size("out_features", out_features)
         )
         self.readout = check_choice("readout", readout, ("last", "all"))
         self.residual = check_flag("residual", residual)

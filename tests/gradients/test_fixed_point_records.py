@@ -2,6 +2,10 @@
 
 import collections
 
+import matplotlib as mpl
+
+mpl.use("Agg")
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -270,19 +274,41 @@ def test_a_start_that_diverges_settles_nowhere_and_is_no_alarm():
 # ---- A network that has learnt something
 
 
-@pytest.mark.parametrize("kind", [rj.GRUCell, rj.LSTMCell])
-def test_a_trained_flip_flop_has_a_stable_point_for_each_state(kind):
-    task = rj.tasks.FlipFlop(length=20, channels=1, probability=0.2)
-    model = rj.SequenceModel(kind(1, 6, rngs=nnx.Rngs(0)), 1, readout="all", rngs=nnx.Rngs(1))
-    result = rj.fit(model, task, optax.adam(2e-2), steps=300, batch_size=32, seed=0)
-    cell, readout = result.model.cells[0], np.asarray(result.model.kernel[...], np.float64)
-    xs = task.sample(jax.random.key(3), 8).inputs
-    found = rj.fixed_points(
-        cell, np.zeros(1), starts=rj.sample_starts(cell, xs, 60, 0.1, key=jax.random.key(4))
+def test_two_bits_of_a_gru_as_the_readme_finds_and_draws_them(tmp_path):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        task = rj.tasks.FlipFlop(length=20, channels=2)
+        cell = rj.GRUCell(2, 12, rngs=nnx.Rngs(0))
+        model = rj.SequenceModel(cell, 2, readout="all", rngs=nnx.Rngs(1))
+        model = rj.fit(model, task, optax.adam(1e-2), steps=500, batch_size=32, seed=0).model
+
+        cell, xs = model.cells[0], task.sample(jax.random.key(0), 64).inputs
+        starts = rj.sample_starts(cell, xs, 1000, 0.3, key=jax.random.key(1))
+        found = rj.fixed_points(cell, x=[0.0, 0.0], starts=starts)
+        print(found.summary())
+        _, _, states = rj.unroll(cell, xs[:20], return_carries=True)
+        found.plot(trajectories=states).figure.savefig(tmp_path / "fixed_points.png")
+    fixed = found.select(found.is_fixed)
+    assert fixed.certified.all()
+    said = fixed.points[fixed.stable] @ np.asarray(model.kernel[...]) + np.asarray(model.bias[...])
+    assert sorted(np.sign(said).tolist()) == [[-1, -1], [-1, 1], [1, -1], [1, 1]]
+    # A square: four corners, a saddle on each side, and one in the middle.
+    assert set(fixed.unstable_directions) == {0, 1, 2}
+    assert len(fixed) <= 9
+
+
+def test_a_bit_of_an_lstm_is_two_stable_points_and_what_lies_between():
+    task = rj.tasks.FlipFlop(length=12, channels=1, probability=0.2)
+    model = rj.SequenceModel(
+        rj.LSTMCell(1, 6, rngs=nnx.Rngs(0)), 1, readout="all", rngs=nnx.Rngs(1)
     )
-    stable = found.select(found.is_fixed & found.stable)
-    said = stable.points[:, -6:] @ readout[:, 0] + np.asarray(result.model.bias[...])
-    assert sorted(np.sign(said)) == [-1, 1]
-    np.testing.assert_allclose(np.abs(said), 1, atol=0.2)
-    assert (found.is_fixed & ~found.stable).sum() >= 1  # what lies between
-    assert found.certified[found.is_fixed].all()
+    model = rj.fit(model, task, optax.adam(2e-2), steps=200, batch_size=32, seed=0).model
+    cell, xs = model.cells[0], task.sample(jax.random.key(3), 8).inputs
+    starts = rj.sample_starts(cell, xs, 60, 0.1, key=jax.random.key(4))
+    found = rj.fixed_points(cell, np.zeros(1), starts=starts)
+    fixed = found.select(found.is_fixed)
+    outputs = fixed.carries[1][fixed.stable] @ np.asarray(model.kernel[...])[:, 0]
+    assert sorted(np.sign(outputs + np.asarray(model.bias[...]))) == [-1, 1]
+    assert (~fixed.stable).sum() >= 1
+    assert fixed.certified.all()
+    c, h = fixed.carries
+    np.testing.assert_array_equal(np.concatenate([c, h], axis=1), fixed.points)

@@ -210,6 +210,19 @@ def test_nothing_is_missed_that_a_plain_loop_over_starts_finds():
     assert len(fixed) >= len(np.unique(np.round(places, 6), axis=0))
 
 
+def test_indices_sum_to_one_where_none_is_missing():
+    # At a pitchfork: 1 before it, and 1 − 1 + 1 beyond.
+    for weight in (0.5, 2.0):
+        found = rj.fixed_points(
+            Partial(one_unit, weight), jnp.zeros(1), starts=np.linspace(-1.5, 1.5, 21)[:, None]
+        )
+        assert found.indices.sum() == 1
+        assert "indices sum to 1: as for all" in found.summary()
+        np.testing.assert_array_equal(found.indices, np.where(found.stable, 1, -1))
+    less = found.select(found.stable)
+    assert "indices sum to 2: 1 if none is missing" in less.summary()
+
+
 def test_each_start_is_accounted_for():
     found = rj.fixed_points(Partial(one_unit, 2.0), jnp.zeros(1), starts=around(30, 1))
     assert found.counts.tolist() == [np.sum(found.labels == row) for row in range(len(found))]

@@ -40,7 +40,9 @@ class FixedPoints:
       jacobians: ∂h'/∂h, of an orbit over one whole period, (N, S, S).
       eigenvalues: of `jacobians`, largest modulus first, complex, (N, S).
       radius: a certificate, (N,): in exact arithmetic there is a fixed point (an orbit) within this
-        distance of the row, in the largest of all coordinates; NaN where there is no proof.
+        distance of the row, in the largest of all coordinates; NaN where there is no proof, as of
+        cells that this package does not know, at bifurcations, or far out where gates are 1 up to
+        rounding and a step is 0 only for that.
       uniqueness: and no other within this distance, (N,); NaN where there is no proof.
       counts: how many starts led to it, (N,).
       labels: the row that each start led to, (M,); −1 for those that led to none.
@@ -105,6 +107,16 @@ class FixedPoints:
         return np.abs(np.angle(self.eigenvalues)) / (2 * np.pi * self.period)
 
     @property
+    def indices(self) -> np.ndarray:
+        """sign det(1 − ∂h'/∂h), (N,): +1 or −1, 0 where it is singular.
+
+        Where states cannot leave a ball, as those of gated cells and of bounded activations, the
+        indices of all fixed points sum to 1 (Lefschetz, 1926; for finitely many, none of index 0):
+        another sum says that some are missing.
+        """
+        return np.linalg.slogdet(np.eye(self.points.shape[1]) - self.jacobians)[0]
+
+    @property
     def certified(self) -> np.ndarray:
         """Whether the point is proven to exist, (N,)."""
         return np.isfinite(self.radius)
@@ -147,6 +159,14 @@ class FixedPoints:
                 f"speed at most {self.speeds[fixed].max():.1e}; nearest to a change of stability: "
                 f"1 − |λ| = {margin:.2g}"
             )
+            if self.period == 1:
+                total = int(self.indices[fixed].sum())
+                known = (
+                    "as for all points of a bounded network"
+                    if total == 1
+                    else ("1 if none is missing and the network is bounded")
+                )
+                lines.append(f"indices sum to {total}: {known}")
         starts = len(self.labels)
         lines.append(
             f"{starts} starts: {(self.labels >= 0).sum()} led here"
