@@ -21,8 +21,16 @@ def draw(results: Mapping[str, Sequence[Dissection]], bits: int) -> Figure:
     )  # fmt: skip
     for ax, (kind, networks) in zip(axes, results.items(), strict=False):
         first = networks[0]
-        plot_fixed_points(first.found, first.states, ax, title=f"{kind}: {bits} bits, no input")
-        ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16))
+        plot_fixed_points(
+            first.found, first.states, ax, title=f"{kind}: {bits} bit{'s' * (bits > 1)}, no input"
+        )
+        ax.legend(
+            frameon=False,
+            fontsize="small",
+            ncols=3,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.14),
+        )
     _count(axes[-1], results, bits)
     return figure
 
@@ -48,6 +56,7 @@ def _count(ax: Axes, results: Mapping[str, Sequence[Dissection]], bits: int) -> 
     ax.set_xticks(ranks, [*map(str, ranks[:-1]), f"{bits} or more"])
     ax.set_xlabel("unstable directions")
     ax.set_ylabel("fixed points")
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(bottom=-0.4)
+    ax.yaxis.get_major_locator().set_params(integer=True)
     ax.legend(frameon=False, fontsize="small")
     finish(ax, f"Each of {len(next(iter(results.values())))} trainings")

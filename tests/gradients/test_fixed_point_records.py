@@ -247,7 +247,7 @@ def everything():
     cell = rj.SimpleRNNCell(1, 1, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
     starts = rj.sample_starts(cell, jnp.zeros((2, 1)), 1, 0.1, key=jax.random.key(0))
     found = rj.fixed_points(cell, np.zeros(1), starts=starts, max_steps=3)
-    (branch,) = rj.continue_fixed_points(cell, np.array([[0.0], [0.1]]), found)
+    (branch,) = rj.continue_fixed_points(cell, np.array([[0.0], [0.1]]), found, step=1.0)
     return found.points, found.eigenvalues, found.radius, branch.points
 
 
@@ -297,11 +297,11 @@ def test_two_bits_of_a_gru_as_the_readme_finds_and_draws_them(tmp_path):
 
 
 def test_a_bit_of_an_lstm_is_two_stable_points_and_what_lies_between():
-    task = rj.tasks.FlipFlop(length=12, channels=1, probability=0.2)
+    task = rj.tasks.FlipFlop(length=20, channels=1, probability=0.2)
     model = rj.SequenceModel(
         rj.LSTMCell(1, 6, rngs=nnx.Rngs(0)), 1, readout="all", rngs=nnx.Rngs(1)
     )
-    model = rj.fit(model, task, optax.adam(2e-2), steps=200, batch_size=32, seed=0).model
+    model = rj.fit(model, task, optax.adam(2e-2), steps=300, batch_size=32, seed=0).model
     cell, xs = model.cells[0], task.sample(jax.random.key(3), 8).inputs
     starts = rj.sample_starts(cell, xs, 60, 0.1, key=jax.random.key(4))
     found = rj.fixed_points(cell, np.zeros(1), starts=starts)

@@ -1,7 +1,7 @@
 """`fixed_points`: search, sort, prove."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +22,7 @@ from rnn_jax.gradients.memory import check_fits
 from rnn_jax.sequence.calling import ArrayLike, Carry
 
 # A minimum of the speed that is not 0: ‖JᵀG‖ against ‖J‖ ‖G‖.
-_STATIONARY = 1e-5
+_STATIONARY = 1e-4
 # Where Newton's method takes over, and it converges in few steps.
 _NEAR = 1e-8
 
@@ -37,6 +37,7 @@ def fixed_points(
     slow: float = 1e-2,
     distance: float = 1e-6,
     max_steps: int = 1000,
+    between: bool = True,
     certify: bool = True,
 ) -> FixedPoints:
     """Fixed points, slow points and periodic orbits of a cell whose input is held constant.
@@ -56,11 +57,13 @@ def fixed_points(
       starts: carries with a leading axis M, as `sample_starts` draws them.
       period: n: orbits of n points and no fewer, h = Fⁿ(h); 1 is fixed points.
       tolerance: the speed ‖F(h) − h‖₂, divided by max(1, ‖h‖₂), up to which a point counts as
-        fixed. None is 1e-12, or a thousand roundings of the type that the cell
-        insists on.
+        fixed. None is 1e-12, or 64 roundings of the type that the cell insists on.
       slow: the speed, likewise, up to which another minimum counts as a slow point.
       distance: points (orbits) nearer than this, times max(1, ‖h‖₂), are one.
       max_steps: iterations for each start.
+      between: also search from halfway between every two fixed points found (as many as there are
+        starts, at most), where saddles lie that starts near trajectories lead to rarely; of period
+        1 alone.
       certify: prove existence where that can be done; False saves its time.
 
     Returns:
@@ -81,7 +84,7 @@ def fixed_points(
     searched = check_search("fixed_points", cell, inputs, starts)
     period = check_size("period", period)
     max_steps = check_size("max_steps", max_steps)
-    prove = check_flag("certify", certify)
+    prove, halfway = check_flag("certify", certify), check_flag("between", between)
     slow, distance = _check_positive("slow", slow), _check_positive("distance", distance)
     tolerance = check_tolerance(tolerance, slow, searched)
     unknowns = period * searched.map.size
@@ -93,13 +96,19 @@ def fixed_points(
         of=(),
     )
     goal = max(_NEAR, tolerance)
-    found = search(
-        searched.map, inputs, searched.states, period=period, goal=goal, max_steps=max_steps
+    count = len(searched.states)
+    seek = functools.partial(
+        search, searched.map, inputs, period=period, goal=goal, max_steps=max_steps
     )
+    limits = Limits(tolerance, slow, distance)
+    found = seek(searched.states)
+    if halfway and period == 1:
+        more = _midpoints(found, limits)[:count]
+        if len(more):
+            other = seek(more, batch=count)
+            found = Orbits(*map(np.concatenate, zip(found, other, strict=True)))
     formula = formula_of(cell, inputs) if prove else None
-    return _sorted_out(
-        found, searched, inputs, formula, tolerance=tolerance, slow=slow, distance=distance
-    )
+    return _sorted_out(found, searched, inputs, formula, limits)
 
 
 def check_tolerance(tolerance: float | None, slow: float, searched: Searched) -> float:
@@ -112,7 +121,7 @@ def check_tolerance(tolerance: float | None, slow: float, searched: Searched) ->
     own = searched.map.dtype
     eps = float(jnp.finfo(own).eps)
     if tolerance is None:
-        return max(1e-12, 1000 * eps)
+        return max(1e-12, 64 * eps)
     tolerance = check_number("tolerance", tolerance)
     if tolerance < eps:
         raise ValueError(
@@ -134,25 +143,46 @@ def _check_positive(name: str, value: float) -> float:
     return number
 
 
+class Limits(NamedTuple):
+    """Speeds of fixed and of slow points and the distance of equal ones, by max(1, ‖h‖)."""
+
+    tolerance: float
+    slow: float
+    distance: float
+
+
+def _relative_speeds(found: Orbits) -> tuple[np.ndarray, np.ndarray]:
+    """(speeds by max(1, ‖z‖), that scale), each (N,)."""
+    with np.errstate(over="ignore", invalid="ignore"):  # of what has diverged
+        flat = found.states.reshape(len(found.states), -1)
+        scale = np.maximum(1.0, np.linalg.norm(flat, axis=1))
+        relative = found.speeds / scale
+    return np.where(np.isfinite(found.speeds) & np.isfinite(scale), relative, np.inf), scale
+
+
+def _midpoints(found: Orbits, limits: Limits) -> np.ndarray:
+    """Halfway between every two fixed points, those that most starts led to first, (N, S)."""
+    relative, scale = _relative_speeds(found)
+    fixed = np.flatnonzero(relative <= limits.tolerance)
+    order = np.argsort(relative[fixed], kind="stable")
+    one_of_each = distinct(found.states[fixed], order, limits.distance * scale[fixed])
+    counts = np.bincount(one_of_each.labels, minlength=len(one_of_each.kept))
+    often = fixed[one_of_each.kept][np.argsort(-counts, kind="stable")]
+    points = found.states[often, 0]
+    second, first = np.tril_indices(len(points), -1)
+    return (points[first] + points[second]) / 2
+
+
 def _sorted_out(
-    found: Orbits,
-    searched: Searched,
-    x: np.ndarray,
-    formula: Formula | None,
-    *,
-    tolerance: float,
-    slow: float,
-    distance: float,
+    found: Orbits, searched: Searched, x: np.ndarray, formula: Formula | None, limits: Limits
 ) -> FixedPoints:
     """One row for each orbit, with all there is to know of it."""
     starts, period, size = found.states.shape[:3]
-    with np.errstate(over="ignore", invalid="ignore"):  # of what has diverged
-        scale = np.maximum(1.0, np.linalg.norm(found.states.reshape(starts, -1), axis=1))
-        relative = found.speeds / scale
-    relative = np.where(np.isfinite(found.speeds) & np.isfinite(scale), relative, np.inf)
-    fixed = relative <= tolerance
-    settled = fixed | ((relative <= slow) & (found.stationary <= _STATIONARY))
-    near = distance * scale
+    given = len(searched.states)  # The others come from halfway between, and are not counted.
+    relative, scale = _relative_speeds(found)
+    fixed = relative <= limits.tolerance
+    settled = fixed | ((relative <= limits.slow) & (found.stationary <= _STATIONARY))
+    near = limits.distance * scale
     shorter = np.zeros(starts, bool)
     if period > 1:
         for index in np.flatnonzero(settled):
@@ -169,7 +199,8 @@ def _sorted_out(
     by_modulus = np.argsort(-np.abs(eigenvalues), axis=1, kind="stable")
     eigenvalues = np.take_along_axis(eigenvalues, by_modulus, axis=1)
     unstable = (np.abs(eigenvalues) >= 1).sum(axis=1)
-    counts = np.bincount(one_of_each.labels, minlength=len(kept))
+    counted = one_of_each.labels[ours < given]
+    counts = np.bincount(counted, minlength=len(kept))
     rows = np.lexsort((-counts, unstable, ~fixed[kept]))
     place = np.empty_like(rows)
     place[rows] = np.arange(len(rows))
@@ -189,11 +220,11 @@ def _sorted_out(
         radius=radius,
         uniqueness=uniqueness,
         counts=counts[rows],
-        labels=labels,
+        labels=labels[:given],
         x=x,
         period=period,
-        lower_period=int(shorter.sum()),
-        unsettled=int((~settled).sum()),
+        lower_period=int(shorter[:given].sum()),
+        unsettled=int((~settled[:given]).sum()),
     )
 
 

@@ -44,7 +44,7 @@ class FixedPoints:
         cells that this package does not know, at bifurcations, or far out where gates are 1 up to
         rounding and a step is 0 only for that.
       uniqueness: and no other within this distance, (N,); NaN where there is no proof.
-      counts: how many starts led to it, (N,).
+      counts: how many starts led to it, (N,); 0 if only one halfway between two others did.
       labels: the row that each start led to, (M,); −1 for those that led to none.
       x: the input, (I,).
       period: n.

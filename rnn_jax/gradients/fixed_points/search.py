@@ -34,6 +34,8 @@ _ROUND = 25
 # Elements of the matrices that are decomposed side by side, at most: 64 MiB of each.
 _ELEMENTS = 2**23
 _NEWTON_STEPS = 6
+# Relative descent of ‖G‖²/2 in one iteration at which a minimum counts as reached.
+_LEVEL = 1e-9
 # Up to so many starts, smaller batches are not worth compiling them.
 _FEW = 100
 
@@ -73,27 +75,43 @@ class _Descent(NamedTuple):
 
 
 def search(
-    where: Map, x: np.ndarray, starts: np.ndarray, *, period: int, goal: float, max_steps: int
+    where: Map,
+    x: np.ndarray,
+    starts: np.ndarray,
+    *,
+    period: int,
+    goal: float,
+    max_steps: int,
+    batch: int | None = None,
 ) -> Orbits:
-    """Orbits near starts (N, S); Newton's method takes over at a speed of `goal` · max(1, ‖z‖)."""
-    count, size = starts.shape
-    batch = max(1, min(count, _ELEMENTS // (period * size) ** 2))
+    """Orbits near starts (N, S); Newton's method takes over at a speed of `goal` · max(1, ‖z‖).
+
+    With `batch`, the starts are taken as if they were so many, by the programs compiled for them.
+    """
+    count, size = batch or len(starts), starts.shape[1]
+    most = max(1, min(count, _ELEMENTS // (period * size) ** 2))
+    few = max(1, min(most, -(-count // 8)))
     with double_precision():
         given = (where, jnp.asarray(x), jnp.asarray(goal))
-        begin = functools.partial(_begin, *given, period=period)
-        go_on = functools.partial(_go_on, *given, most=max_steps)
+
+        def go_on(steps: int) -> Callable[..., Any]:
+            return functools.partial(_go_on, *given, jnp.asarray(steps, jnp.int32))
+
+        begin = functools.partial(_begin, *given[:2], period=period)
         if count <= _FEW:
-            return _in_batches(lambda starts: go_on(*begin(starts))[1], (starts,), batch)
-        first = functools.partial(_go_on, *given, most=min(_ROUND, max_steps))
-        descents, orbits = _in_batches(lambda starts: first(*begin(starts)), (starts,), batch)
-        moving = np.flatnonzero(~descents.done)
-        if moving.size and max_steps > _ROUND:
-            # Most have arrived; what a few need should not be computed for all.
+            whole = functools.partial(_go_on_and_finish, *given, jnp.asarray(max_steps, jnp.int32))
+            return _in_batches(lambda starts: whole(*begin(starts)), (starts,), most)
+        descents = _in_batches(begin, (starts,), most)
+        moving, steps = np.arange(len(starts)), min(_ROUND, max_steps)
+        while moving.size:
+            # Most arrive soon; what a few need should not be computed for all.
             rest = tuple(array[moving] for array in descents)
-            _, found = _in_batches(go_on, rest, max(1, min(batch, -(-count // 8))))
-            for whole, part in zip(orbits, found, strict=True):
+            at_once = most if moving.size > most // 2 else few
+            for whole, part in zip(descents, _in_batches(go_on(steps), rest, at_once), strict=True):
                 whole[moving] = part
-        return orbits
+            moving = np.flatnonzero(~descents.done) if steps < max_steps else moving[:0]
+            steps = min(2 * steps, max_steps)
+        return _in_batches(functools.partial(_finish_all, *given), descents, most)
 
 
 def _in_batches(program: Callable[..., Any], arrays: tuple[np.ndarray, ...], batch: int) -> Any:
@@ -106,13 +124,11 @@ def _in_batches(program: Callable[..., Any], arrays: tuple[np.ndarray, ...], bat
             part = [np.concatenate([a, np.repeat(a[-1:], short, axis=0)]) for a in part]
         found = program(*map(jnp.asarray, part))
         results.append(jax.tree.map(lambda a, n=batch - short: np.asarray(a)[:n], found))
-    return jax.tree.map(lambda *pieces: np.concatenate(pieces), *results)
+    return jax.tree.map(lambda *pieces: np.concatenate(pieces), *results)  # anew, to be written to
 
 
 @functools.partial(compiled, static=("period",), marks_unknown=True)
-def _begin(
-    where: Map, x: jax.Array, goal: jax.Array, starts: jax.Array, *, period: int
-) -> _Descent:
+def _begin(where: Map, x: jax.Array, starts: jax.Array, *, period: int) -> _Descent:
     """Each start followed for as many steps as the orbit is long."""
     step, _ = map_of(where)
 
@@ -130,22 +146,37 @@ def _begin(
     )
 
 
-@functools.partial(compiled, static=("most",), marks_unknown=True)
-def _go_on(
-    where: Map, x: jax.Array, goal: jax.Array, *descents: jax.Array, most: int
-) -> tuple[_Descent, Orbits]:
-    """Descents up to `most` iterations, and where they would end now."""
-    equations = _equations(where, x)
+def _descend(
+    where: Map, x: jax.Array, goal: jax.Array, most: jax.Array, *descents: jax.Array
+) -> _Descent:
+    """Up to `most` iterations of each."""
+    improve = functools.partial(_improve, _equations(where, x), goal)
 
-    def one(*descent: jax.Array) -> tuple[_Descent, Orbits]:
-        ended = lax.while_loop(
-            lambda d: ~d.done & (d.steps < most),
-            functools.partial(_improve, equations, goal),
-            _Descent(*descent),
-        )
-        return ended, _finish(equations, goal, ended)
+    def one(*descent: jax.Array) -> _Descent:
+        start = _Descent(*descent)
+        return lax.while_loop(lambda d: ~d.done & (d.steps < most), improve, start)
 
     return jax.vmap(one)(*descents)
+
+
+_go_on = compiled(_descend, marks_unknown=True)
+
+
+@functools.partial(compiled, marks_unknown=True)
+def _finish_all(where: Map, x: jax.Array, goal: jax.Array, *descents: jax.Array) -> Orbits:
+    """Where descents end."""
+    equations = _equations(where, x)
+    return jax.vmap(lambda *descent: _finish(equations, goal, _Descent(*descent)))(*descents)
+
+
+@functools.partial(compiled, marks_unknown=True)
+def _go_on_and_finish(
+    where: Map, x: jax.Array, goal: jax.Array, most: jax.Array, *descents: jax.Array
+) -> Orbits:
+    """Both in one program."""
+    ended = _descend(where, x, goal, most, *descents)
+    equations = _equations(where, x)
+    return jax.vmap(functools.partial(_finish, equations, goal))(ended)
 
 
 def _improve(equations: _Equations, goal: jax.Array, descent: _Descent) -> _Descent:
@@ -167,13 +198,15 @@ def _improve(equations: _Equations, goal: jax.Array, descent: _Descent) -> _Desc
     speed = jnp.where(better, jnp.linalg.norm(g_trial), size)
     scale = jnp.maximum(1.0, jnp.linalg.norm(z))
     short = jnp.linalg.norm(delta) <= 1e-13 * scale
+    # On its way to a zero it falls by factors; so it is near a minimum that is none.
+    level = descended <= _LEVEL * (g @ g)
     lost = ~jnp.all(jnp.isfinite(g)) | (~better & (mu > 1e12))
     return _Descent(
         orbit=jnp.where(better, trial, z),
         damping=jnp.where(better, calmer, mu * growth),
         growth=jnp.where(better, jnp.full_like(growth, 2.0), 2 * growth),
         steps=steps + 1,
-        done=(speed <= goal * scale) | (better & short) | lost,
+        done=(speed <= goal * scale) | (better & (short | level)) | lost,
     )
 
 

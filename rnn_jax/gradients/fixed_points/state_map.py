@@ -109,10 +109,17 @@ def check_search(
             kinds = {leaf.dtype for leaf in jax.tree.leaves(first)}
             if kinds == {np.dtype(np.float64)}:
                 raise
+            kind = kinds.pop()
             try:
-                found = _trace(cell, x, first, kinds.pop(), name)
+                found = _trace(cell, x, first, kind, name)
             except (TypeError, ValueError):
                 raise error from None
+            if jnp.finfo(kind).bits < 32:
+                raise TypeError(
+                    f"{call} needs a cell that computes in float32 or float64, in which a fixed "
+                    f"point can be told from a slow one; got one that insists on {kind}. Build it "
+                    "with dtype=None, which takes the type of its carry."
+                ) from None
     leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(rows)]
     states = np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
     return Searched(found, states, first)
