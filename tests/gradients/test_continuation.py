@@ -151,6 +151,15 @@ REFUSED = {
         "got 0",
         "0.1",
     ),
+    "points of another input": (
+        lambda: rj.continue_fixed_points(
+            CELL, PATH + 1, rj.fixed_points(CELL, PATH[0], starts=AT, between=False)
+        ),
+        ValueError,
+        "first input, [1.]",
+        "[0.]",
+        "inputs[0]",
+    ),
     "another carry": (
         lambda: rj.continue_fixed_points(
             rj.GRUCell(1, 3, rngs=nnx.Rngs(0)), PATH, np.zeros((1, 2))

@@ -71,7 +71,7 @@ def test_the_orbit_of_period_two_of_henon_and_no_fixed_point():
     assert found.counts.sum() + found.lower_period + found.unsettled == 40
 
 
-@pytest.mark.parametrize("period", [1, 3, 4])
+@pytest.mark.parametrize("period", [3, 4])
 def test_orbits_of_the_logistic_map_are_the_roots_of_its_iterates(period):
     r = 3.84
     found = rj.fixed_points(
@@ -149,7 +149,6 @@ SOME = [
     "gru_reset_before",
     "linen_gru",
     "dict_readout",
-    "henon",
 ]
 
 
@@ -234,6 +233,21 @@ def test_each_start_is_accounted_for():
     assert len(found.select(slice(0, 1))) == len(found.select([0])) == 1
 
 
+def test_what_lies_between_is_found_from_what_is_found():
+    # Two units that each hold a sign: nine points, of which the starts see two.
+    def pair(h, _):
+        h = jnp.tanh(2.0 * h)
+        return h, h
+
+    starts = np.concatenate([np.full((5, 2), 0.9), np.full((5, 2), -0.9)])
+    found = rj.fixed_points(pair, starts=starts)
+    assert len(rj.fixed_points(pair, starts=starts, between=False)) == 2
+    assert len(found) == 3
+    assert found.counts.tolist() == [5, 5, 0]
+    np.testing.assert_allclose(found.points[2], 0, atol=1e-12)
+    assert found.labels.tolist() in ([0] * 5 + [1] * 5, [1] * 5 + [0] * 5)
+
+
 def test_float64_without_enabling_it():
     with jax.enable_x64(False):
         cell = rj.GRUCell(2, 4, rngs=nnx.Rngs(0))
@@ -261,19 +275,3 @@ def test_a_cell_that_insists_on_float32_is_searched_in_it():
     found = rj.fixed_points(cell, np.zeros(2, np.float32), starts=np.zeros((2, 3), np.float32))
     assert found.is_fixed.any()
     assert (found.speeds < 1e-4).all()
-
-
-def test_a_network_is_left_where_it_rests():
-    """The stable points are where trajectories end."""
-    cell = rj.SimpleRNNCell(1, 4, rngs=nnx.Rngs(5))
-    cell.recurrent_kernel[...] = 1.5 * jnp.eye(4) + 0.1  # each unit holds its own sign
-    x = np.array([0.1])
-    found = rj.fixed_points(cell, x, starts=around(60, 4))
-    oracle = zoo.oracle(cell)
-    ends = found.points[found.stable & found.is_fixed]
-    assert len(ends) >= 2
-    for start in ends + 1e-3:
-        h = start
-        for _ in range(4000):
-            h, _ = oracle.step(h, x)
-        assert np.linalg.norm(ends - h, axis=1).min() < 1e-9

@@ -130,6 +130,11 @@ def continue_fixed_points(
                 f"points must be fixed points to be followed; got orbits of period {points.period}."
                 " Find them with period=1."
             )
+        if points.x.shape != path[0].shape or not np.allclose(points.x, path[0], atol=1e-6):
+            raise ValueError(
+                f"points must be of the path's first input, {path[0]}; got those of {points.x}. "
+                "Find them with fixed_points(cell, inputs[0], starts=...)."
+            )
         points = points.select(points.is_fixed).carries
     searched = check_search("continue_fixed_points", cell, path[0], points, "points")
     with double_precision():

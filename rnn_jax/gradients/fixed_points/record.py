@@ -258,6 +258,8 @@ def _structure(tree: Any) -> Any:
 def _plain(tree: Any) -> Any:
     if type(tree) is int:
         return tree
+    if tree is None:  # a part without leaves
+        return ["none", []]
     if type(tree) in (tuple, list):
         items = [_plain(item) for item in tree]
         return None if None in items else [type(tree).__name__, items]
@@ -289,6 +291,8 @@ def _read(structure: Any, leaves: list[np.ndarray]) -> Any:
     if isinstance(structure, int):
         return leaves[structure]
     kind, items = structure
+    if kind == "none":
+        return None
     if kind == "dict":
         return {key: _read(item, leaves) for key, item in items}
     read = [_read(item, leaves) for item in items]
