@@ -3,7 +3,7 @@
 Cells, an exact instrument for their gradients through time, tasks and experiments, in JAX.
 """
 
-from rnn_jax import tasks
+from rnn_jax import convert, tasks
 from rnn_jax.activations import Activation, activation_slope_range, leaky_relu
 from rnn_jax.cells import (
     Cell,
@@ -14,6 +14,7 @@ from rnn_jax.cells import (
     RNNCell,
     SimpleRNNCell,
     Zoneout,
+    as_cell,
 )
 from rnn_jax.gradients import (
     Attribution,
@@ -53,19 +54,26 @@ from rnn_jax.gradients import (
 from rnn_jax.sequence import Bidirectional, SequenceModel, StackedCell, unroll
 from rnn_jax.training import (
     FitResult,
+    Flossing,
     GateProbe,
     GradientFlowProbe,
     History,
     LyapunovProbe,
+    Orthogonality,
     Probe,
     ProbeRecord,
+    Term,
     Terminated,
+    Vanishing,
+    WeightDecay,
     ensemble,
     fit,
+    load,
     member,
     record_gradient_norms,
     recorded_gradient_norms,
     restore,
+    save,
 )
 
 __version__ = "0.1.0"
@@ -80,6 +88,7 @@ __all__ = [
     "Estimate",
     "FitResult",
     "FixedPoints",
+    "Flossing",
     "GRUCell",
     "GateProbe",
     "GradientFlow",
@@ -92,6 +101,7 @@ __all__ = [
     "LyapunovProbe",
     "LyapunovSpectrum",
     "MemoryPath",
+    "Orthogonality",
     "Probe",
     "ProbeRecord",
     "RNNCell",
@@ -99,14 +109,19 @@ __all__ = [
     "SequenceModel",
     "SimpleRNNCell",
     "StackedCell",
+    "Term",
     "Terminated",
+    "Vanishing",
+    "WeightDecay",
     "Zoneout",
     "activation_slope_range",
+    "as_cell",
     "attribution",
     "backprop_signal",
     "backprop_signal_log_norms",
     "by_lag",
     "continue_fixed_points",
+    "convert",
     "ensemble",
     "estimate_jacobian_log_norms",
     "estimate_jacobian_log_singular_values",
@@ -121,6 +136,7 @@ __all__ = [
     "jacobian_operator",
     "leaky_relu",
     "linearize",
+    "load",
     "lyapunov_exponents",
     "member",
     "orthogonality_penalty",
@@ -128,6 +144,7 @@ __all__ = [
     "recorded_gradient_norms",
     "restore",
     "sample_starts",
+    "save",
     "state_jacobian",
     "tasks",
     "unroll",

@@ -108,6 +108,7 @@ CALLS = {
 }
 # What is not called on a cell and its inputs; the tests of these say in which modes they work.
 ELSEWHERE = {
+    "convert",  # arrays of the host, tests/convert
     "activation_slope_range",  # of a name, in plain Python
     "leaky_relu",  # makes an activation
     "ensemble",  # makes models
@@ -115,7 +116,9 @@ ELSEWHERE = {
     "fixed_points",  # searches of the host, tests/gradients/test_fixed_point_records.py
     "continue_fixed_points",
     "member",
+    "load",  # files, tests/training
     "restore",
+    "save",
     "record_gradient_norms",  # part of an optimiser
     "recorded_gradient_norms",
     "tasks",

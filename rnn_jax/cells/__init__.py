@@ -1,5 +1,6 @@
 """Recurrent cells, one family per file; `base` says what a cell is, `wrapper` what wraps one."""
 
+from rnn_jax.cells.as_cell import as_cell
 from rnn_jax.cells.cell import Cell, RNNCell
 from rnn_jax.cells.gru import GRUCell
 from rnn_jax.cells.lstm import LSTMCell
@@ -17,4 +18,5 @@ __all__ = [
     "RecurrentDropout",
     "SimpleRNNCell",
     "Zoneout",
+    "as_cell",
 ]

@@ -1,6 +1,5 @@
 """A cell as a map between vectors, and the path that it takes along one sequence."""
 
-import functools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -12,17 +11,22 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from rnn_jax.arrays import varying_like
-from rnn_jax.cells.claims import claim, owner_of
+from rnn_jax.cells.asking import part_names, part_that_is_output
+from rnn_jax.cells.claims import claim
 from rnn_jax.cells.structure import fused_form_for
 from rnn_jax.gradients.assembled import assembled_jacobians
+from rnn_jax.gradients.input_vectors import input_size, is_vector, ravel_input
 from rnn_jax.sequence.calling import Carry, Step, describe, resolve_carry, resolve_step
+from rnn_jax.sequence.inputs import input_of_step
+
+StepOfVectors = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 class FlatCell(NamedTuple):
-    """A cell seen as (state, x) -> (state, y) on vectors.
+    """A cell seen as (state, x) -> (state, y) on vectors; x is in the cell's own form.
 
     Attributes:
-      step: one step, (S,), (I,) -> (S,), (O,).
+      step: one step, (S,), x -> (S,), (O,).
       step_of: the same with the cell as first argument, to differentiate by its weights.
       initial: the initial state, (S,).
       initial_of: the initial state that another cell of this structure makes for itself; None
@@ -30,6 +34,7 @@ class FlatCell(NamedTuple):
       unravel: back from (S,) to the cell's own carry.
       unravel_output: back from (O,) to the cell's own output.
       output_size: O.
+      input_size: I, the floats of one input.
       parts: where each part of the carry stands in the state, (start, stop) by name.
       output_rows: where the output stands in the state, (start, stop), if a step returns a part of
         its carry as its output, as most recurrent cells do; None if the output is something else.
@@ -39,13 +44,14 @@ class FlatCell(NamedTuple):
         on the next step's same unit alone, whatever the part; None if there are none.
     """
 
-    step: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
-    step_of: Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+    step: Callable[[jax.Array, Any], tuple[jax.Array, jax.Array]]
+    step_of: Callable[[Any, jax.Array, Any], tuple[jax.Array, jax.Array]]
     initial: jax.Array
     initial_of: Callable[[Any], jax.Array] | None
     unravel: Callable[[jax.Array], Carry]
     unravel_output: Callable[[jax.Array], Any]
     output_size: int
+    input_size: int
     parts: dict[str, tuple[int, int]]
     output_rows: tuple[int, int] | None
     assembled: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]] | None
@@ -56,15 +62,20 @@ class FlatCell(NamedTuple):
         """S, the size of the flattened carry."""
         return self.initial.shape[0]
 
+    def step_from(self, x: Any) -> tuple[StepOfVectors, jax.Array]:
+        """(one step as a function of the state (S,) and the input's floats (I,), these floats)."""
+        vector, unravel = ravel_input(x, self.initial.dtype)
+        return lambda state, numbers: self.step(state, unravel(numbers)), vector
 
-def flatten_cell(cell: Any, xs: jax.Array, carry: Carry | None) -> FlatCell:
-    """Checks a cell against one sequence (T, I) and flattens it; its step is traced once.
+
+def flatten_cell(cell: Any, xs: Any, carry: Carry | None) -> FlatCell:
+    """Checks a cell against one sequence and flattens it; its step is traced once.
 
     Raises:
       ValueError, TypeError: as `resolve_step`; or a carry or output that is not made of floats
         of one type, by which nothing can be differentiated.
     """
-    x = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
+    x = input_of_step(xs)
     first = resolve_step(cell, x, carry)
     for what, tree in (("carry", first.carry), ("output", first.output)):
         _check_some(what, tree)
@@ -75,7 +86,7 @@ def flatten_cell(cell: Any, xs: jax.Array, carry: Carry | None) -> FlatCell:
         jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), first.output)
     )
 
-    def step_of(cell: Any, state: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def step_of(cell: Any, state: jax.Array, x: Any) -> tuple[jax.Array, jax.Array]:
         after, y = cell(unravel(state), x)
         return ravel_pytree(after)[0], ravel_pytree(y)[0]
 
@@ -84,7 +95,7 @@ def flatten_cell(cell: Any, xs: jax.Array, carry: Carry | None) -> FlatCell:
 
     parts = _name_parts(cell, first.carry)
     rows = _find_output(first)
-    form = fused_form_for(cell, x, first.carry) if rows else None
+    form = fused_form_for(cell, x, first.carry) if rows and is_vector(x) else None
     return FlatCell(
         step=partial(step_of, cell),
         step_of=step_of,
@@ -93,6 +104,7 @@ def flatten_cell(cell: Any, xs: jax.Array, carry: Carry | None) -> FlatCell:
         unravel=unravel,
         unravel_output=unravel_output,
         output_size=sum(leaf.size for leaf in jax.tree.leaves(first.output)),
+        input_size=input_size(x),
         parts=parts,
         output_rows=rows,
         assembled=None if form is None else partial(assembled_jacobians, form, unravel=unravel),
@@ -100,10 +112,10 @@ def flatten_cell(cell: Any, xs: jax.Array, carry: Carry | None) -> FlatCell:
     )
 
 
-def run(flat: FlatCell, xs: jax.Array) -> tuple[jax.Array, jax.Array]:
+def run(flat: FlatCell, xs: Any) -> tuple[jax.Array, jax.Array]:
     """The trajectory: states (T+1, S) from the initial one on, and outputs (T, O)."""
 
-    def body(state: jax.Array, x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    def body(state: jax.Array, x: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         after, y = flat.step(state, x)
         return after, (after, y)
 
@@ -118,13 +130,8 @@ def flatten_outputs(tree: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
 
 def _name_parts(cell: Any, carry: Carry) -> dict[str, tuple[int, int]]:
     """Rows of the flattened carry by part: the cell's own names for them, else their paths."""
-    leaves = jax.tree_util.tree_leaves_with_path(carry)
-    names = tuple(getattr(owner_of(cell), "carry_parts", ()))
-    if len(names) != len(leaves):
-        paths = (jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves)
-        names = tuple(path or "carry" for path in paths)
     parts, start = {}, 0
-    for name, (_, leaf) in zip(names, leaves, strict=True):
+    for name, leaf in zip(part_names(cell, carry), jax.tree.leaves(carry), strict=True):
         parts[name] = (start, start + leaf.size)
         start += leaf.size
     return parts
@@ -143,36 +150,12 @@ def _find_diagonal(cell: Any, parts: dict[str, tuple[int, int]]) -> tuple[int, i
 
 
 def _find_output(step: Step) -> tuple[int, int] | None:
-    """Rows of the flattened carry that a step returns as its output, read off the traced step.
-
-    Two results of a traced function are one value when they are one variable of its program, so
-    this never takes merely equal numbers for the same thing.
-    """
+    """Rows of the flattened carry that a step returns as its output."""
+    sizes = [leaf.size for leaf in jax.tree.leaves(step.after)]
     if not jax.tree_util.treedef_is_leaf(jax.tree.structure(step.output)):
         return None
-    program = step.program.jaxpr
-    *parts, output = program.outvars
-    start = 0
-    for part, leaf in zip(parts, jax.tree.leaves(step.after), strict=True):
-        if _is_same(program, part, output):
-            return start, start + leaf.size
-        start += leaf.size
-    return None
-
-
-def _is_same(program: Any, one: Any, other: Any) -> bool:
-    """Whether two variables of a program are one value, also where a jitted call returned both."""
-    if one is other:
-        return True
-    for equation in program.eqns:
-        where = [
-            [index for index, result in enumerate(equation.outvars) if result is variable]
-            for variable in (one, other)
-        ]
-        if all(where) and equation.primitive is _jitted_call():
-            inner = equation.params["jaxpr"].jaxpr
-            return _is_same(inner, *(inner.outvars[index] for (index,) in where))
-    return False
+    part = part_that_is_output(step.program, len(sizes))
+    return None if part is None else (sum(sizes[:part]), sum(sizes[: part + 1]))
 
 
 def _check_some(what: str, tree: Any) -> None:
@@ -181,12 +164,6 @@ def _check_some(what: str, tree: Any) -> None:
             f"a cell's {what} must have at least one number to be differentiated; got "
             f"{describe(tree)}. A cell without state has no past: differentiate it as a function."
         )
-
-
-@functools.cache
-def _jitted_call() -> Any:
-    """The primitive that a jitted function is in the program of its caller."""
-    return jax.make_jaxpr(jax.jit(jnp.sin))(jax.ShapeDtypeStruct((), "float32")).eqns[0].primitive
 
 
 def _check_floats(name: str, tree: Any) -> None:

@@ -10,6 +10,7 @@ from rnn_jax.plotting.spectra import plot_exponents, plot_singular_values
 from rnn_jax.plotting.training_curves import (
     plot_flow_while_learning,
     plot_learning,
+    plot_terms,
     training_figure,
 )
 from rnn_jax.plotting.weights import plot_weight_shares
@@ -25,6 +26,7 @@ __all__ = [
     "plot_learning",
     "plot_log_norms",
     "plot_singular_values",
+    "plot_terms",
     "plot_weight_shares",
     "training_figure",
 ]

@@ -6,8 +6,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnn_jax.cells.cell import RNNCell, promote
-from rnn_jax.cells.wrappers.wrapper import CellWrapper, check_unshared
+from rnn_jax.cells.asking import (
+    check_cell,
+    features_said_of_output,
+    features_taken,
+    parameter_dtype,
+)
+from rnn_jax.cells.cell import promote
+from rnn_jax.cells.wrappers.wrapper import check_unshared
 from rnn_jax.checks import check_key, kind_of
 from rnn_jax.sequence.calling import ArrayLike, Carry
 from rnn_jax.sequence.unroll import unroll
@@ -22,12 +28,12 @@ class Bidirectional(nnx.Module):
     refuses it. `SequenceModel` takes it as a layer.
 
     Args:
-      forward: a cell of this package, plain or wrapped.
-      backward: another, of the same `in_features`.
+      forward: any cell with an initial carry, plain or wrapped; see `rnn_jax.as_cell`.
+      backward: another, that takes the same features.
 
     Raises:
       ValueError: the cells take different features, or are one and the same.
-      TypeError: one of them is no cell of this package.
+      TypeError: one of them is no cell, or has no initial carry.
 
     References:
       M. Schuster and K. K. Paliwal, "Bidirectional recurrent neural networks", 1997.
@@ -36,22 +42,17 @@ class Bidirectional(nnx.Module):
     # What asks for a cell looks here; see `as_pytree`.
     sees_future = True
 
-    def __init__(self, forward: RNNCell | CellWrapper, backward: RNNCell | CellWrapper):
-        for name, cell in (("forward", forward), ("backward", backward)):
-            if not isinstance(cell, (RNNCell, CellWrapper)):
-                raise TypeError(
-                    f"{name} must be a cell of this package, plain or wrapped; got "
-                    f"{kind_of(cell)}. For another cell, call unroll twice, once with reverse=True."
-                )
-        check_unshared((forward, backward))
-        if forward.in_features != backward.in_features:
+    def __init__(self, forward: Any, backward: Any):
+        # Marked as data, because Flax takes pytrees that are none of its own for constants.
+        self.forward = nnx.data(check_cell(forward, "forward"))
+        self.backward = nnx.data(check_cell(backward, "backward"))
+        check_unshared((self.forward, self.backward))
+        taken = [features_taken(cell) for cell in (self.forward, self.backward)]
+        if None not in taken and taken[0] != taken[1]:
             raise ValueError(
                 "forward and backward must take the same features; got in_features="
-                f"{forward.in_features} and {backward.in_features}. Build both with the features "
-                "of the sequence."
+                f"{taken[0]} and {taken[1]}. Build both with the features of the sequence."
             )
-        self.forward = forward
-        self.backward = backward
 
     def __call__(
         self,
@@ -106,18 +107,26 @@ class Bidirectional(nnx.Module):
 
     @property
     def in_features(self) -> int:
-        """I, the features of one input."""
-        return self.forward.in_features
+        """I, the features of one input; absent where neither cell says."""
+        found = [features_taken(cell) for cell in (self.forward, self.backward)]
+        said = next((size for size in found if size is not None), None)
+        if said is None:
+            raise AttributeError(
+                "Bidirectional has the in_features of its cells; neither of them says how many it "
+                "takes. Say so with rnn_jax.as_cell(cell, in_features=…)."
+            )
+        return said
 
     @property
     def hidden_features(self) -> int:
-        """H_f + H_b, the features of one output."""
-        return self.forward.hidden_features + self.backward.hidden_features
+        """H_f + H_b, the features of one output; absent where a cell does not say."""
+        cells = (self.forward, self.backward)
+        return sum(map(features_said_of_output, cells))
 
     @property
     def param_dtype(self) -> Any:
         """The type of the parameters, forward's and backward's promoted."""
-        return jnp.promote_types(self.forward.param_dtype, self.backward.param_dtype)
+        return jnp.promote_types(parameter_dtype(self.forward), parameter_dtype(self.backward))
 
 
 def _pair(name: str, carries: Any) -> tuple[Carry | None, Carry | None]:

@@ -5,98 +5,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen, nnx
-from jax.tree_util import Partial
 
-from rnn_jax.cells.claims import owner_of
+from rnn_jax.cells.asking import ARRAYS, carry_maker, make_carry
+from rnn_jax.sequence.inputs import is_array, shape_of_input
 
 Carry = Any
 ArrayLike = Any
-
-# What `jit` takes as a leaf.
-_ARRAYS = (jax.Array, np.ndarray, np.generic, float, int, complex)
-
-
-def as_pytree(cell: Any) -> Any:
-    """Returns the cell as a pytree whose leaves are all arrays, so that `jit` can take it.
-
-    A cell that is one already (an NNX module, a `Partial`) comes back as it is. A plain function
-    becomes a `Partial` without leaves and is treated as `jax.jit` treats functions: what it closes
-    over is read when it is first traced.
-
-    Raises:
-      TypeError: the cell is not callable, is a class, is a Linen module without its variables,
-        sees the future, or has leaves that are no arrays.
-    """
-    if isinstance(cell, type):
-        raise TypeError(
-            f"a cell must be an instance, not a class; got the class {cell.__name__}. Build it "
-            f"first, for example {cell.__name__}(2, 64, rngs=nnx.Rngs(0))."
-        )
-    if isinstance(cell, linen.Module) and cell.scope is None:
-        raise TypeError(
-            f"a Linen cell must come with its variables; got an unbound {type(cell).__name__}. "
-            "Pass jax.tree_util.Partial(cell.apply, variables)."
-        )
-    if getattr(cell, "sees_future", False):
-        raise TypeError(
-            "a cell must go from the past to the future, one step at a time; got "
-            f"{type(cell).__name__}, which is no cell: it sees the future. Call it on whole "
-            "sequences, make it a layer of a SequenceModel, or pass one of its cells, "
-            ".forward or .backward."
-        )
-    if not callable(cell):
-        raise TypeError(
-            "a cell must be callable, cell(carry, x) -> (carry, y); got an object of type "
-            f"{type(cell).__name__}. Pass an NNX cell, a function, or "
-            "jax.tree_util.Partial(linen_cell.apply, variables)."
-        )
-    leaves = jax.tree.leaves(cell)
-    if len(leaves) == 1 and leaves[0] is cell:
-        return Partial(cell)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(cell):
-        if not isinstance(leaf, _ARRAYS):
-            raise TypeError(
-                "all pytree leaves of a cell must be arrays; got a leaf of type "
-                f"{type(leaf).__name__} at {jax.tree_util.keystr(path) or 'the root'}. Close over "
-                "it in a function, or mark it static."
-            )
-    return cell
-
-
-def as_sequence(xs: ArrayLike, *, batched: bool) -> jax.Array:
-    """Returns `xs` as an array of rank 2, or of rank 2 or more if `batched`, checked.
-
-    Raises:
-      TypeError: the values are not real floating-point numbers.
-      ValueError: the rank is wrong or the sequence is empty.
-    """
-    try:
-        array = jnp.asarray(xs)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"xs must be an array of inputs (T, I); got {type(xs).__name__}. Pass a JAX or NumPy "
-            f"array of floats. ({error})"
-        ) from error
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(
-            f"xs must hold real floating-point numbers; got dtype {array.dtype}. "
-            "Cast it, for example xs.astype(jnp.float32)."
-        )
-    if array.ndim < 2 or (array.ndim > 2 and not batched):
-        rule = "(..., T, I): any batch axes, time, features" if batched else "(T, I), one sequence"
-        fix = (
-            "Add the missing axis, for example xs[:, None] for one feature."
-            if array.ndim < 2
-            else "Map over the batch: jax.vmap(lambda x: call(cell, x))(xs)."
-        )
-        raise ValueError(f"xs must have shape {rule}; got shape {array.shape}. {fix}")
-    if array.shape[-2] == 0:
-        raise ValueError(
-            f"xs must hold at least one time step; got shape {array.shape}, which is empty "
-            "along the time axis. Pass T of at least 1."
-        )
-    return array
 
 
 def check_carry_leaves(carry: Carry, name: str = "carry") -> Carry:
@@ -106,7 +20,7 @@ def check_carry_leaves(carry: Carry, name: str = "carry") -> Carry:
       TypeError: a leaf is something else.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(carry):
-        if not isinstance(leaf, _ARRAYS):
+        if not isinstance(leaf, ARRAYS):
             raise TypeError(
                 f"{name} must be a pytree of arrays; got a leaf of type {type(leaf).__name__} at "
                 f"{name}{jax.tree_util.keystr(path)}. Leave {name} out to start from the cell's "
@@ -131,16 +45,12 @@ class Step(NamedTuple):
     program: Any
 
 
-def resolve_carry(
-    cell: Any, x: jax.ShapeDtypeStruct, carry: Carry | None, name: str = "carry"
-) -> Carry:
+def resolve_carry(cell: Any, x: Any, carry: Carry | None, name: str = "carry") -> Carry:
     """The carry to start from; see `resolve_step`."""
     return resolve_step(cell, x, carry, name).carry
 
 
-def resolve_step(
-    cell: Any, x: jax.ShapeDtypeStruct, carry: Carry | None, name: str = "carry"
-) -> Step:
+def resolve_step(cell: Any, x: Any, carry: Carry | None, name: str = "carry") -> Step:
     """The first step, traced once, after which the cell is known to keep the contract.
 
     A carry that the cell made itself is widened (never narrowed) to the type its step returns, so
@@ -148,7 +58,7 @@ def resolve_step(
 
     Args:
       cell: a callable pytree.
-      x: shape and type of one input.
+      x: shape and type of one input, or a pytree of them.
       carry: where to start; None asks `cell.initialize_carry`.
       name: of the argument that it came as.
 
@@ -159,10 +69,11 @@ def resolve_step(
     """
     own = carry is None
     if own:
-        if _carry_maker(cell) is None:
+        if carry_maker(cell) is None:
             raise TypeError(
                 "this cell cannot make its own carry: it has no initialize_carry(input_shape). "
-                "Pass the initial state as carry=."
+                "Pass the initial state as carry=, or give it one with "
+                "rnn_jax.as_cell(cell, initial_carry=…)."
             )
         carry = _own_carry(cell, x)
     start = jax.tree.map(jnp.asarray, carry)
@@ -179,7 +90,7 @@ def resolve_step(
 
 def resolve_starts(
     cell: Any,
-    x: jax.ShapeDtypeStruct,
+    x: Any,
     carry: Carry | None,
     initial: Carry | None,
     *,
@@ -206,7 +117,7 @@ def resolve_starts(
         return start, _in_the_form_of(start, resolve_carry(cell, x, initial, "initial"))
     if not (resets or skips):
         return start, None
-    if _carry_maker(cell) is not None:
+    if carry_maker(cell) is not None:
         return start, _in_the_form_of(start, resolve_carry(cell, x, None))
     if resets:
         raise TypeError(
@@ -217,7 +128,7 @@ def resolve_starts(
     return start, None
 
 
-def _trace_step(cell: Any, carry: Carry, x: jax.ShapeDtypeStruct) -> Step:
+def _trace_step(cell: Any, carry: Carry, x: Any) -> Step:
     """One step, without computing it.
 
     Raises:
@@ -226,7 +137,7 @@ def _trace_step(cell: Any, carry: Carry, x: jax.ShapeDtypeStruct) -> Step:
     """
     written: list[str] = []
 
-    def step(cell: Any, carry: Carry, x: jax.Array) -> Any:
+    def step(cell: Any, carry: Carry, x: Any) -> Any:
         before = _named_leaves(cell)
         result = cell(carry, x)
         written.extend(_written(before, _named_leaves(cell)))
@@ -308,8 +219,10 @@ def _written(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     return [name for name in names if before.get(name) is not after.get(name)]
 
 
-def _check_features(cell: Any, x: jax.ShapeDtypeStruct) -> None:
+def _check_features(cell: Any, x: Any) -> None:
     expected = getattr(cell, "in_features", None)
+    if not is_array(x) or not x.shape:
+        return
     if isinstance(expected, int) and x.shape[-1] != expected:
         raise ValueError(
             f"xs must have the cell's in_features={expected} as its last axis; got "
@@ -318,26 +231,28 @@ def _check_features(cell: Any, x: jax.ShapeDtypeStruct) -> None:
         )
 
 
-def _carry_maker(cell: Any) -> Any:
-    """The object whose `initialize_carry` makes this cell's carry; None if there is none."""
-    owner = owner_of(cell)
-    return owner if hasattr(owner, "initialize_carry") else None
+def _own_carry(cell: Any, x: Any) -> Carry:
+    try:
+        return make_carry(cell, shape_of_input(x))
+    except Exception as error:
+        if is_array(x):
+            raise
+        raise ValueError(
+            "the cell could not make its own carry, initialize_carry(input_shape), for several "
+            f"inputs x {describe(x)}, input_shape {shape_of_input(x)}: {error} Pass the one input "
+            "that the cell takes, or the initial state as carry=."
+        ) from error
 
 
-def _own_carry(cell: Any, x: jax.ShapeDtypeStruct) -> Carry:
-    owner = _carry_maker(cell)
-    # Flax's cells want a key even for a zero carry; nnx.RNN hands them the same fixed one.
-    if isinstance(owner, nnx.RNNCellBase):
-        return owner.initialize_carry(x.shape, nnx.Rngs(0))
-    if isinstance(owner, linen.RNNCellBase):
-        return owner.initialize_carry(jax.random.key(0), x.shape)
-    return owner.initialize_carry(x.shape)
-
-
-def _check_given_carry(cell: Any, x: jax.ShapeDtypeStruct, carry: Carry, name: str) -> None:
-    if _carry_maker(cell) is None:
+def _check_given_carry(cell: Any, x: Any, carry: Carry, name: str) -> None:
+    if carry_maker(cell) is None:
         return
-    expected = jax.eval_shape(lambda k: _own_carry(k, x), cell)
+    try:
+        expected = jax.eval_shape(lambda k: _own_carry(k, x), cell)
+    except ValueError:
+        if is_array(x):
+            raise
+        return  # It makes none for several inputs, and need not.
     if not _same_shapes(expected, carry):
         raise ValueError(
             f"{name} must have the structure and shapes that the cell initialises, "

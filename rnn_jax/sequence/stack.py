@@ -1,16 +1,22 @@
 """Several layers as one cell."""
 
-from collections.abc import Sequence
+import functools
+import itertools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
-from rnn_jax.cells.cell import RNNCell
-from rnn_jax.cells.claims import SelfDescribing, claim
+from rnn_jax.cells.asking import (
+    features_said_of_output,
+    make_carry,
+    parameter_dtype,
+    part_names,
+)
+from rnn_jax.cells.claims import SelfDescribing, claim, owner_of
 from rnn_jax.cells.wrappers.noise import Noise, draw_noise, project_with, step_with
-from rnn_jax.cells.wrappers.wrapper import CellWrapper
-from rnn_jax.sequence.layers import check_layers
+from rnn_jax.sequence.layers import check_fit, check_layers, features_given
 
 
 class StackedCell(nnx.RNNCellBase, SelfDescribing):
@@ -22,16 +28,21 @@ class StackedCell(nnx.RNNCellBase, SelfDescribing):
     once, and tells them apart by the names in `carry_parts`.
 
     Args:
-      cells: the layers from input to output, cells of this package, plain or wrapped; each takes
-        the features that the one below gives.
+      cells: the layers from input to output, any cells with an initial carry, plain or wrapped
+        (see `rnn_jax.as_cell`); each takes the features that the one below gives.
 
     Raises:
       ValueError: no cell, or layers that do not fit.
-      TypeError: a layer that is no cell of this package.
+      TypeError: a layer that is no cell, or has no initial carry.
     """
 
-    def __init__(self, cells: RNNCell | CellWrapper | Sequence[RNNCell | CellWrapper]):
-        self.cells = nnx.List(check_layers(cells, causal=True))
+    def __init__(self, cells: Any):
+        layers = check_layers(cells, causal=True)
+        # What cells do not say of themselves, the first input shows.
+        for depth, (below, above) in enumerate(itertools.pairwise(layers)):
+            check_fit(getattr(owner_of(below), "hidden_features", None), above, depth + 1)
+        # Marked as data, because Flax takes pytrees that are none of its own for constants.
+        self.cells = nnx.List(map(nnx.data, layers))
 
     def __call__(self, carry: Any, x: jax.Array) -> tuple[Any, jax.Array]:
         """Advances every layer by one step, from the input up.
@@ -75,7 +86,13 @@ class StackedCell(nnx.RNNCellBase, SelfDescribing):
         self, input_shape: tuple[int, ...], rngs: Any = None, carry_init: Any = None
     ) -> tuple[Any, ...]:
         """One carry for each layer; see `RNNCell.initialize_carry`."""
-        return tuple(cell.initialize_carry(input_shape, rngs, carry_init) for cell in self.cells)
+        *batch, size = input_shape
+        carries = []
+        for depth, cell in enumerate(self.cells):
+            carries.append(make_carry(cell, (*batch, size), rngs, carry_init))
+            if depth + 1 < len(self.cells):
+                size = features_given(cell, size, depth)
+        return tuple(carries)
 
     def gates(self, carry: Any, x: jax.Array) -> dict[str, jax.Array]:
         """The gate activations of all gated layers, named "layer.gate" from "0." on.
@@ -115,20 +132,38 @@ class StackedCell(nnx.RNNCellBase, SelfDescribing):
 
     @property
     def carry_parts(self) -> tuple[str, ...]:
-        """Names of the parts of the carry, "layer.part" from "0." on."""
+        """Names of the parts of the carry, "layer.part" from "0." on.
+
+        Absent where a layer has no names for its parts; see `parts_of`.
+        """
         return tuple(
-            f"{depth}.{part}" for depth, cell in enumerate(self.cells) for part in cell.carry_parts
+            f"{depth}.{part}"
+            for depth, cell in enumerate(self.cells)
+            for part in owner_of(cell).carry_parts
+        )
+
+    def parts_of(self, carry: Any) -> tuple[str, ...]:
+        """A name for each leaf of a carry, "layer.part", or "layer.path" where it has no name."""
+        return tuple(
+            f"{depth}.{part}"
+            for depth, (cell, own) in enumerate(zip(self.cells, carry, strict=True))
+            for part in part_names(cell, own)
         )
 
     @property
     def in_features(self) -> int:
-        """I, the features of one input."""
-        return self.cells[0].in_features
+        """I, the features of one input; absent where the first layer does not say."""
+        return owner_of(self.cells[0]).in_features
 
     @property
     def hidden_features(self) -> int:
-        """H, the features of the top layer's output."""
-        return self.cells[-1].hidden_features
+        """H, the features of the top layer's output; absent where that layer does not say."""
+        return features_said_of_output(self.cells[-1])
+
+    @property
+    def param_dtype(self) -> Any:
+        """The type of the parameters, of all layers promoted."""
+        return functools.reduce(jnp.promote_types, map(parameter_dtype, self.cells))
 
     @property
     def num_feature_axes(self) -> int:

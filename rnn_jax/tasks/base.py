@@ -23,6 +23,7 @@ RESERVED = (
     "solved",
     "solved_at",
     "step",
+    "terms",
     "updates",
 )
 

@@ -1,6 +1,7 @@
 """Training: one call that runs, records, survives and resumes."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from rnn_jax.training.probes import Probe
 from rnn_jax.training.program import Program
 from rnn_jax.training.run import opened
 from rnn_jax.training.stopping import Stopping
+from rnn_jax.training.trainable import trained_mask
 from rnn_jax.training.variables import check_model
 
 
@@ -58,6 +60,8 @@ def fit(
     directory: str | Path | None = None,
     resume: bool = True,
     probes: Probe | Sequence[Probe] = (),
+    objective: Any = None,
+    trainable: Any = None,
     mesh: Mesh | None = None,
     hyperparameters: Any = None,
     members: int | None = None,
@@ -100,6 +104,16 @@ def fit(
         and the changes of files under git, and copies no other.
       resume: go on with the run in the directory, if there is one; False refuses it.
       probes: measured before step 0, every so many steps, and at the end; see `GradientFlowProbe`.
+      objective: what is minimised beside the task's loss: a dict of terms by name, each a function
+        (model, batch, outputs) -> scalar, one of this package's (`Flossing`, `Vanishing`,
+        `Orthogonality`, `WeightDecay`), or a `Term` with a weight or a schedule of it; or one of
+        this package's by itself. The name "task" is that of the task's own loss, and what stands
+        there is its weight: {"task": 0.0, "mine": f} minimises f instead. Each term is a series of
+        its own in the history; evaluations judge by the task's loss.
+      trainable: which parameters are trained, as an optax-style mask (booleans in a pytree with the
+        structure of the model or of a part of it from the top, or a function of the parameters that
+        returns one) or a filter of NNX, such as nnx.PathContains("cells"). The others stay as they
+        are, bit for bit: no gradient, no state of the optimiser and no decay is theirs.
       mesh: devices to spread over: an axis "batch" splits each batch, an axis "ensemble" the
         members. With several processes (`jax.distributed`), all make the same call.
       hyperparameters: E numbers, or a dict of them by name; then `optimizer` is a function of one
@@ -146,6 +160,7 @@ def fit(
         on_nonfinite=on_nonfinite,
         probes=probes,
         hyperparameters=hyperparameters,
+        objective=objective,
     )
     steps = check_count("steps", steps, high=2**31 - 1)
     seed = check_count("seed", seed, high=2**63 - 1)
@@ -159,10 +174,12 @@ def fit(
             f"on_evaluation must be a function of a row; got {kind_of(on_evaluation)}. Pass for "
             "example print."
         )
-    model = check_model(model)
+    trained = trained_mask(model, trainable)
+    model = check_model(model, trained)
+    plan = dataclasses.replace(plan, trained=trained)
     members = _check_members(members, model)
     layout = make_layout(members, mesh, plan.batch_size, plan.evaluation_size)
-    hyperparameters = check_hyperparameters(hyperparameters, members, model)
+    hyperparameters = check_hyperparameters(hyperparameters, members, model, trained)
     folder = _check_directory(directory, tensorboard)
     program = Program(plan, layout, seed, hyperparameters)
     key_bits = fetch(jax.random.key_data(program.key))

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from rnn_jax.checks import check_choice, check_flag, check_size, kind_of
+from rnn_jax.training.objective import Objective, check_objective
 from rnn_jax.training.optimizer import as_transformation, check_optimizer
 from rnn_jax.training.probes import Probe
 
@@ -30,6 +31,8 @@ class Plan:
       stop_when_solved: a member that has solved the task stays as it is.
       on_nonfinite: "stop", "skip" or "raise".
       probes: what is measured on the way.
+      objective: what is minimised; None is the task's loss alone.
+      trained: which leaves of a model are trained; None is all that are parameters.
     """
 
     task: Any
@@ -40,6 +43,8 @@ class Plan:
     stop_when_solved: bool
     on_nonfinite: str
     probes: tuple[Probe, ...]
+    objective: Objective | None = None
+    trained: tuple[bool, ...] | None = None
 
     def stride(self, length: int) -> int:
         """Steps between two moments at which a probe may measure, in a call of `length` steps."""
@@ -69,6 +74,7 @@ def make_plan(
     on_nonfinite: str,
     probes: Probe | Sequence[Probe],
     hyperparameters: Any,
+    objective: Any = None,
 ) -> Plan:
     """Checks what the user gave.
 
@@ -78,6 +84,7 @@ def make_plan(
     batch_size = check_size("batch_size", batch_size)
     # A multiple of the batch, so that devices that share the batch can share this one too.
     evaluated = batch_size * -(-_EVALUATED // batch_size)
+    checked_probes = _check_probes(probes)
     return Plan(
         task=_check_task(task),
         optimizer=check_optimizer(optimizer, hyperparameters),
@@ -88,7 +95,8 @@ def make_plan(
         evaluate_every=check_size("evaluate_every", evaluate_every),
         stop_when_solved=check_flag("stop_when_solved", stop_when_solved),
         on_nonfinite=check_choice("on_nonfinite", on_nonfinite, ON_NONFINITE),
-        probes=_check_probes(probes),
+        probes=checked_probes,
+        objective=check_objective(objective, tuple(probe.name for probe in checked_probes)),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
+from rnn_jax.cells.asking import as_pytree
 from rnn_jax.cells.claims import owner_of
 from rnn_jax.checks import check_choice, check_count, check_number, check_size, kind_of
 from rnn_jax.gradients.explain.attribution import along_trajectory
@@ -15,7 +16,7 @@ from rnn_jax.gradients.jacobians.log_norms import jacobian_log_norms
 from rnn_jax.gradients.linearize import Problem, Record, accept, sizes_of
 from rnn_jax.gradients.spectra.lyapunov import lyapunov_exponents
 from rnn_jax.sequence.bidirectional import Bidirectional
-from rnn_jax.sequence.calling import as_pytree, describe
+from rnn_jax.sequence.calling import describe
 from rnn_jax.sequence.model import SequenceModel
 from rnn_jax.sequence.stack import StackedCell
 
@@ -127,6 +128,11 @@ class _CellProbe:
     def _cell_of(self, model: Any) -> Any:
         return recurrent_cell(model) if self.cell is None else self.cell(model)
 
+    def _inputs_of(self, model: Any, xs: jax.Array) -> jax.Array:
+        """What the first layer is given, which may be an embedding of the task's tokens."""
+        embedding = model.embedding if isinstance(model, SequenceModel) else None
+        return xs if embedding is None else embedding(xs, None)
+
 
 @dataclass(frozen=True)
 class GradientFlowProbe(_CellProbe):
@@ -155,7 +161,7 @@ class GradientFlowProbe(_CellProbe):
 
     def measure(self, model: Any, xs: jax.Array) -> Finding:
         """Log-norms by lag, (T,), and the horizon, ()."""
-        cell = self._cell_of(model)
+        cell, xs = self._cell_of(model), self._inputs_of(model, xs)
         tables = jax.vmap(lambda x: jacobian_log_norms(cell, x, wrt=self.wrt))(xs)
         flow = GradientFlow(log_norms=tables, wrt=self.wrt)
         return {"by_lag": flow.by_lag(), "horizon": flow.horizon(self.threshold)}
@@ -185,7 +191,7 @@ class LyapunovProbe(_CellProbe):
 
     def measure(self, model: Any, xs: jax.Array) -> Finding:
         """Exponents, (k,)."""
-        cell = self._cell_of(model)
+        cell, xs = self._cell_of(model), self._inputs_of(model, xs)
         k = min(self.k, sizes_of(accept(cell, xs[0], None)).state)
 
         def leading(x: jax.Array) -> jax.Array:
@@ -214,7 +220,7 @@ class GateProbe(_CellProbe):
         Raises:
           ValueError: the cell has no gates.
         """
-        cell = self._cell_of(model)
+        cell, xs = self._cell_of(model), self._inputs_of(model, xs)
         cell = as_pytree(cell)
 
         def along(x: jax.Array) -> Finding:

@@ -65,7 +65,7 @@ class Run:
             status = report.status
             finished = self.done >= steps or bool(np.all(has_stopped(self._plan, status)))
             self._record_call(report, first, finished)
-            failures = new_failures(before, status)
+            failures = new_failures(before, status, report.broken)
             asked = processes.largest(stopping.requested or 0)
             due = processes.largest(self.journal.save_is_due())
             if finished or asked or due or failures:

@@ -12,6 +12,7 @@ from jax import lax
 
 from rnn_jax.tasks.base import Batch, Metrics, check_batch, check_loss, check_metrics, check_solved
 from rnn_jax.training.monitoring import global_norm
+from rnn_jax.training.objective import TermValue, check_names, minimised
 from rnn_jax.training.optimizer import apply_optimizer, parameters_type, standard_promotion
 from rnn_jax.training.plan import Plan
 from rnn_jax.training.probes import Finding, Probe, check_finding
@@ -29,7 +30,7 @@ NEVER = -1
 _NO_STEP = 2**31 - 1
 
 # Each use of randomness has a stream of its own, so that a step's data depend on its number alone.
-_TRAINING, _EVALUATION = range(2)
+_TRAINING, _EVALUATION, _OBJECTIVE = range(3)
 
 # Lays the batch axis of inputs over devices, where there are several.
 Spread = Callable[[Any], Any]
@@ -74,12 +75,15 @@ class Report(NamedTuple):
     """What one member did over some steps.
 
     Attributes:
-      loss: mean loss of the steps whose update was made; NaN if there was none.
+      loss: mean of what was minimised at the steps whose update was made; NaN if there was none.
       gradient_norm: mean of the gradients' global norms, before the optimiser, over these steps.
       updates: how many these were.
       metrics: of the model after the last step, on fresh data.
       probes: by probe what it measured, with a leading axis for the moments it might have.
       status: after the last step.
+      terms: by name, mean of each term of an objective over those of the steps at which its weight
+        was not 0; NaN if there was none.
+      broken: by name, whether a term was not finite at the step at which the member failed.
     """
 
     loss: jax.Array
@@ -88,13 +92,33 @@ class Report(NamedTuple):
     metrics: dict[str, jax.Array]
     probes: dict[str, dict[str, jax.Array]]
     status: MemberStatus
+    terms: dict[str, jax.Array]
+    broken: dict[str, jax.Array]
+
+
+class StepReport(NamedTuple):
+    """What one training step did.
+
+    Attributes:
+      loss: what was minimised, before the update.
+      gradient_norm: of its gradient.
+      updated: whether the update was made.
+      terms: of the objective, by name.
+      broken: by name, whether a term was not finite where the member failed for the first time.
+    """
+
+    loss: jax.Array
+    gradient_norm: jax.Array
+    updated: jax.Array
+    terms: dict[str, TermValue]
+    broken: dict[str, jax.Array]
 
 
 def init_train_state(plan: Plan, model: Any, hyperparameters: Any) -> TrainState:
     """A member before its first step."""
-    parameters, _ = split(model)
+    parameters, _ = split(model, plan.trained)
     with standard_promotion():
-        dtype = jnp.result_type(jnp.float32, parameters_type(model))
+        dtype = jnp.result_type(jnp.float32, parameters_type(model, plan.trained))
         optimizer_state = plan.optimizer_for(hyperparameters).init(parameters)
     return TrainState(
         model=model,
@@ -137,15 +161,20 @@ def train_steps(
         return state, (found, steps)
 
     starts = first + stride * jnp.arange(length // stride, dtype=jnp.int32)
-    state, (found, (losses, norms, updated)) = lax.scan(measure_and_train, state, starts)
+    state, (found, steps) = lax.scan(measure_and_train, state, starts)
     state, metrics = evaluate(plan, spread, key, state, first + length)
     return state, Report(
-        loss=_mean_over(losses, updated),
-        gradient_norm=_mean_over(norms, updated),
-        updates=jnp.sum(updated, dtype=jnp.int32),
+        loss=_mean_over(steps.loss, steps.updated),
+        gradient_norm=_mean_over(steps.gradient_norm, steps.updated),
+        updates=jnp.sum(steps.updated, dtype=jnp.int32),
         metrics=metrics,
         probes=found,
         status=state.status,
+        terms={
+            name: _mean_over(term.value, steps.updated & term.counted)
+            for name, term in steps.terms.items()
+        },
+        broken={name: jnp.any(broken) for name, broken in steps.broken.items()},
     )
 
 
@@ -188,19 +217,21 @@ def train_step(
     optimizer: optax.GradientTransformationExtraArgs,
     state: TrainState,
     step: jax.Array,
-) -> tuple[TrainState, tuple[jax.Array, jax.Array, jax.Array]]:
-    """One training step: (state, (loss, gradient norm, whether the model was updated))."""
+) -> tuple[TrainState, StepReport]:
+    """One training step."""
     data_key, noise_key = jax.random.split(_fold(key, _TRAINING, step))
     size = plan.batch_size
     batch: Batch = spread(check_batch(plan.task.sample(data_key, size), size, "sample"))
-    parameters, variables = split(state.model)
+    parameters, variables = split(state.model, plan.trained)
+    term_key = _fold(key, _OBJECTIVE, step)
 
     def loss_of(parameters: Any) -> tuple[jax.Array, Any]:
         model = merge(parameters, variables)
-        loss = check_loss(plan.task.loss(run_model(model, batch.inputs, noise_key), batch))
-        return loss, state_after(model, state.model)
+        outputs = run_model(model, batch.inputs, noise_key)
+        loss, terms = minimised(plan.objective, plan.task, model, batch, outputs, term_key, step)
+        return loss, (state_after(model, state.model, plan.trained), terms)
 
-    (loss, new_variables), gradient = jax.value_and_grad(loss_of, has_aux=True)(parameters)
+    (loss, (new_variables, terms)), gradient = jax.value_and_grad(loss_of, has_aux=True)(parameters)
     parameters, optimizer_state = apply_optimizer(
         optimizer,
         state.optimizer_state,
@@ -216,17 +247,17 @@ def train_step(
     active = ~has_stopped(plan, state.status)
     updated = active & finite
     failed = active & ~finite
+    first = failed & (state.status.failed_at == NEVER)
     status = state.status._replace(
-        failed_at=jnp.where(
-            failed & (state.status.failed_at == NEVER), step, state.status.failed_at
-        ),
+        failed_at=jnp.where(first, step, state.status.failed_at),
         skipped=state.status.skipped + failed.astype(jnp.int32),
     )
     model, optimizer_state = _choose(
         updated, (model, optimizer_state), (state.model, state.optimizer_state)
     )
     state = state._replace(model=model, optimizer_state=optimizer_state, status=status)
-    return state, (loss, norm, updated)
+    broken = {name: first & ~term.finite for name, term in terms.items()}
+    return state, StepReport(loss, norm, updated, terms, broken)
 
 
 def evaluate(
@@ -241,6 +272,7 @@ def evaluate(
     loss = check_loss(plan.task.loss(outputs, batch))
     taken = {probe.name for probe in plan.probes}
     metrics = check_metrics(plan.task.metrics(outputs, batch), taken)
+    check_names(plan.objective, metrics)
     score = loss.astype(state.best_loss.dtype)
     better = score < state.best_loss
     solved = check_solved(plan.task.solved(metrics)) & (state.status.solved_at == NEVER)

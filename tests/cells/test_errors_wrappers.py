@@ -22,21 +22,121 @@ def cell(name, seed=1, in_features=IN):
 
 LSTM, PEEPHOLE, BEFORE = cell("lstm"), cell("lstm_peephole"), cell("gru_reset_before")
 FOREIGN = nnx.GRUCell(IN, H, rngs=nnx.Rngs(0))
-OURS = "cell must be a cell of this package"
+
+
+def foreign_step(carry, x):
+    return carry, x
+
+
+def adapted(carry, in_features=IN):
+    return rj.as_cell(foreign_step, initial_carry=carry, in_features=in_features)
+
+
 WEIGHTS = "RecurrentDropout needs a cell whose weights all multiply"
 
 
 @table(
-    foreign=(lambda: rj.Zoneout(FOREIGN, 0.1), TypeError, OURS, "got GRUCell", "Build one"),
-    none=(lambda: rj.RecurrentDropout(None, 0.1), TypeError, OURS, "NoneType", "Build one"),
+    none=(
+        lambda: rj.RecurrentDropout(None, 0.1),
+        TypeError,
+        "cell is no cell",
+        "must be callable",
+        "NoneType",
+        "Pass an NNX cell",
+    ),
     a_class=(
         lambda: rj.LearnedCarry(rj.LSTMCell, rngs=nnx.Rngs(0)),
         TypeError,
-        OURS,
+        "must be an instance",
         "the class LSTMCell",
-        "LearnedCarry(LSTMCell(",
+        "Build it first",
     ),
-    a_stack=(lambda: rj.Zoneout(rj.StackedCell(LSTM), 0.1), TypeError, OURS, "StackedCell"),
+    without_carry=(
+        lambda: rj.Zoneout(foreign_step, 0.1),
+        TypeError,
+        "cell must be a cell that knows where a sequence starts",
+        "got function without one",
+        "as_cell(cell, initial_carry=…)",
+    ),
+    without_features=(
+        lambda: rj.Zoneout(rj.as_cell(foreign_step, initial_carry=jnp.zeros(H)), 0.1),
+        TypeError,
+        "Zoneout needs a cell that says how many features it takes",
+        "AdaptedCell without in_features",
+        "as_cell(cell, in_features=…)",
+    ),
+    learned_without_features=(
+        lambda: rj.LearnedCarry(rj.as_cell(foreign_step, initial_carry=jnp.zeros(H))),
+        TypeError,
+        "LearnedCarry needs a cell that says how many features it takes",
+        "as_cell(cell, in_features=…)",
+    ),
+    nothing_to_learn=(
+        lambda: rj.LearnedCarry(adapted({"count": np.zeros(2, int)})),
+        TypeError,
+        "LearnedCarry needs a cell whose carry has floats to learn",
+        "int64",
+        "Leave LearnedCarry out",
+    ),
+    counter=(
+        lambda: rj.Zoneout(adapted({"count": np.zeros(2, int), "h": np.zeros(H)}), 0.1),
+        TypeError,
+        "rate needs parts of the carry that hold floats",
+        "0.1 for 'count', which holds int64",
+        "rate={'h': 0.1}",
+    ),
+    structure=(
+        lambda: rj.Zoneout(LSTM, (0.1, 0.2, 0.3)),
+        ValueError,
+        "rate must be one number, a dict by part of the carry, or of the carry's structure",
+        "The parts are 'c', 'h'",
+    ),
+    foreign_state=(
+        lambda: rj.RecurrentDropout(FOREIGN, 0.1),
+        TypeError,
+        WEIGHTS,
+        "got a GRUCell, of which that is not known",
+        "name the parts of the carry",
+    ),
+    foreign_part=(
+        lambda: rj.RecurrentDropout(FOREIGN, {"h": 0.1}),
+        ValueError,
+        "rate must name parts of the cell's carry, 'carry'",
+        "got 'h'",
+    ),
+    no_start=(
+        lambda: rj.as_cell(foreign_step),
+        TypeError,
+        "as_cell needs to know where a sequence starts",
+        "function",
+        "initial_carry=",
+    ),
+    start_of_text=(
+        lambda: rj.as_cell(foreign_step, initial_carry={"h": "zeros"}),
+        TypeError,
+        "initial_carry must be a pytree of arrays",
+        "str at initial_carry['h']",
+        "jnp.zeros(64)",
+    ),
+    no_features=(lambda: adapted(np.zeros(H), 0), ValueError, "in_features must be at least 1"),
+    no_callable=(
+        lambda: rj.as_cell(3, initial_carry=np.zeros(H)),
+        TypeError,
+        "a cell must be callable",
+        "int",
+    ),
+    drawn_beside_given=(
+        lambda: adapted(np.zeros(H)).initialize_carry((IN,), nnx.Rngs(0), jnp.zeros),
+        TypeError,
+        "carry_init cannot be given to a cell whose initial carry was given",
+        "Leave carry_init out",
+    ),
+    drawn_of_an_object=(
+        lambda: rj.as_cell(zoo.DecayingSum(0.5)).initialize_carry((IN,), nnx.Rngs(0), jnp.zeros),
+        TypeError,
+        "carry_init needs a cell whose initialize_carry takes one",
+        "DecayingSum",
+    ),
     rate_1=(lambda: rj.Zoneout(LSTM, 1), ValueError, "rate must lie in [0, 1)", "got 1.0", "Pass"),
     rate_low=(
         lambda: rj.RecurrentDropout(LSTM, -0.1),

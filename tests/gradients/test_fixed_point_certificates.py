@@ -75,7 +75,10 @@ def exact_step(cell):
         i = gate("input", c) if "input" in blocks else [1 - a for a in f]
         g = [mpmath.tanh(v) for v in blocks["candidate"]]
         c = [a * b + d * e for a, b, d, e in zip(f, c, i, g, strict=True)]
-        return c + [a * mpmath.tanh(b) for a, b in zip(gate("output", c), c, strict=True)]
+        h = [a * mpmath.tanh(b) for a, b in zip(gate("output", c), c, strict=True)]
+        if "projection_kernel" in weights:
+            h = affine(h, weights["projection_kernel"], [0] * cell.output_features)
+        return c + h
 
     kinds = {rj.SimpleRNNCell: simple, rj.GRUCell: gru, rj.LSTMCell: lstm}
     return kinds[type(cell)]
@@ -246,6 +249,8 @@ def test_nothing_is_proven_of_what_is_not_written_down():
         Bent(2, 3, rngs=rngs),
         rj.SimpleRNNCell(2, 3, activation=jnp.sin, rngs=rngs),
         rj.GRUCell(2, 3, dtype=jnp.float64, rngs=rngs),
+        rj.GRUCell(2, 3, activation_fn="sigmoid", rngs=rngs),
+        rj.LSTMCell(2, 3, gate_fn="hard_tanh", rngs=rngs),
         rj.Zoneout(rj.GRUCell(2, 3, rngs=rngs), 0.1),
         zoo.FOREIGN["nnx_gru"](2, 3, 0)[0],
     ):

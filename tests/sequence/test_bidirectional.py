@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import oracles
 import rnn_jax as rj
@@ -211,12 +210,17 @@ def loss(ys):
     stack=(
         lambda: rj.StackedCell([SIMPLE, both()]),
         TypeError,
-        "cells must be cells of this package",
+        "cells must go from the past to the future",
         "Bidirectional",
         "sees the future",
         "SequenceModel",
     ),
-    wrapped=(lambda: rj.Zoneout(both(), 0.1), TypeError, "cell must be a cell", "Bidirectional"),
+    wrapped=(
+        lambda: rj.Zoneout(both(), 0.1),
+        TypeError,
+        "a cell must go from the past",
+        "Bidirectional",
+    ),
     features=(
         lambda: rj.Bidirectional(SIMPLE, WIDE),
         ValueError,
@@ -232,16 +236,16 @@ def loss(ys):
         "Build another",
     ),
     foreign=(
-        lambda: rj.Bidirectional(SIMPLE, nnx.GRUCell(IN, HF, rngs=nnx.Rngs(0))),
+        lambda: rj.Bidirectional(SIMPLE, lambda carry, x: (carry, x)),
         TypeError,
-        "backward must be a cell of this package",
-        "got GRUCell",
-        "reverse=True",
+        "backward must be a cell that knows where a sequence starts",
+        "got function",
+        "as_cell",
     ),
     a_class=(
         lambda: rj.Bidirectional(rj.LSTMCell, SIMPLE),
         TypeError,
-        "forward must be a cell of this package",
+        "forward is no cell: a cell must be an instance",
         "the class LSTMCell",
     ),
     carry=(

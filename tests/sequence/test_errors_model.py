@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
+from flax import linen, nnx
 
 import rnn_jax as rj
 import zoo
@@ -30,18 +30,63 @@ def model(cells, out_features=1, **options):
     return lambda: rj.SequenceModel(cells, out_features, **options)
 
 
-OURS = ("must be cells of this package", "For another cell, call unroll")
+CALLABLE = ("layer 0 of cells is no cell: a cell must be callable", "Pass an NNX cell")
+CLASS = ("a cell must be an instance", "Build it first")
+
+
+def step(carry, x):
+    return carry, (carry, x)
 
 
 @table(
     empty=(model([]), ValueError, "needs at least one cell", "got none", "cells=[cell]"),
-    none=(model(None), TypeError, OURS[0], "NoneType", OURS[1]),
-    string=(model("LSTM"), TypeError, OURS[0], "str", OURS[1]),
-    number=(model(3), TypeError, OURS[0], "int", OURS[1]),
-    class_alone=(model(rj.LSTMCell), TypeError, OURS[0], "the class LSTMCell", OURS[1]),
-    class_in_list=(model([rj.LSTMCell]), TypeError, OURS[0], "the class LSTMCell", OURS[1]),
-    of_flax=(model(nnx.GRUCell(IN, H, rngs=nnx.Rngs(0))), TypeError, OURS[0], "GRUCell", OURS[1]),
-    function=(model([SIMPLE, stack_of]), TypeError, OURS[0], "function", OURS[1]),
+    none=(model(None), TypeError, CALLABLE[0], "NoneType", CALLABLE[1]),
+    string=(model("LSTM"), TypeError, CALLABLE[0], "str", CALLABLE[1]),
+    number=(model(3), TypeError, CALLABLE[0], "int", CALLABLE[1]),
+    class_alone=(model(rj.LSTMCell), TypeError, CLASS[0], "the class LSTMCell", CLASS[1]),
+    class_in_list=(model([rj.LSTMCell]), TypeError, CLASS[0], "the class LSTMCell", CLASS[1]),
+    dense_layer=(
+        model(nnx.Linear(IN, H, rngs=nnx.Rngs(0))),
+        TypeError,
+        "layer 0 of cells must be a cell that knows where a sequence starts",
+        "got Linear",
+        "as_cell(cell, initial_carry=…)",
+    ),
+    function=(
+        model([SIMPLE, stack_of]),
+        TypeError,
+        "layer 1 of cells must be a cell that knows where a sequence starts",
+        "function",
+        "as_cell",
+    ),
+    linen_without_variables=(
+        model(linen.GRUCell(H)),
+        TypeError,
+        "a Linen cell must come with its variables",
+        "unbound GRUCell",
+        "Partial(cell.apply, variables)",
+    ),
+    unknown_features=(
+        model(rj.as_cell(step, initial_carry=np.zeros(H))),
+        TypeError,
+        "SequenceModel needs to know how many features its inputs have",
+        "AdaptedCell",
+        "Pass in_features= to SequenceModel",
+    ),
+    other_features=(
+        model(SIMPLE, in_features=5),
+        ValueError,
+        "in_features must be what the first layer takes, 2",
+        "got 5",
+        "Leave it out",
+    ),
+    no_vector=(
+        model(rj.as_cell(step, initial_carry=np.zeros(H)), in_features=IN),
+        ValueError,
+        "each layer must give one array of features (H,)",
+        "(float64[3], float64[2]) from layer 0",
+        "Let its step return one vector",
+    ),
     misfit=(
         model([SIMPLE, LSTM]),
         ValueError,
@@ -83,7 +128,7 @@ OURS = ("must be cells of this package", "For another cell, call unroll")
     rngs_key=(model(SIMPLE, rngs=KEY), TypeError, "rngs must be a flax.nnx.Rngs", "Pass"),
     features=(lambda: model(SIMPLE)()(np.ones((T, 7))), ValueError, "in_features=2", "7 features"),
     rank=(lambda: model(SIMPLE)()(XS[0]), ValueError, "(..., T, I)", "got shape (2,)"),
-    whole=(lambda: model(SIMPLE)()(XS.astype(int)), TypeError, "floating-point", "int64"),
+    complex=(lambda: model(SIMPLE)()(XS.astype(complex)), TypeError, "real numbers", "complex128"),
     nothing=(lambda: model(SIMPLE)()(None), TypeError, "xs must be an array", "NoneType"),
     length=(
         lambda: model(SIMPLE)()(BATCH, lengths=[1, 2, 3, 9]),
@@ -100,6 +145,9 @@ OURS = ("must be cells of this package", "For another cell, call unroll")
 )
 def test_models(call, error, words):
     refuses(call, error, *words)
+
+
+BOTH = rj.SequenceModel([SIMPLE, rj.Bidirectional(stack_of(4)[0], stack_of(5)[0])])
 
 
 @table(
@@ -123,12 +171,87 @@ def test_models(call, error, words):
         "dropout must be a number",
         "'0.1'",
     ),
-    stack=(
-        lambda: rj.SequenceModel(rj.StackedCell(stack_of(4)), 1, rngs=nnx.Rngs(0)),
+    ahead=(
+        lambda: BOTH(BATCH, return_carry=True),
         TypeError,
-        "cells must be cells of this package",
-        "StackedCell",
+        "a model needs layers that go from the past to the future",
+        "layer 1, a Bidirectional",
+        "without carry= and return_carry=",
     ),
+    ahead_step=(lambda: BOTH.step(None, XS[0]), TypeError, "needs layers that go from the past"),
+    ahead_start=(lambda: BOTH.initialize_carry(), TypeError, "needs layers that go from the past"),
+    carries=(
+        lambda: model([SIMPLE, *stack_of(4)])()(XS, carry=np.zeros(H)),
+        ValueError,
+        "carry must be a tuple of 2 carries, one for each layer",
+        "got ndarray",
+        "model.initialize_carry()",
+    ),
+    carries_fewer=(
+        lambda: model([SIMPLE, *stack_of(4)])()(XS, carry=(np.zeros(H),)),
+        ValueError,
+        "carry must be a tuple of 2 carries",
+        "got 1 of them",
+    ),
+    carry_shape=(
+        lambda: model(SIMPLE)()(XS, carry=(np.zeros(H + 1),)),
+        ValueError,
+        "carry must have the structure and shapes",
+        "float64[3]",
+        "got float64[4]",
+    ),
+    carry_batch=(
+        lambda: model(SIMPLE)()(BATCH, carry=(np.zeros((2, H)),)),
+        ValueError,
+        "must lead with the batch axes of xs, (4,)",
+        "got shape (2, 3)",
+    ),
+    carry_flag=(
+        lambda: model(SIMPLE)()(XS, return_carry=1),
+        TypeError,
+        "return_carry must be True or False",
+    ),
+    step_number=(
+        lambda: model(SIMPLE)().step(None, 1.0),
+        ValueError,
+        "x must be the input of one step, (..., 2)",
+        "got a number",
+    ),
+    tokens_float=(
+        lambda: model(SIMPLE, embedding=4)()(XS),
+        TypeError,
+        "xs must be whole numbers",
+        "float64",
+        "without embedding=",
+    ),
+    tokens_bool=(
+        lambda: model(SIMPLE, embedding=4)()(XS > 0),
+        TypeError,
+        "xs must be whole numbers",
+        "bool",
+        "xs.astype(int)",
+    ),
+    tokens_high=(
+        lambda: model(SIMPLE, embedding=4)()(np.array([[0, 4], [2**40, 1]])),
+        ValueError,
+        "xs must hold tokens in [0, 4), for embedding=4",
+        "got 4",
+        "mask what is padding",
+    ),
+    tokens_none=(
+        lambda: model(SIMPLE, embedding=4)()(np.zeros((2, 0), int)),
+        ValueError,
+        "at least one step of them",
+        "got shape (2, 0)",
+    ),
+    embedding=(
+        model(SIMPLE, embedding=0),
+        ValueError,
+        "embedding must be at least 1",
+        "got 0",
+    ),
+    embedding_rngs=(model(SIMPLE, None, embedding=4, rngs=None), TypeError, "rngs must be a flax"),
+    norm_rngs=(model(SIMPLE, None, layer_norm=True, rngs=None), TypeError, "rngs must be a flax"),
     misfit=(
         lambda: rj.SequenceModel(
             [rj.Bidirectional(*stack_of(4), stack_of(2)[0]), stack_of(4, 4)[1]],

@@ -39,7 +39,8 @@ def plan():
 def report(loss, solved_at, failed_at):
     status = MemberStatus(np.array(solved_at), np.array(failed_at), np.zeros_like(solved_at))
     loss = np.array(loss)
-    return Report(loss, loss, np.full(loss.shape, EVERY), {"loss": loss, "mse": loss}, {}, status)
+    metrics = {"loss": loss, "mse": loss}
+    return Report(loss, loss, np.full(loss.shape, EVERY), metrics, {}, status, {}, {})
 
 
 def show(reports, steps=6, *, terminal):

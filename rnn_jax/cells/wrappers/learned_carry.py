@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnn_jax.cells.cell import Carry, RNNCell
+from rnn_jax.cells.asking import carry_features, make_carry, part_names
+from rnn_jax.cells.cell import Carry
+from rnn_jax.cells.claims import owner_of
 from rnn_jax.cells.wrappers.wrapper import CellWrapper, within
 from rnn_jax.checks import check_rngs
 from rnn_jax.initializers import Initializer, InitializerLike, get_initializer, initialize
@@ -22,25 +24,29 @@ class LearnedCarry(CellWrapper):
     from a `carry=` too.
 
     Args:
-      cell: a cell of this package, or one that is wrapped already.
-      carry_init: initialiser of each part of θ, by name or callable.
-      rngs: source of the initial values.
+      cell: any cell with an initial carry, plain or wrapped, that says how many features it takes;
+        see `rnn_jax.as_cell`.
+      carry_init: initialiser of each part of θ, by name or callable; None begins at the cell's own
+        initial carry.
+      rngs: source of the initial values; not needed without `carry_init`.
 
     Attributes:
-      initial: θ by part of the carry, `initial["h"]` of shape (H,).
+      initial: θ by part of the carry: `initial["h"]` of shape (H,). Parts of a cell that has no
+        names for them (`carry_parts`) are called as their paths in the carry, "carry" if it is one
+        array. Parts that are no floats, such as counters, are not learned.
 
     Raises:
-      ValueError: an unknown initialiser, or one that cannot fill a vector.
-      TypeError: a cell that is none of this package's, or whose carry is learned already, or an
-        `rngs` that is no `nnx.Rngs`.
+      ValueError: an unknown initialiser, or one that cannot fill a part.
+      TypeError: no cell with an initial carry, one that does not say its features, one whose carry
+        is learned already or has nothing to learn, or an `rngs` that is no `nnx.Rngs`.
     """
 
     def __init__(
         self,
-        cell: RNNCell | CellWrapper,
+        cell: Any,
         *,
-        carry_init: InitializerLike = "zeros",
-        rngs: nnx.Rngs,
+        carry_init: InitializerLike | None = None,
+        rngs: nnx.Rngs | None = None,
     ):
         super().__init__(cell)
         if any(isinstance(inner, LearnedCarry) for inner in within(cell)):
@@ -48,15 +54,27 @@ class LearnedCarry(CellWrapper):
                 "LearnedCarry needs a cell whose carry is not learned yet; got one that has a "
                 "LearnedCarry inside, whose parameter nothing would read. Wrap it once."
             )
-        check_rngs(rngs)
-        init = get_initializer("carry_init", carry_init)
-        shape, dtype = (self.hidden_features,), self.param_dtype
-        self.initial = nnx.Dict(
-            {
-                part: nnx.Param(initialize("carry_init", init, rngs.params(), shape, dtype))
-                for part in self.carry_parts
-            }
-        )
+        if rngs is not None or carry_init is not None:
+            check_rngs(rngs)
+        features = carry_features(self.cell, "LearnedCarry")
+        own = make_carry(self.cell, (features,))
+        names = part_names(self.cell, own)
+        learned = dict(zip(names, map(jnp.asarray, jax.tree.leaves(own)), strict=True))
+        learned = {name: value for name, value in learned.items() if _is_learned(value)}
+        if not learned:
+            raise TypeError(
+                "LearnedCarry needs a cell whose carry has floats to learn; got the carry "
+                f"{jax.tree.map(jnp.result_type, own)}. Leave LearnedCarry out."
+            )
+        dtype = getattr(owner_of(self.cell), "param_dtype", None)
+        init = None if carry_init is None else get_initializer("carry_init", carry_init)
+        parts = {}
+        for name, value in learned.items():
+            kind = value.dtype if dtype is None else dtype
+            if init is not None and rngs is not None:
+                value = initialize("carry_init", init, rngs.params(), value.shape, kind)
+            parts[name] = nnx.Param(value.astype(kind))
+        self.initial = nnx.Dict(parts)
 
     def initialize_carry(
         self,
@@ -71,18 +89,24 @@ class LearnedCarry(CellWrapper):
           rngs, carry_init: as for `RNNCell.initialize_carry`.
 
         Returns:
-          One array of shape (..., H), or a tuple of them in the order of `carry_parts`.
+          What the cell makes, each part that is learned being θ.
 
         Raises:
           ValueError, TypeError: as `RNNCell.initialize_carry`.
         """
-        drawn = self.cell.initialize_carry(input_shape, rngs, carry_init)
+        drawn = make_carry(self.cell, input_shape, rngs, carry_init)
         if carry_init is not None:
             return drawn
-        learned: list[Any] = [self.initial[part][...] for part in self.carry_parts]
-
-        def broadcast(value: jax.Array, like: jax.Array) -> jax.Array:
-            return jnp.broadcast_to(value.astype(like.dtype), like.shape)
-
         leaves, structure = jax.tree.flatten(drawn)
-        return jax.tree.unflatten(structure, map(broadcast, learned, leaves))
+
+        def start(name: str, leaf: jax.Array) -> jax.Array:
+            if name not in self.initial:
+                return leaf
+            return jnp.broadcast_to(self.initial[name][...].astype(leaf.dtype), leaf.shape)
+
+        names = part_names(self.cell, drawn)
+        return jax.tree.unflatten(structure, map(start, names, map(jnp.asarray, leaves)))
+
+
+def _is_learned(value: jax.Array) -> bool:
+    return bool(jnp.issubdtype(value.dtype, jnp.inexact))

@@ -16,12 +16,16 @@ Noise is no other way to say what a step says, it is a step of its own. So a cel
 and overrides `step`, `project` or `__call__` must say what becomes of its noisy counterpart.
 """
 
+import itertools
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from rnn_jax.cells.claims import holds, owner_of, splits_call
+from rnn_jax.checks import check_rate
 
 Carry = Any
 Noise = Any
@@ -88,19 +92,78 @@ def _check_counterparts(owner: Any) -> None:
 
 
 def drawn_by_step(
-    key: jax.Array, probabilities: tuple[float, ...], steps: int, features: int
-) -> list[jax.Array]:
-    """True with each of these probabilities, independently: for each, booleans (T, features)."""
-    wanted = jnp.asarray(probabilities, jnp.float32)[:, None]
+    key: jax.Array, probabilities: tuple[float, ...], steps: int, shapes: Sequence[tuple[int, ...]]
+) -> tuple[jax.Array | None, ...]:
+    """True with each of these probabilities, independently, by step.
+
+    Args:
+      key: a random key.
+      probabilities: one for each shape.
+      steps: T.
+      shapes: of the booleans of one step.
+
+    Returns:
+      Booleans (T, *shape) for each shape; None where the probability is 0.
+    """
+    drawn = [k for k, probability in enumerate(probabilities) if probability]
+    sizes = [math.prod(shapes[k]) for k in drawn]
+    wanted = [
+        jnp.full(size, probabilities[k], jnp.float32) for k, size in zip(drawn, sizes, strict=True)
+    ]
+    if not drawn:
+        return (None,) * len(probabilities)
+    chances, cuts = jnp.concatenate(wanted), list(itertools.accumulate(sizes))[:-1]
 
     # One key for each step: a sequence that is padded to another length draws the same.
     def at_step(step: jax.Array) -> list[jax.Array]:
-        shape = (len(probabilities), features)
-        return list(jax.random.bernoulli(jax.random.fold_in(key, step), wanted, shape))
+        found = jax.random.bernoulli(jax.random.fold_in(key, step), chances, chances.shape)
+        return jnp.split(found, cuts)
 
-    return jax.vmap(at_step)(jnp.arange(steps))
+    parts = dict(zip(drawn, jax.vmap(at_step)(jnp.arange(steps)), strict=True))
+    return tuple(
+        parts[k].reshape(steps, *shape) if k in parts else None for k, shape in enumerate(shapes)
+    )
 
 
 def dropped(x: jax.Array, drop: jax.Array, rate: float) -> jax.Array:
     """x / (1 − rate), and 0 where dropped, so that the expectation is x."""
     return jnp.where(drop, jnp.zeros_like(x), x / (1 - rate))
+
+
+def rates_by_part(name: str, rate: Any, form: Carry, parts: tuple[str, ...]) -> tuple[float, ...]:
+    """The rate of each leaf of a carry, checked.
+
+    Args:
+      name: of the argument.
+      rate: one number, numbers by name of a part, or numbers in the structure of the carry.
+      form: shapes and types of the carry.
+      parts: the names of its leaves.
+    """
+    structures: list[Any] = [jax.tree.structure(rate), jax.tree.structure(form)]
+    if jax.tree_util.treedef_is_leaf(structures[0]):
+        rates = (check_rate(name, rate),) * len(parts)
+    elif structures[0] == structures[1]:
+        leaves = jax.tree.leaves(rate)
+        named = zip(parts, leaves, strict=True)
+        rates = tuple(check_rate(f"{name}[{part!r}]", value) for part, value in named)
+    elif isinstance(rate, Mapping):
+        unknown = [key for key in rate if key not in parts]
+        if unknown:
+            raise ValueError(
+                f"{name} must name parts of the cell's carry, {', '.join(map(repr, parts))}; got "
+                f"{unknown[0]!r}. Pass one number for all parts, or name these."
+            )
+        rates = tuple(check_rate(f"{name}[{part!r}]", rate.get(part, 0.0)) for part in parts)
+    else:
+        raise ValueError(
+            f"{name} must be one number, a dict by part of the carry, or of the carry's structure, "
+            f"{structures[1]}; got {structures[0]}. The parts are {', '.join(map(repr, parts))}."
+        )
+    for part, value, leaf in zip(parts, rates, jax.tree.leaves(form), strict=True):
+        if value and not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            others = ", ".join(f"{other!r}: {value}" for other in parts if other != part)
+            raise TypeError(
+                f"{name} needs parts of the carry that hold floats; got {value} for {part!r}, "
+                f"which holds {leaf.dtype}. Name the others: {name}={{{others}}}."
+            )
+    return rates

@@ -6,8 +6,17 @@ from typing import Any
 import jax
 from flax import nnx
 
-from rnn_jax.cells.cell import Carry, RNNCell
-from rnn_jax.cells.claims import SelfDescribing, claim, splits_call
+from rnn_jax.cells.asking import (
+    carry_maker,
+    check_cell,
+    features_said_of_output,
+    features_taken,
+    make_carry,
+    parameter_dtype,
+    part_names,
+)
+from rnn_jax.cells.cell import Carry
+from rnn_jax.cells.claims import SelfDescribing, claim, owner_of, splits_call
 from rnn_jax.cells.structure import FusedForm, fused_form
 from rnn_jax.cells.wrappers.noise import Noise, draw_noise, project_with, step_with
 from rnn_jax.checks import kind_of
@@ -17,30 +26,31 @@ ByName = Callable[[Carry, jax.Array], dict[str, jax.Array]]
 
 
 class CellWrapper(nnx.RNNCellBase, SelfDescribing):
-    """Base of cells that wrap one of this package's, `cell`; as it stands, the cell itself.
+    """Base of cells that wrap another, `cell`; as it stands, the cell itself.
 
     A subclass overrides what it changes. One with another recurrence overrides `step`, and thereby
     makes none of the inner cell's claims (see `rnn_jax.cells.claims`) but those that it makes anew;
     one that draws noise overrides the three methods of `rnn_jax.cells.wrappers.noise`, which here
     hand the inner cell's noise through. So wrappers nest.
 
+    What the inner cell does not say of itself (`in_features`, `gates`, …) the wrapper does not say
+    either.
+
     Args:
-      cell: a cell of this package, or one that is wrapped already.
+      cell: any cell with an initial carry, plain or wrapped; see `rnn_jax.as_cell`.
 
     Raises:
-      TypeError: it is something else.
+      TypeError: it is no cell, or has no initial carry.
     """
 
     splits_call: bool = True
 
-    def __init__(self, cell: "RNNCell | CellWrapper"):
-        if not isinstance(cell, (RNNCell, CellWrapper)):
-            raise TypeError(
-                "cell must be a cell of this package (an instance of RNNCell, or one that is "
-                f"wrapped already); got {kind_of(cell)}. Build one, for example "
-                f"{type(self).__name__}(LSTMCell(2, 64, rngs=nnx.Rngs(0)), …)."
-            )
-        self.cell = cell
+    # I, where it was said beside the cell.
+    _features: int | None = None
+
+    def __init__(self, cell: Any):
+        # Marked as data, because Flax takes pytrees that are none of its own for constants.
+        self.cell = nnx.data(check_cell(cell, "cell"))
 
     def __call__(self, carry: Carry, x: jax.Array) -> tuple[Carry, jax.Array]:
         """Advances the carry by one input, without noise; see `RNNCell.__call__`."""
@@ -79,7 +89,7 @@ class CellWrapper(nnx.RNNCellBase, SelfDescribing):
         carry_init: Initializer | None = None,
     ) -> Carry:
         """The initial carry for inputs of a given shape; see `RNNCell.initialize_carry`."""
-        return self.cell.initialize_carry(input_shape, rngs, carry_init)
+        return make_carry(self.cell, input_shape, rngs, carry_init)
 
     @property
     def gates(self) -> ByName:
@@ -104,7 +114,7 @@ class CellWrapper(nnx.RNNCellBase, SelfDescribing):
     @property
     def recurrent_kernel(self) -> nnx.Param[jax.Array]:
         """The inner cell's W_h."""
-        return self.cell.recurrent_kernel
+        return owner_of(self.cell).recurrent_kernel
 
     @property
     def diagonal_part(self) -> str | None:
@@ -113,46 +123,63 @@ class CellWrapper(nnx.RNNCellBase, SelfDescribing):
 
     @property
     def in_features(self) -> int:
-        """I, the features of one input."""
-        return self.cell.in_features
+        """I, the features of one input; absent where the inner cell does not say."""
+        found = features_taken(self.cell) if self._features is None else self._features
+        if found is None:
+            raise AttributeError(
+                "a wrapped cell has the in_features of the cell inside; got "
+                f"{kind_of(owner_of(self.cell))}, which does not say how many it takes. Say so "
+                "with rnn_jax.as_cell(cell, in_features=…)."
+            )
+        return found
 
     @property
     def hidden_features(self) -> int:
-        """H, the features of one hidden state."""
-        return self.cell.hidden_features
+        """H, the features of one hidden state; absent where the inner cell does not say."""
+        return owner_of(self.cell).hidden_features
+
+    @property
+    def output_features(self) -> int:
+        """The features of one output; absent where the inner cell does not say."""
+        return features_said_of_output(self.cell)
 
     @property
     def carry_parts(self) -> tuple[str, ...]:
-        """Names of the parts of the carry."""
-        return self.cell.carry_parts
+        """Names of the parts of the carry; absent where the inner cell has none."""
+        return owner_of(self.cell).carry_parts
+
+    def parts_of(self, carry: Carry) -> tuple[str, ...]:
+        """A name for each leaf of a carry, the inner cell's or its path."""
+        return part_names(self.cell, carry)
 
     @property
     def dtype(self) -> Any:
         """The type that products are computed in; None takes JAX's promotion."""
-        return self.cell.dtype
+        return getattr(owner_of(self.cell), "dtype", None)
 
     @property
     def carry_dtype(self) -> Any:
         """The type that carries are kept and gates computed in; None is that of products."""
-        return self.cell.carry_dtype
+        return getattr(owner_of(self.cell), "carry_dtype", None)
 
     @property
     def param_dtype(self) -> Any:
         """The type of the parameters."""
-        return self.cell.param_dtype
+        return parameter_dtype(self.cell)
 
     @property
     def num_feature_axes(self) -> int:
-        """The number of trailing axes of an input that are features: 1."""
-        return self.cell.num_feature_axes
+        """The number of trailing axes of an input that are features; 1 unless the cell says so."""
+        return getattr(carry_maker(self.cell), "num_feature_axes", 1)
 
     def _claim_of_cell(self, name: str) -> Any:
         """A claim of the inner cell: this one's too, where its step is the inner cell's."""
         found = claim(self.cell, name)
         if found is None:
             raise AttributeError(
-                f"a wrapped cell has the {name} of the cell inside; {type(self.cell).__name__} has "
-                "none that holds for its own step. Define it in the class that has that step."
+                f"a wrapped cell has the {name} of the cell inside; "
+                f"{kind_of(owner_of(self.cell))} has none that holds for its own step. Define it "
+                "in the class that has that step."
             )
         return found
 
@@ -184,10 +211,10 @@ def check_unshared(cells: Sequence[Any]) -> None:
     seen: dict[int, int] = {}
     for index, cell in enumerate(cells):
         *_, inner = within(cell)
-        if id(inner) in seen:
+        if id(inner) in seen and jax.tree.leaves(inner):
             raise ValueError(
                 "each cell must have weights of its own; got the same "
-                f"{type(inner).__name__} twice, at places {seen[id(inner)]} and {index}. Build "
+                f"{kind_of(owner_of(inner))} twice, at places {seen[id(inner)]} and {index}. Build "
                 "another with the next key of rngs."
             )
         seen[id(inner)] = index

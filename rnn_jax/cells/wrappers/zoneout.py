@@ -1,16 +1,22 @@
 """Zoneout: units that keep their previous value at random."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.cells.cell import Carry, RNNCell, promote
+from rnn_jax.cells.asking import carry_form, part_names, part_that_is_output
+from rnn_jax.cells.cell import Carry, promote
 from rnn_jax.cells.claims import claim
-from rnn_jax.cells.wrappers.noise import Noise, draw_noise, drawn_by_step, project_with, step_with
+from rnn_jax.cells.wrappers.noise import (
+    Noise,
+    draw_noise,
+    drawn_by_step,
+    project_with,
+    rates_by_part,
+    step_with,
+)
 from rnn_jax.cells.wrappers.wrapper import ByName, CellWrapper
-from rnn_jax.checks import check_rate
 
 
 class Zoneout(CellWrapper):
@@ -18,57 +24,58 @@ class Zoneout(CellWrapper):
 
     m_t = d_t ∘ m_{t−1} + (1 − d_t) ∘ m̃_t,    d_t ~ Bernoulli(rate)
 
-    for each part m of the carry, m̃_t being what the cell would have made of it; the output is the
-    new h. That takes a key, `unroll(cell, xs, key=key)`. Without one, as in evaluation and in the
-    instrument, d_t is its expectation: m_t = rate · m_{t−1} + (1 − rate) · m̃_t.
+    for each part m of the carry, m̃_t being what the cell would have made of it. That takes a key,
+    `unroll(cell, xs, key=key)`. Without one, as in evaluation and in the instrument, d_t is its
+    expectation: m_t = rate · m_{t−1} + (1 − rate) · m̃_t.
+
+    The output is the new h, or of another cell whose step returns a part of its carry as its
+    output, that part after the mixing. Any other output is what the cell makes of carry_{t−1}, x_t.
 
     Args:
-      cell: a cell of this package, or one that is wrapped already.
-      rate: in [0, 1): one number for all parts of the carry, or one by part, as in
-        {"c": 0.5, "h": 0.05}; a part that is not named has rate 0.
+      cell: any cell with an initial carry, plain or wrapped, that says how many features it takes;
+        see `rnn_jax.as_cell`.
+      rate: in [0, 1): one number for all parts of the carry; or one by part, as in
+        {"c": 0.5, "h": 0.05}, where a part that is not named has rate 0 (the parts of a cell
+        without `carry_parts` are called as their paths in the carry); or numbers in the structure
+        of the carry, as in (0.5, 0.05).
 
     Attributes:
-      rates: the rate of each part, in the order of `carry_parts`.
+      rates: the rate of each part, in the order of the carry's leaves.
 
     Raises:
-      ValueError: a rate outside [0, 1), a part that the carry does not have, or a cell whose carry
-        has no part h.
-      TypeError: a rate that is no number, or a cell that is none of this package's.
+      ValueError: a rate outside [0, 1), a part that the carry does not have, or another structure.
+      TypeError: a rate that is no number, one for a part that holds no floats, no cell with an
+        initial carry, or one that does not say its features.
 
     References:
       D. Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations",
       2017.
     """
 
-    def __init__(self, cell: RNNCell | CellWrapper, rate: float | Mapping[str, float]):
+    def __init__(self, cell: Any, rate: Any):
         super().__init__(cell)
-        self.rates = _rates_by_part(rate, self.carry_parts)
-        if "h" not in self.carry_parts:
-            raise ValueError(
-                "Zoneout needs a cell whose output is the part h of its carry; got "
-                f"{type(cell).__name__} with {', '.join(self.carry_parts)}. Use another cell."
-            )
+        form = carry_form(self.cell, "Zoneout")
+        self.rates = rates_by_part("rate", rate, form, part_names(self.cell, form))
 
-    def step(self, carry: Carry, z: Any) -> tuple[Carry, jax.Array]:
+    def step(self, carry: Carry, z: Any) -> tuple[Carry, Any]:
         """One step with the expected update; see `RNNCell.step`."""
-        return self._mix(carry, step_with(self.cell, carry, z, None)[0], None)
+        return self._mix(carry, step_and_output(self.cell, carry, z, None), None)
 
     def noise(self, key: jax.Array, steps: int) -> Noise:
-        """(the inner cell's noise, for each part which units keep their value, (T, H))."""
+        """(the inner cell's noise, for each part which units keep their value, (T, ...))."""
         of_cell, own = jax.random.split(key)
-        rates = tuple(rate for rate in self.rates if rate)
-        drawn = drawn_by_step(own, rates, steps, self.hidden_features) if rates else []
-        keeps = tuple(drawn.pop(0) if rate else None for rate in self.rates)
+        shapes = [part.shape for part in jax.tree.leaves(carry_form(self.cell, "Zoneout"))]
+        keeps = drawn_by_step(own, self.rates, steps, shapes)
         return draw_noise(self.cell, of_cell, steps), keeps
 
     def noisy_project(self, x: jax.Array, noise: Noise) -> Any:
         """All that depends on the input and the inner cell's noise alone."""
         return project_with(self.cell, x, noise[0])
 
-    def noisy_step(self, carry: Carry, z: Any, noise: Noise) -> tuple[Carry, jax.Array]:
+    def noisy_step(self, carry: Carry, z: Any, noise: Noise) -> tuple[Carry, Any]:
         """One step in which some units keep their value; see `rnn_jax.cells.wrappers.noise`."""
         of_cell, keeps = noise
-        return self._mix(carry, step_with(self.cell, carry, z, of_cell)[0], keeps)
+        return self._mix(carry, step_and_output(self.cell, carry, z, of_cell), keeps)
 
     @property
     def gates(self) -> ByName:
@@ -91,7 +98,7 @@ class Zoneout(CellWrapper):
         inner = {} if of_cell is None else of_cell(carry, x)
         path = {}
         for name, rate, part in zip(
-            self.carry_parts, self.rates, jax.tree.leaves(carry), strict=True
+            part_names(self.cell, carry), self.rates, jax.tree.leaves(carry), strict=True
         ):
             if name in inner:
                 path[name] = rate + (1 - rate) * inner[name]
@@ -100,31 +107,40 @@ class Zoneout(CellWrapper):
         return path
 
     def _mix(
-        self, before: Carry, after: Carry, keeps: tuple[jax.Array | None, ...] | None
-    ) -> tuple[Carry, jax.Array]:
-        """(the carry between old and new, its part h); without `keeps` by expectation."""
+        self, before: Carry, made: "Made", keeps: tuple[jax.Array | None, ...] | None
+    ) -> tuple[Carry, Any]:
+        """(the carry between old and new, the output); without `keeps` by expectation."""
+        after, y, part = made
         olds, (news, structure) = jax.tree.leaves(before), jax.tree.flatten(after)
         parts = []
         for k, (rate, old, new) in enumerate(zip(self.rates, olds, news, strict=True)):
             keep = None if keeps is None else keeps[k]
-            old, new = promote(old, new)
             if not rate:
                 parts.append(new)
-            elif keep is None:
+                continue
+            old, new = promote(old, new)
+            if keep is None:
                 parts.append(rate * old + (1 - rate) * new)
             else:
-                parts.append(jnp.where(keep, old, new))
-        return jax.tree.unflatten(structure, parts), parts[self.carry_parts.index("h")]
+                parts.append(jnp.where(jnp.broadcast_to(keep, new.shape), old, new))
+        return jax.tree.unflatten(structure, parts), y if part is None else parts[part]
 
 
-def _rates_by_part(rate: Any, parts: tuple[str, ...]) -> tuple[float, ...]:
-    """The rate of each part, checked."""
-    if not isinstance(rate, Mapping):
-        return (check_rate("rate", rate),) * len(parts)
-    unknown = [name for name in rate if name not in parts]
-    if unknown:
-        raise ValueError(
-            f"rate must name parts of the cell's carry, {', '.join(map(repr, parts))}; got "
-            f"{unknown[0]!r}. Pass one number for all parts, or name these."
-        )
-    return tuple(check_rate(f"rate[{part!r}]", rate.get(part, 0.0)) for part in parts)
+class Made(NamedTuple):
+    """What a cell makes of a step: the carry, y, and which leaf of the carry y is, if it is one."""
+
+    after: Carry
+    output: Any
+    part: int | None
+
+
+def step_and_output(cell: Any, carry: Carry, z: Any, noise: Noise) -> Made:
+    """One step of a cell, and where in the carry its output stands."""
+    after, y = step_with(cell, carry, z, noise)
+    leaves = jax.tree.leaves(after)
+    same = next((k for k, leaf in enumerate(leaves) if leaf is y), None)
+    if same is None and jax.tree_util.treedef_is_leaf(jax.tree.structure(y)):
+        # A jitted step returns what is one array as two, which its program tells.
+        program = jax.make_jaxpr(step_with)(cell, carry, z, noise)
+        same = part_that_is_output(program, len(leaves))
+    return Made(after, y, same)

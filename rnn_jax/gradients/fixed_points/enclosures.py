@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnn_jax.activations import is_own
+from rnn_jax.activations import computes, is_own
 from rnn_jax.cells import GRUCell, LSTMCell, SimpleRNNCell
 from rnn_jax.cells.claims import holds, owner_of
 from rnn_jax.gradients.fixed_points import intervals
@@ -27,9 +27,6 @@ from rnn_jax.gradients.fixed_points.intervals import Interval, point, times, upw
 # Upper bounds of sup|σ''| = 1/(6√3) = 0.09622504…, and of sup|tanh''| = 4/(3√3) = 0.76980036….
 _SIGMOID_1, _SIGMOID_2 = 0.25, 0.0962251
 _TANH_2 = 0.7698004
-
-# Options of an LSTM that change what it computes, and that the formula below does not have.
-_NOT_WRITTEN_DOWN = ("projection", "gate_fn", "activation_fn")
 
 Array = Any
 
@@ -144,6 +141,11 @@ def formula_of(cell: Any, x: Array) -> Formula | None:
         return None
     if owner.dtype is not None or owner.carry_dtype is not None:
         return None  # Weights may be rounded to another type before they are used.
+    classical = {"gate_fn": "sigmoid", "activation_fn": "tanh"}
+    if type(owner) is not SimpleRNNCell and not all(
+        computes(getattr(owner, name), function) for name, function in classical.items()
+    ):
+        return None  # The formulas below are of these.
     formula: Formula | None = maker(owner, x)
     return formula
 
@@ -199,9 +201,8 @@ def _gru(cell: Any, x: Array) -> Formula | None:
 
 
 def _lstm(cell: Any, x: Array) -> Formula | None:
-    if any(getattr(cell, name, None) is not None for name in _NOT_WRITTEN_DOWN):
-        return None
     kernel, z, H = _array(cell.recurrent_kernel), _projected(cell, x), cell.hidden_features
+    projection = None if cell.projection_kernel is None else _array(cell.projection_kernel)
     where = {name: slice(k * H, (k + 1) * H) for k, name in enumerate(cell.blocks)}
     gated = [name for name in cell.blocks if name != "candidate"]
     rows = {} if cell.peephole is None else dict(zip(gated, _array(cell.peephole), strict=True))
@@ -217,9 +218,12 @@ def _lstm(cell: Any, x: Array) -> Formula | None:
         f = gate("forget", c) if "forget" in where else None
         i = gate("input", c) if "input" in where else f.complement()  # type: ignore[union-attr]
         c = (c if f is None else f * c) + i * pre.part(where["candidate"]).tanh()
-        return [c, gate("output", c) * c.tanh()]
+        h = gate("output", c) * c.tanh()
+        if projection is not None:
+            h = h.linear(projection, point(np.zeros(cell.output_features)))
+        return [c, h]
 
-    return _formula(step, [H, H])
+    return _formula(step, [H, cell.output_features])
 
 
 def _formula(step: Callable[[list[Any]], list[Any]], sizes: list[int]) -> Formula:

@@ -26,7 +26,7 @@ from rnn_jax.gradients.numerics.time_series import standard_error_of_sum
 from rnn_jax.gradients.precision import compiled
 from rnn_jax.gradients.spectra.frame import Frame, advance_window
 from rnn_jax.gradients.step_maps import pushes
-from rnn_jax.sequence.calling import ArrayLike, Carry
+from rnn_jax.sequence.calling import Carry
 
 
 @struct.dataclass
@@ -110,9 +110,10 @@ class LyapunovSpectrum:
 
 def lyapunov_exponents(
     cell: Any,
-    xs: ArrayLike | None = None,
+    xs: Any = None,
     carry: Carry | None = None,
     *,
+    feature_axes: int | None = None,
     k: int | None = None,
     warmup: int = 0,
     interval: int = 1,
@@ -128,8 +129,9 @@ def lyapunov_exponents(
 
     Args:
       cell: any callable pytree cell(carry, x) -> (carry, y).
-      xs: one sequence, (T, I); `jax.vmap` gives a batch.
+      xs: one sequence, (T, I), or a pytree of inputs; `jax.vmap` gives a batch.
       carry: initial carry; None asks the cell.
+      feature_axes: trailing axes of xs that are features; as for `unroll`.
       k: how many exponents, the leading ones; None is all S.
       warmup: steps that bring the carry to its attractor and Q into line, and are not counted;
         in [0, T).
@@ -144,14 +146,14 @@ def lyapunov_exponents(
     Raises:
       ValueError: wrong shapes, k, warmup or interval out of range, an empty sequence, or a result
         too large for memory.
-      TypeError: inputs or carries that are no floats, or a cell that needs `carry`.
+      TypeError: inputs or carries of the wrong type, or a cell that needs `carry`.
 
     References:
       G. Benettin et al., "Lyapunov characteristic exponents for smooth dynamical systems", 1980;
       R. Engelken, F. Wolf and L. Abbott, "Lyapunov spectra of chaotic recurrent neural networks",
       2023.
     """
-    source = accept(cell, xs, carry)
+    source = accept(cell, xs, carry, feature_axes)
     sizes = sizes_of(source)
     warmup = check_count("warmup", warmup, high=sizes.steps - 1)
     interval = check_count("interval", interval, low=1, high=sizes.steps - warmup)

@@ -19,6 +19,7 @@ from rnn_jax.training.disk.records import plain
 from rnn_jax.training.disk.surroundings import surroundings, versions
 from rnn_jax.training.disk.values import described, described_form
 from rnn_jax.training.plan import Plan
+from rnn_jax.training.variables import trained_leaves
 
 # Of the folder; a run of another one is refused, and not misread.
 FORMAT = 2
@@ -29,6 +30,7 @@ _WRITERS = {
     "optimizer": ("jax", "optax", "rnn_jax"),
     "model": ("jax", "flax", "optax", "rnn_jax", "backend", "x64"),
     "task": ("jax", "flax", "optax", "rnn_jax", "backend", "x64"),
+    "objective": ("jax", "flax", "optax", "rnn_jax", "backend", "x64"),
 }
 # Longest text of a value in a message.
 _SHOWN = 200
@@ -65,6 +67,8 @@ def describe(
             "stop_when_solved": plan.stop_when_solved,
             "on_nonfinite": plan.on_nonfinite,
             "probes": [described(probe) for probe in plan.probes],
+            "objective": None if plan.objective is None else described(plan.objective.given),
+            "frozen": _frozen(plan, model),
             "hyperparameters": described(numbers),
             "members": members,
             "inputs": {"shape": inputs.shape, "dtype": str(inputs.dtype)},
@@ -174,6 +178,14 @@ def _circumstances() -> Description:
         "backend": jax.default_backend(),
         "x64": bool(jax.config.jax_enable_x64),  # type: ignore[attr-defined]
     }
+
+
+def _frozen(plan: Plan, model: Any) -> Any:
+    """The parameters that are not trained, by name; None for none."""
+    if plan.trained is None:
+        return None
+    leaves = zip(named_leaves(model), trained_leaves(model), plan.trained, strict=True)
+    return described([name for (name, _), is_one, is_trained in leaves if is_one > is_trained])
 
 
 def _one_member(model: Any, members: int | None) -> Any:

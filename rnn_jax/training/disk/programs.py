@@ -10,6 +10,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jax.sharding import Mesh, Sharding
 
 from rnn_jax.training.disk.values import number_digest, without_addresses
+from rnn_jax.training.objective import Objective, Part, minimised
 from rnn_jax.training.optimizer import apply_optimizer, standard_promotion
 from rnn_jax.training.plan import Plan
 from rnn_jax.training.step import run_model
@@ -42,6 +43,12 @@ def program_digests(plan: Plan, model: Any, hyperparameters: Any) -> dict[str, s
         "model": model_digest(model, batch.inputs),
         "optimizer": _optimizer_digest(plan, model, hyperparameters),
     }
+    if plan.objective is not None:
+        digests |= {
+            f"objective.{part.name}": _term_digest(plan, part, model, batch)
+            for part in plan.objective.parts
+            if not part.absent
+        }
     if hasattr(task, "sample_held_out"):
         draw = task.sample_held_out
         digests["task.sample_held_out"] = program_digest(
@@ -80,6 +87,25 @@ def model_digest(model: Any, inputs: Any) -> str:
     return _short("".join(parts))
 
 
+def _term_digest(plan: Plan, part: Part, model: Any, batch: Any) -> str:
+    """Of one term of an objective with its weight and its gradient, at any step."""
+    parameters, variables = split(model, plan.trained)
+    alone = Objective((part,), {})
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    def term(parameters: Any, variables: Any, batch: Any, key: Any, step: Any) -> Any:
+        called = merge(parameters, variables)
+        outputs = run_model(called, batch.inputs, key)
+        value, found = minimised(alone, plan.task, called, batch, outputs, key, step)
+        return value, found
+
+    def with_gradient(*arguments: Any) -> Any:
+        return jax.value_and_grad(term, has_aux=True)(*arguments)
+
+    step = jax.ShapeDtypeStruct((), np.int32)
+    return program_digest(with_gradient, parameters, variables, batch, key, step)
+
+
 def _optimizer_digest(plan: Plan, model: Any, hyperparameters: Any) -> str:
     """Its rates and schedules are numbers in its program.
 
@@ -95,7 +121,7 @@ def _optimizer_digest(plan: Plan, model: Any, hyperparameters: Any) -> str:
         optimizer = plan.optimizer_for(hyperparameters)
         return apply_optimizer(optimizer, state, parameters, value, gradient, _square_sum)
 
-    parameters, _ = split(model)
+    parameters, _ = split(model, plan.trained)
     value = jax.eval_shape(lambda: jax.numpy.zeros(()))
     state = jax.eval_shape(begin, parameters)
     parts = (

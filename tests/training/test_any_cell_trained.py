@@ -1,0 +1,149 @@
+"""Cells of other libraries within models: trained, kept on disk, several at once, looked at."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen, nnx
+from jax.tree_util import Partial
+
+import rnn_jax as rj
+from rnn_jax.training.variables import trained_leaves
+from training import runs
+
+H, T = 3, 4
+LINEN = linen.GRUCell(H, param_dtype=jnp.float64)
+TASK = rj.tasks.Adding(T)
+LAGS = "['history']['probes']['gradient_flow']['values']['by_lag']"
+
+
+def equinox_step(cell, carry, x):
+    h = cell(x, carry)
+    return h, h
+
+
+def make(rngs):
+    """A layer of each library: Equinox, Flax NNX and Linen, and a function; one in each wrapper."""
+    of_equinox = eqx.nn.GRUCell(2, H, dtype=jnp.float64, key=rngs.params())
+    variables = LINEN.init(rngs.params(), jnp.zeros(H), jnp.zeros(H))
+    kernel = jax.random.normal(rngs.params(), (H, H))
+
+    def step(kernel, carry, x):
+        h = jnp.tanh(x + carry["h"] @ kernel)
+        return {"h": h}, h
+
+    start = {"h": jnp.full(H, 0.1)}
+    return rj.SequenceModel(
+        [
+            rj.as_cell(
+                Partial(equinox_step, of_equinox), initial_carry=jnp.full(H, 0.2), in_features=2
+            ),
+            rj.Zoneout(nnx.LSTMCell(H, H, param_dtype=jnp.float64, rngs=rngs), (0.2, 0.1)),
+            Partial(LINEN.apply, variables),
+            rj.LearnedCarry(rj.as_cell(Partial(step, kernel), initial_carry=start, in_features=H)),
+        ],
+        1,
+        rngs=rngs,
+    )
+
+
+def fit(model, directory=None, steps=4, **options):
+    return rj.fit(
+        model,
+        TASK,
+        optax.adam(0.05),
+        steps=steps,
+        batch_size=2,
+        seed=0,
+        directory=directory,
+        evaluate_every=2,
+        evaluation_size=4,
+        **options,
+    )
+
+
+def test_models_of_all_libraries_train_and_come_back(tmp_path):
+    models = rj.ensemble(make, seeds=2)
+    probe = rj.GradientFlowProbe(every=2, batch_size=1)
+    whole = fit(models, tmp_path / "whole", probes=probe)
+    fit(models, tmp_path / "parts", steps=2, probes=probe)
+    in_parts = fit(models, tmp_path / "parts", probes=probe)
+    apart, at_once = map(runs.result_bits, (in_parts, whole))
+    assert {name for name in at_once if apart[name] != at_once[name]} <= {LAGS}
+    # What a run measures at its end is another program, equal to rounding.
+    lags = [run.history.probes["gradient_flow"]["by_lag"] for run in (in_parts, whole)]
+    np.testing.assert_allclose(*lags, rtol=1e-12)
+    assert np.all(np.isfinite(lags))
+    back = rj.restore(tmp_path / "whole", models)
+    for name, trained, before, after, kept in zip(
+        map(jax.tree_util.keystr, paths(models)),
+        trained_leaves(models),
+        *map(jax.tree.leaves, (models, whole.model, back)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(*map(raw, (kept, after)), err_msg=name)
+        # What is given as the initial carry is state; what LearnedCarry makes of it is not.
+        moved = [not np.array_equal(*pair) for pair in zip(*map(raw, (before, after)), strict=True)]
+        assert moved == [trained] * 2, name
+    learned = whole.model.cells[3]
+    assert list(learned.initial) == ["h"]
+
+
+def paths(tree):
+    return [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def raw(leaf):
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+
+
+def test_a_model_of_tokens_trains_its_table_and_is_looked_at():
+    tokens = rj.tasks.base.Batch
+
+    class Parity:
+        """Whether a sequence of 0 and 1 has an odd number of ones."""
+
+        def sample(self, key, batch_size):
+            bits = jax.random.randint(key, (batch_size, T), 0, 2)
+            return tokens(bits, (jnp.sum(bits, 1) % 2).astype(float), jnp.ones(batch_size))
+
+        def loss(self, outputs, batch):
+            return jnp.mean(jnp.square(outputs[:, 0] - batch.targets))
+
+        def metrics(self, outputs, batch):
+            return {"mse": self.loss(outputs, batch)}
+
+        def solved(self, metrics):
+            return metrics["mse"] < 0
+
+    model = rj.SequenceModel(rj.GRUCell(2, H, rngs=nnx.Rngs(0)), 1, embedding=2, rngs=nnx.Rngs(1))
+    probes = [rj.GateProbe(every=2, batch_size=2), rj.LyapunovProbe(every=2, batch_size=2)]
+    result = rj.fit(
+        model,
+        Parity(),
+        optax.sgd(0.1),
+        steps=2,
+        batch_size=4,
+        seed=0,
+        probes=probes,
+        evaluate_every=2,
+        evaluation_size=4,
+    )
+    before, after = model.embedding.table[...], result.model.embedding.table[...]
+    assert np.all(before != after)
+    assert all(
+        np.all(np.isfinite(record)) for record in result.history.probes["gates"].values.values()
+    )
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_flax_sees_the_leaves_of_every_layer(index):
+    model = make(nnx.Rngs(0))
+    again = nnx.merge(*nnx.split(model))
+    layer, copy = model.cells[index], again.cells[index]
+    assert jax.tree.structure(layer) == jax.tree.structure(copy)
+    for found, expected in zip(*map(jax.tree.leaves, (copy, layer)), strict=True):
+        np.testing.assert_array_equal(*map(raw, (found, expected)))
