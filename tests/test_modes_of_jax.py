@@ -105,6 +105,7 @@ CALLS = {
         cell,
         functools.partial(rj.estimate_jacobian_log_singular_values, key=KEY, k=2),
     ),
+    "sample_starts": (cell, lambda c, xs: rj.sample_starts(c, xs, 3, 0.1, key=KEY)),
     "gradient_flow": (cell, flow_in_words),
     "by_lag": (cell, lambda c, xs: rj.by_lag(rj.jacobian_log_norms(c, xs), "min")),
     "flossing_penalty": (cell, gradient_of(flossing)),
@@ -124,6 +125,8 @@ ELSEWHERE = {
     "local_lyapunov_exponents",  # which are `finite_time` of lyapunov_exponents
     "ensemble",  # makes models
     "fit",  # a loop of the host, tests/training
+    "fixed_points",  # searches of the host, tests/gradients/test_fixed_point_records.py
+    "continue_fixed_points",
     "member",
     "load",  # files, tests/training
     "restore",

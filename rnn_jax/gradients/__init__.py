@@ -5,6 +5,10 @@ from rnn_jax.gradients.explain.bounds import jacobian_log_bound
 from rnn_jax.gradients.explain.flow import GradientFlow, gradient_flow
 from rnn_jax.gradients.explain.lags import by_lag
 from rnn_jax.gradients.explain.memory_path import MemoryPath
+from rnn_jax.gradients.fixed_points.continuation import Branch, continue_fixed_points
+from rnn_jax.gradients.fixed_points.finder import fixed_points
+from rnn_jax.gradients.fixed_points.record import FixedPoints
+from rnn_jax.gradients.fixed_points.starts import sample_starts
 from rnn_jax.gradients.jacobians.dense import input_jacobian, state_jacobian
 from rnn_jax.gradients.jacobians.estimates import (
     Estimate,
@@ -39,8 +43,10 @@ from rnn_jax.gradients.spectra.singular_values import jacobian_log_singular_valu
 __all__ = [
     "Attribution",
     "BackpropSignal",
+    "Branch",
     "CovariantLyapunovVectors",
     "Estimate",
+    "FixedPoints",
     "GradientFlow",
     "JacobianOperator",
     "Linearization",
@@ -51,9 +57,11 @@ __all__ = [
     "backprop_signal",
     "backprop_signal_log_norms",
     "by_lag",
+    "continue_fixed_points",
     "covariant_lyapunov_vectors",
     "estimate_jacobian_log_norms",
     "estimate_jacobian_log_singular_values",
+    "fixed_points",
     "flossing_penalty",
     "gradient_flow",
     "input_jacobian",
@@ -65,6 +73,7 @@ __all__ = [
     "local_lyapunov_exponents",
     "lyapunov_exponents",
     "orthogonality_penalty",
+    "sample_starts",
     "state_jacobian",
     "vanishing_penalty",
     "weight_gradient_by_step",

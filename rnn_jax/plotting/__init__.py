@@ -1,6 +1,7 @@
 """Results in, matplotlib Axes out: the only part of the package that imports matplotlib."""
 
 from rnn_jax.plotting.attribution_panels import plot_attribution
+from rnn_jax.plotting.fixed_point_plane import plot_fixed_points
 from rnn_jax.plotting.flow_figure import flow_figure
 from rnn_jax.plotting.gate_panels import plot_gates
 from rnn_jax.plotting.local_exponents import plot_local_exponents
@@ -20,6 +21,7 @@ __all__ = [
     "plot_attribution",
     "plot_by_lag",
     "plot_exponents",
+    "plot_fixed_points",
     "plot_flow_while_learning",
     "plot_gates",
     "plot_learning",
