@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax.arrays import varying_like
+from rnn_jax.cells.asking import as_pytree
 from rnn_jax.checks import check_key, check_number, check_size
 from rnn_jax.gradients.precision import compiled
-from rnn_jax.sequence.calling import ArrayLike, Carry, as_pytree, as_sequence, check_carry_leaves
+from rnn_jax.sequence.calling import ArrayLike, Carry, check_carry_leaves
+from rnn_jax.sequence.inputs import read_inputs, resolve_feature_axes
 from rnn_jax.sequence.unroll import unroll
 
 
@@ -32,7 +34,7 @@ def sample_starts(
 
     Args:
       cell: any callable pytree cell(carry, x) -> (carry, y).
-      xs: inputs, (..., T, I).
+      xs: inputs, (..., T, I), or a pytree of arrays as `unroll` takes it.
       count: how many starts, N.
       noise: standard deviation, in the carry's own units; 0 adds none.
       key: random key.
@@ -45,7 +47,8 @@ def sample_starts(
       ValueError: wrong shapes, a count below 1, a negative noise.
       TypeError: inputs that are no floats, a carry that does not consist of floats, no key.
     """
-    cell, xs = as_pytree(cell), as_sequence(xs, batched=True)
+    cell = as_pytree(cell)
+    xs, leading = read_inputs(xs, resolve_feature_axes(cell, None), batched=True)
     count, key = check_size("count", count), check_key(key)
     noise = check_number("noise", noise)
     if noise < 0:
@@ -60,7 +63,7 @@ def sample_starts(
             f"the cell's carry must be made of real floats to have fixed points; got {kinds}. Keep "
             "counters and keys out of it."
         )
-    drawn = _draw(leaves, key, jnp.asarray(noise), axes=xs.ndim - 1, count=count)
+    drawn = _draw(leaves, key, jnp.asarray(noise), axes=len(leading), count=count)
     return jax.tree.unflatten(structure, drawn)
 
 
