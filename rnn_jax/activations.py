@@ -165,8 +165,10 @@ _FUNCTIONS = (
 ActivationLike = str | Activation | Callable[[jax.Array], jax.Array]
 
 
-def get_activation(activation: ActivationLike) -> Activation | Callable[[jax.Array], jax.Array]:
-    """Returns the activation that a name or a function stands for.
+def get_activation(
+    activation: ActivationLike, argument: str = "activation"
+) -> Activation | Callable[[jax.Array], jax.Array]:
+    """Returns the activation that a name or a function stands for; `argument` is for messages.
 
     A function becomes an `Activation` of which no slope range is known, and so is compared by what
     it computes. A callable of another kind, which may have weights, is returned as it is.
@@ -176,13 +178,13 @@ def get_activation(activation: ActivationLike) -> Activation | Callable[[jax.Arr
       TypeError: the argument is neither a name nor callable.
     """
     if isinstance(activation, str):
-        return ACTIVATIONS[check_choice("activation", activation, ACTIVATIONS)]
+        return ACTIVATIONS[check_choice(argument, activation, ACTIVATIONS)]
     if isinstance(activation, _FUNCTIONS) or type(activation) is functools.partial:
         return Activation(_name_of(activation), activation, None)
     if callable(activation):
         return activation
     raise TypeError(
-        "activation must be a name or a callable; "
+        f"{argument} must be a name or a callable; "
         f"got {activation!r} of type {type(activation).__name__}. Known names: "
         f"{', '.join(ACTIVATIONS)}."
     )
@@ -205,6 +207,21 @@ def is_own(activation: object) -> TypeGuard[Activation]:
             function.keywords["negative_slope"], float
         )
     return ACTIVATIONS.get(activation.name) == activation
+
+
+def computes(activation: object, name: str) -> bool:
+    """Whether an activation is the one of this name, given by name or as the JAX function."""
+    own = ACTIVATIONS[name]
+    return activation == own or (
+        type(activation) is Activation and activation.function is own.function
+    )
+
+
+def is_known_by_element(activation: object) -> bool:
+    """Whether φ is known to act on each element alone, without trying it out."""
+    if getattr(activation, "slope_range", None) is not None:
+        return True
+    return any(computes(activation, name) for name in ACTIVATIONS)
 
 
 def acts_by_element(

@@ -45,6 +45,7 @@ ACTIVATIONS: dict[str, tuple[Elementwise, Elementwise]] = {  # phi, phi'; at a k
     "relu": (lambda z: np.maximum(z, 0.0), lambda z: np.where(z > 0, 1.0, 0.0)),
     "leaky_relu": (lambda z: np.where(z >= 0, z, 0.01 * z), lambda z: np.where(z >= 0, 1.0, 0.01)),
     "identity": (lambda z: z.copy(), np.ones_like),
+    "softplus": (lambda z: np.logaddexp(0.0, z), sigmoid),
 }
 
 
@@ -52,6 +53,7 @@ def _blocks(weights: Weights, gates: Sequence[str], *extra: str) -> Blocks:
     """Cuts the fused weights gate by gate; biases may be absent, unknown weights are refused."""
     unknown = set(weights) - {"kernel", "recurrent_kernel", "bias", *extra}
     H, columns = weights["recurrent_kernel"].shape
+    H = len(weights.get("projection_kernel", np.zeros(H)))
     if unknown or columns != len(gates) * H:
         raise ValueError(f"expected gate blocks {list(gates)}; unknown weights {sorted(unknown)}")
     fused = weights["kernel"], weights["recurrent_kernel"], weights.get("bias", np.zeros(columns))
@@ -96,8 +98,11 @@ class _LSTM:
         peephole, coupled, forget_gate = (defaults | form).values()
         there = {"input": not coupled, "forget": forget_gate, "candidate": True, "output": True}
         self.gates = gates = [gate for gate in there if there[gate]]
-        self.blocks = _blocks(weights, gates, *(["peephole"] if peephole else []))
-        self.c, self.h = c, h = np.split(carry, 2)
+        self.P = weights.get("projection_kernel")  # (H, P)
+        extra = [] if self.P is None else ["projection_kernel"]
+        self.blocks = _blocks(weights, gates, *extra, *(["peephole"] if peephole else []))
+        H = weights["recurrent_kernel"].shape[1] // len(gates)
+        self.c, self.h = c, h = carry[:H], carry[H:]
         self.p = {gate: np.zeros_like(c) for gate in gates}
         if peephole:
             self.p |= zip((k for k in gates if k != "candidate"), weights["peephole"], strict=True)
@@ -119,44 +124,51 @@ class _LSTM:
 def lstm_step(weights: Weights, carry: Array, x: Array, **form: bool) -> Pair:
     """One step, c' = f c + i tanh(g), h' = o tanh(c'); carry = [c, h], S = 2H, y = h'.
 
-    Options: `forget_gate=False` (f = 1; Hochreiter & Schmidhuber 1997), `coupled` (i = 1 - f;
+    With a `projection_kernel` P (H, P) among the weights h' = (o tanh(c')) P, S = H + P; Sak et al.
+    2014. Options: `forget_gate=False` (f = 1; Hochreiter & Schmidhuber 1997), `coupled` (i = 1 - f;
     Greff et al. 2017), `peephole` (i, f see c and o sees c'; Gers & Schmidhuber 2000).
     """
     at = _LSTM(weights, carry, x, **form)
-    h = at.o * np.tanh(at.c_new)
+    m = at.o * np.tanh(at.c_new)
+    h = m if at.P is None else m @ at.P
     return np.concatenate([at.c_new, h]), h
 
 
 def lstm_jacobian(weights: Weights, carry: Array, x: Array, **form: bool) -> Pair:
-    """A (2H, 2H) and B (2H, I), by the chain rule over the columns (c, h, x).
+    """A (S, S) and B (S, I), by the chain rule over the columns (c, h, x).
 
     dc' = [diag(f), 0, 0] + sum_k diag(dc'/dz_k) [diag(p_k), U_k^T, W_k^T];
-    dh' = diag(tanh(c') o') ([0, U_o^T, W_o^T] + diag(p_o) dc') + diag(o / cosh(c')^2) dc'.
+    dh' = diag(tanh(c') o') ([0, U_o^T, W_o^T] + diag(p_o) dc') + diag(o / cosh(c')^2) dc',
+    and P^T from the left with a projection.
     """
     at = _LSTM(weights, carry, x, **form)
-    dc = np.hstack([np.diag(at.f), np.zeros((len(at.c), len(at.c) + len(x)))])
+    dc = np.hstack([np.diag(at.f), np.zeros((len(at.c), len(at.h) + len(x)))])
     for gate, slope in at.slopes.items():
         W, U, _ = at.blocks[gate]
         dc = dc + slope[:, None] * np.hstack([np.diag(at.p[gate]), U.T, W.T])
     W, U, _ = at.blocks["output"]
-    dz_o = np.hstack([np.zeros_like(U), U.T, W.T]) + at.p["output"][:, None] * dc
+    dz_o = np.hstack([np.zeros((len(at.c), len(at.c))), U.T, W.T]) + at.p["output"][:, None] * dc
     dh = (np.tanh(at.c_new) * at.o_slope)[:, None] * dz_o
     dh = dh + (at.o * tanh_slope(at.c_new))[:, None] * dc
-    both = np.vstack([dc, dh])
+    both = np.vstack([dc, dh if at.P is None else at.P.T @ dh])
     return both[:, : len(carry)], both[:, len(carry) :]
 
 
 def lstm_gradient(weights: Weights, carry: Array, x: Array, total: Array, **form: bool) -> Weights:
     """dL/dweights from total = (dL/dc', dL/dh'); delta_k = dL/dz_k, dp_k = delta_k c (o: c')."""
     at = _LSTM(weights, carry, x, **form)
-    dc, dh = np.split(total, 2)
+    dc, dh_out = total[: len(at.c)], total[len(at.c) :]
+    dh = dh_out if at.P is None else at.P @ dh_out
     delta = {"output": dh * np.tanh(at.c_new) * at.o_slope}
     dc = dc + dh * at.o * tanh_slope(at.c_new) + at.p["output"] * delta["output"]
     delta |= {gate: slope * dc for gate, slope in at.slopes.items()}
     fused = np.concatenate([delta[gate] for gate in at.gates])
     seen = {"input": at.c, "forget": at.c, "output": at.c_new}
     rows = np.stack([seen[gate] * delta[gate] for gate in at.gates if gate in seen])
-    return _gradients(weights, x, fused, np.outer(at.h, fused), peephole=rows)
+    projected = np.outer(at.o * np.tanh(at.c_new), dh_out)
+    return _gradients(
+        weights, x, fused, np.outer(at.h, fused), peephole=rows, projection_kernel=projected
+    )
 
 
 class _GRU:

@@ -23,6 +23,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 BELOW = {
     "cells": set(),
     "sequence": {"cells"},
+    "convert": {"sequence", "cells"},
     "gradients": {"sequence", "cells"},
     "tasks": set(),
     "training": {"sequence", "cells", "gradients", "tasks"},

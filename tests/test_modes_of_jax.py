@@ -68,6 +68,16 @@ def operators(cell, xs):
     )
 
 
+def exponents(cell, xs):
+    found = rj.lyapunov_exponents(cell, xs, k=2, warmup=1)
+    return found, found.finite_time(1)
+
+
+def covariant(cell, xs):
+    found = rj.covariant_lyapunov_vectors(cell, xs, k=2, tail=1)
+    return found, found.vectors, found.exponents, found.splitting_angles(1)
+
+
 def gradient_of(penalty):
     return lambda cell, xs: jax.grad(lambda cell: penalty(cell, xs))(cell)
 
@@ -89,7 +99,8 @@ CALLS = {
     "jacobian_log_singular_values": (cell, rj.jacobian_log_singular_values),
     "jacobian_log_bound": (simple, lambda c, xs: rj.jacobian_log_bound(c, T) + jnp.sum(xs)),
     "jacobian_operator": (cell, operators),
-    "lyapunov_exponents": (cell, lambda c, xs: rj.lyapunov_exponents(c, xs, k=2, warmup=1)),
+    "lyapunov_exponents": (cell, exponents),
+    "covariant_lyapunov_vectors": (cell, covariant),
     "weight_gradient_by_step": (cell, functools.partial(rj.weight_gradient_by_step, loss)),
     "weight_gradient_log_norms": (cell, functools.partial(rj.weight_gradient_log_norms, loss)),
     "backprop_signal": (cell, functools.partial(rj.backprop_signal, loss)),
@@ -103,6 +114,7 @@ CALLS = {
         cell,
         functools.partial(rj.estimate_jacobian_log_singular_values, key=KEY, k=2),
     ),
+    "sample_starts": (cell, lambda c, xs: rj.sample_starts(c, xs, 3, 0.1, key=KEY)),
     "gradient_flow": (cell, flow_in_words),
     "by_lag": (cell, lambda c, xs: rj.by_lag(rj.jacobian_log_norms(c, xs), "min")),
     "flossing_penalty": (cell, gradient_of(flossing)),
@@ -117,12 +129,18 @@ CALLS = {
 }
 # What is not called on a cell and its inputs; the tests of these say in which modes they work.
 ELSEWHERE = {
+    "convert",  # arrays of the host, tests/convert
     "activation_slope_range",  # of a name, in plain Python
     "leaky_relu",  # makes an activation
+    "local_lyapunov_exponents",  # which are `finite_time` of lyapunov_exponents
     "ensemble",  # makes models
     "fit",  # a loop of the host, tests/training
+    "fixed_points",  # searches of the host, tests/gradients/test_fixed_point_records.py
+    "continue_fixed_points",
     "member",
+    "load",  # files, tests/training
     "restore",
+    "save",
     "record_gradient_norms",  # part of an optimiser
     "recorded_gradient_norms",
     "tasks",

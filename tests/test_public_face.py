@@ -51,7 +51,8 @@ def test_all_lists_exactly_what_is_there():
 
 
 @pytest.mark.parametrize(
-    "heavy", ["matplotlib", "rich", "tyro", "torch", "equinox", "orbax", "sklearn"]
+    "heavy",
+    ["matplotlib", "rich", "tyro", "torch", "keras", "safetensors", "equinox", "orbax", "sklearn"],
 )
 def test_importing_the_package_brings_in_nothing_heavy(heavy):
     # In a process of its own; what Flax imports by itself is Flax's affair.

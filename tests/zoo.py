@@ -41,6 +41,12 @@ def randomised(cell: rj.RNNCell, seed: int) -> rj.RNNCell:
     return cell
 
 
+def _projected(in_features: int, hidden_features: int, seed: int = 0) -> rj.RNNCell:
+    """An LSTM whose projection keeps the size, so that it stands wherever the others do."""
+    build = _ours(rj.LSTMCell, projection=hidden_features)
+    return build(in_features, hidden_features, seed)
+
+
 CELLS: dict[str, Builder] = {
     "simple_sigmoid": _ours(rj.SimpleRNNCell, activation="sigmoid"),
     "simple_tanh": _ours(rj.SimpleRNNCell, activation="tanh"),
@@ -53,6 +59,7 @@ CELLS: dict[str, Builder] = {
     "lstm_coupled": _ours(rj.LSTMCell, coupled=True),
     "lstm_coupled_peephole": _ours(rj.LSTMCell, coupled=True, peephole=True),
     "lstm_1997": _ours(rj.LSTMCell, forget_gate=False),
+    "lstm_projection": _projected,
     "gru_reset_after": _ours(rj.GRUCell, reset_after=True),
     "gru_reset_before": _ours(rj.GRUCell, reset_after=False),
 }
@@ -72,17 +79,24 @@ def oracle(cell: rj.RNNCell) -> Oracle:
     """The twin of one of our cells, with its weights in float64."""
     kind, form = _kind_and_form(cell)
     weights = weights_of(cell)
-    H = cell.hidden_features
+    H, P = cell.hidden_features, cell.output_features
     bound = [
         functools.partial(getattr(oracles, f"{kind}_{what}"), weights, **form)
         for what in ("step", "jacobian", "gradient")
     ]
-    return Oracle(*bound, slice(H, 2 * H) if kind == "lstm" else slice(0, H), weights)
+    return Oracle(*bound, slice(H, H + P) if kind == "lstm" else slice(0, H), weights)
 
 
 def weights_of(cell: rj.RNNCell) -> oracles.Weights:
     """The weights of one of our cells (or of a gradient by it), by attribute name."""
-    names = ("kernel", "recurrent_kernel", "bias", "peephole", "candidate_recurrent_bias")
+    names = (
+        "kernel",
+        "recurrent_kernel",
+        "bias",
+        "peephole",
+        "candidate_recurrent_bias",
+        "projection_kernel",
+    )
     present = {name: getattr(cell, name, None) for name in names}
     return {k: np.asarray(v[...], np.float64) for k, v in present.items() if v is not None}
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +10,15 @@ import numpy as np
 from flax import nnx
 
 import rnn_jax as rj
-from exponents.descent import descend
-from exponents.training import learn
+from exponents.training import Learning, learn
+
+Initializer = Callable[..., jax.Array]
+Schedule = Callable[[jax.Array], jax.Array]
 
 # Steps between two QR decompositions while flossing: leading exponents stay within rounding.
 INTERVAL = 5
+# Training steps from one step with flossing to the next, in the arm that is flossed in training.
+EVERY = 10
 # Steps over which exponents are reported, on a stream that no training has seen, and the warm-up.
 MEASURED, WARMUP = 400, 100
 
@@ -52,28 +57,32 @@ class ArmsConfig:
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to start, and what came of it.
+    """One way to start or to train, and what came of it.
 
     Attributes:
       title: for tables and pictures.
       directions: k that were flossed; 0 for none.
+      in_training: whether they were flossed now and then during training, and not before it.
       start, ready, end: exponents of the initial weights, after flossing (if any) and after
         training, (seeds, H).
-      penalty: the flossing penalty by step, (seeds, steps); empty without flossing.
+      penalty: the flossing penalty by stretch of the steps that it was minimised in, their mean,
+        (seeds, stretches); empty without flossing.
       at: training steps done at each entry of the learning curve, (K,).
       loss: the task's mean squared error on the batches since the entry before, (seeds, K).
-      floss_seconds, step_seconds: one step of flossing and of training, all seeds together.
+      floss_cost: how many training steps the flossing took as long as.
+      step_seconds: one step of training, all seeds together.
     """
 
     title: str
     directions: int
+    in_training: bool
     start: np.ndarray
     ready: np.ndarray
     end: np.ndarray
     penalty: np.ndarray
     at: np.ndarray
     loss: np.ndarray
-    floss_seconds: float
+    floss_cost: float
     step_seconds: float
 
     @property
@@ -85,17 +94,12 @@ class Arm:
     @property
     def factors(self) -> np.ndarray:
         """How many times smaller flossing made the mean square of its exponents, (seeds,)."""
+        flossed = self.end if self.in_training else self.ready
         before, after = (
-            np.square(table[:, : self.directions]).mean(axis=1)
-            for table in (self.start, self.ready)
+            np.square(table[:, : self.directions]).mean(axis=1) for table in (self.start, flossed)
         )
         ratio: np.ndarray = before / after
         return ratio
-
-    @property
-    def floss_cost(self) -> float:
-        """How many training steps the flossing took as long as."""
-        return self.penalty.shape[1] * self.floss_seconds / self.step_seconds
 
     def solved(self, threshold: float) -> int:
         """How many seeds end below the threshold."""
@@ -105,7 +109,7 @@ class Arm:
 def compare(
     config: ArmsConfig, seed: int, on_arm: Callable[[str], Callable[[int], None]]
 ) -> list[Arm]:
-    """Runs all arms: not flossed, flossed in k directions, and an orthogonal start as control.
+    """Runs all arms: not flossed, flossed before or in training, an orthogonal start as control.
 
     Args:
       config: sizes and rates.
@@ -113,89 +117,101 @@ def compare(
       on_arm: called with what begins; what it returns is called with the steps that were done.
     """
     task = config.task
-    key_weights, key_floss, key_stream = jax.random.split(jax.random.key(seed), 3)
-    weights, flossing = (jax.random.split(key, config.seeds) for key in (key_weights, key_floss))
+    key_weights, _, key_stream = jax.random.split(jax.random.key(seed), 3)
+    weights = jax.random.split(key_weights, config.seeds)
     stream = jax.random.uniform(key_stream, (WARMUP + MEASURED, task.in_features))
 
     @jax.jit
     @jax.vmap
-    def spectra(cell: rj.SimpleRNNCell) -> jax.Array:
-        return rj.lyapunov_exponents(cell, stream, warmup=WARMUP).exponents
+    def spectra(model: rj.SequenceModel) -> jax.Array:
+        return rj.lyapunov_exponents(model.cells[0], stream, warmup=WARMUP).exponents
 
-    def arm(title: str, cells: rj.SimpleRNNCell, directions: int) -> Arm:
-        start = ready = np.asarray(spectra(cells))
-        penalty, seconds = np.zeros((config.seeds, 0)), 0.0
-        if directions:
-            tick = on_arm(f"flossing: {title}")
-            floss = descend(_penalty(config, directions), config.floss_learning_rate)
-            flossed = floss(cells, flossing, config.floss_steps, tick)
-            cells, penalty, seconds = flossed.networks, flossed.values, flossed.seconds
-            ready = np.asarray(spectra(cells))
-        models = jax.vmap(_with_readout)(cells, weights)
-        trained = learn(
+    def train(what: str, models: rj.SequenceModel, **options: Any) -> Learning:
+        return learn(models, task, seed=seed, on_chunk=on_arm(what), **options)
+
+    def flossing(directions: int, weight: float | Schedule = 1.0) -> rj.Flossing:
+        return rj.Flossing(weight, k=directions, interval=min(INTERVAL, task.steps))
+
+    def arm(
+        title: str,
+        recurrent: str | Initializer,
+        directions: int = 0,
+        *,
+        in_training: bool = False,
+    ) -> Arm:
+        models = jax.vmap(lambda key: _model(config, recurrent, key))(weights)
+        start = ready = np.asarray(spectra(models))
+        penalty, seconds, objective = np.zeros((config.seeds, 0)), 0.0, None
+        if in_training:
+            objective = flossing(directions, now_and_then)
+        elif directions:
+            # Each step on one sequence; the readout has no part in the exponents and stays.
+            flossed = train(
+                f"flossing: {title}",
+                models,
+                steps=config.floss_steps,
+                batch_size=1,
+                learning_rate=config.floss_learning_rate,
+                objective={"task": 0.0, "flossing": flossing(directions)},
+            )
+            models, penalty = flossed.networks, flossed.terms["flossing"]
+            seconds = config.floss_steps * flossed.seconds
+            ready = np.asarray(spectra(models))
+        trained = train(
+            f"training: {title}",
             models,
-            task,
             steps=config.train_steps,
             batch_size=config.batch_size,
             learning_rate=config.learning_rate,
-            seed=seed,
-            on_chunk=on_arm(f"training: {title}"),
+            objective=objective,
         )
-        end = np.asarray(spectra(trained.networks.cells[0]))
         return Arm(
             title=title,
             directions=directions,
+            in_training=in_training,
             start=start,
             ready=ready,
-            end=end,
-            penalty=penalty,
+            end=np.asarray(spectra(trained.networks)),
+            penalty=trained.terms["flossing"] if in_training else penalty,
             at=trained.at,
             loss=trained.loss,
-            floss_seconds=seconds,
+            floss_cost=seconds / trained.seconds,
             step_seconds=trained.seconds,
         )
 
-    gaussian = jax.vmap(lambda key: _cell(config, _gaussian(config.gain), key))(weights)
-    orthogonal = jax.vmap(lambda key: _cell(config, "orthogonal", key))(weights)
+    gaussian, most = _gaussian(config.gain), max(config.directions)
     return [
-        arm("not flossed", gaussian, 0),
+        arm("not flossed", gaussian),
         *(arm(f"flossed, k = {k}", gaussian, k) for k in config.directions),
-        arm("orthogonal", orthogonal, 0),
+        arm(f"flossed in training, k = {most}", gaussian, most, in_training=True),
+        arm("orthogonal", "orthogonal"),
     ]
 
 
-def _penalty(
-    config: ArmsConfig, directions: int
-) -> Callable[[rj.SimpleRNNCell, jax.Array], jax.Array]:
-    def penalty(cell: rj.SimpleRNNCell, key: jax.Array) -> jax.Array:
-        xs = config.task.sample(key, 1).inputs[0]
-        return rj.flossing_penalty(cell, xs, k=directions, interval=min(INTERVAL, len(xs)))
-
-    return penalty
+def now_and_then(step: jax.Array) -> jax.Array:
+    """The weight of flossing in training: 1 at every `EVERY`-th step, 0 and no cost at others."""
+    return jnp.where(step % EVERY == 0, 1.0, 0.0)
 
 
-def _gaussian(gain: float) -> Callable[..., jax.Array]:
+def _gaussian(gain: float) -> Initializer:
     def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
         return gain * jax.random.normal(key, shape, dtype) / jnp.sqrt(shape[0])
 
     return init
 
 
-def _cell(
-    config: ArmsConfig, recurrent: str | Callable[..., jax.Array], key: jax.Array
-) -> rj.SimpleRNNCell:
-    inputs = config.task.in_features
-    return rj.SimpleRNNCell(
-        inputs, config.hidden, recurrent_kernel_init=recurrent, rngs=nnx.Rngs(key)
-    )
-
-
-def _with_readout(cell: rj.SimpleRNNCell, key: jax.Array) -> rj.SequenceModel:
+def _model(config: ArmsConfig, recurrent: str | Initializer, key: jax.Array) -> rj.SequenceModel:
     """A model that starts by predicting the mean.
 
     From a random readout the first steps repair the mean by way of the recurrent weights, and can
     drive the units into saturation for good.
     """
+    cell = rj.SimpleRNNCell(
+        config.task.in_features,
+        config.hidden,
+        recurrent_kernel_init=recurrent,
+        rngs=nnx.Rngs(key),
+    )
     model = rj.SequenceModel(cell, 1, readout="all", kernel_init="zeros", rngs=nnx.Rngs(key))
-    model.bias[...] = model.bias[...] + 0.5
+    model.bias = nnx.Param(jnp.full((1,), 0.5, cell.param_dtype))
     return model

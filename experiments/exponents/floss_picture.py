@@ -62,12 +62,10 @@ def draw(arms: Sequence[Arm], config: ArmsConfig) -> Figure:
 
 
 def _colors(arms: Sequence[Arm]) -> list[str]:
-    """Grey without flossing, darker blue the more was flossed, orange for the control."""
-    flossed = sum(arm.directions > 0 for arm in arms)
-    shades = [
-        mpl.colors.to_hex(c) for c in mpl.colormaps["Blues"](np.linspace(0.45, 0.95, flossed))
-    ]
-    return [COLORS["black"], *shades, COLORS["orange"]]
+    """Black without flossing, darker blue the more was flossed, others for the other arms."""
+    before = sum(arm.directions > 0 and not arm.in_training for arm in arms)
+    shades = [mpl.colors.to_hex(c) for c in mpl.colormaps["Blues"](np.linspace(0.45, 0.95, before))]
+    return [COLORS["black"], *shades, COLORS["green"], COLORS["orange"]]
 
 
 def _spectrum(ax: Axes, table: np.ndarray, color: str) -> None:

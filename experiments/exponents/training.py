@@ -20,13 +20,15 @@ class Learning(NamedTuple):
     Attributes:
       networks: as they came out, with a leading axis for the seeds.
       at: training steps done at each entry, (K,).
-      loss: mean training loss since the entry before, (seeds, K).
+      loss: mean of the task's loss in training since the entry before, (seeds, K).
+      terms: of an objective, by name, likewise.
       seconds: that one step took for all seeds together, compilation left out.
     """
 
     networks: Any
     at: np.ndarray
     loss: np.ndarray
+    terms: dict[str, np.ndarray]
     seconds: float
 
 
@@ -39,10 +41,11 @@ def learn(
     learning_rate: float,
     seed: int,
     on_chunk: Callable[[int], None],
+    objective: Any = None,
 ) -> Learning:
     """Trains for all of `steps` by Adam, gradients clipped at a global norm of 1.
 
-    Equal seeds mean equal data.
+    Equal seeds mean equal data. `objective` is that of `fit`.
     """
     every = max(1, min(EVERY, steps // 4))
     clock: list[tuple[int, float]] = []
@@ -63,7 +66,10 @@ def learn(
         evaluation_size=batch_size,
         stop_when_solved=False,
         on_evaluation=tick,
+        objective=objective,
     )
     done, moments = np.array(clock).T
     paces = np.diff(moments) / np.diff(done)
-    return Learning(result.model, result.history.step, result.history.loss, float(np.median(paces)))
+    history = result.history
+    loss = history.terms.get("task", history.loss)
+    return Learning(result.model, history.step, loss, history.terms, float(np.median(paces)))

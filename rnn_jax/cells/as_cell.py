@@ -14,12 +14,16 @@ from rnn_jax.cells.asking import ARRAYS, as_pytree, carry_maker, make_carry
 from rnn_jax.cells.cell import Carry
 from rnn_jax.cells.claims import owner_of
 from rnn_jax.cells.wrappers.wrapper import CellWrapper
-from rnn_jax.checks import check_size, kind_of
+from rnn_jax.checks import check_count, check_size, kind_of
 from rnn_jax.initializers import Initializer
 
 
 def as_cell(
-    function: Any, *, initial_carry: Any = None, in_features: int | None = None
+    function: Any,
+    *,
+    initial_carry: Any = None,
+    in_features: int | None = None,
+    feature_axes: int | None = None,
 ) -> "AdaptedCell":
     """A cell of a function, or of any callable pytree, told what it does not say of itself.
 
@@ -43,11 +47,13 @@ def as_cell(
         of one input that returns one. None is the callable's own (`initialize_carry`).
       in_features: I, what the callable does not say itself and wrappers may need. None leaves it
         at what it says.
+      feature_axes: how many trailing axes of an input are features, as for `unroll`, which asks the
+        cell; None is what the callable says, or 1.
 
     Raises:
       TypeError: no callable, leaves or an initial carry that are no arrays, or an initial carry
         neither given nor known.
-      ValueError: `in_features` below 1.
+      ValueError: `in_features` below 1, or `feature_axes` below 0.
 
     Example:
       def step(parameters, h, x):
@@ -56,7 +62,7 @@ def as_cell(
 
       cell = rj.as_cell(Partial(step, parameters), initial_carry=jnp.zeros(64), in_features=3)
     """
-    return AdaptedCell(function, initial_carry, in_features)
+    return AdaptedCell(function, initial_carry, in_features, feature_axes)
 
 
 class InitialCarry(nnx.Variable[jax.Array]):
@@ -66,7 +72,13 @@ class InitialCarry(nnx.Variable[jax.Array]):
 class AdaptedCell(CellWrapper):
     """What `as_cell` makes: the cell inside, from another carry and told its features."""
 
-    def __init__(self, cell: Any, initial_carry: Any, in_features: int | None):
+    def __init__(
+        self,
+        cell: Any,
+        initial_carry: Any,
+        in_features: int | None,
+        feature_axes: int | None = None,
+    ):
         cell = as_pytree(cell)
         start: Any = None
         if initial_carry is None:
@@ -85,6 +97,12 @@ class AdaptedCell(CellWrapper):
         self.initial = start
         if in_features is not None:
             self._features = check_size("in_features", in_features)
+        self._axes = None if feature_axes is None else check_count("feature_axes", feature_axes)
+
+    @property
+    def num_feature_axes(self) -> int:
+        """The number of trailing axes of an input that are features."""
+        return super().num_feature_axes if self._axes is None else self._axes
 
     def initialize_carry(
         self,
@@ -95,7 +113,8 @@ class AdaptedCell(CellWrapper):
         """The carry that was given, for every input of a batch; without one the cell's own.
 
         Args:
-          input_shape: (..., I), the shape of one input.
+          input_shape: (..., I), the shape of one input; of several, which have no batch axes, a
+            pytree of shapes.
           rngs, carry_init: as for `RNNCell.initialize_carry`; a given carry takes no initialiser.
 
         Raises:
@@ -111,7 +130,9 @@ class AdaptedCell(CellWrapper):
             )
         if isinstance(self.initial, _Function):
             return self.initial(input_shape)
-        batch = tuple(input_shape[: len(input_shape) - self.num_feature_axes])
+        batch: tuple[int, ...] = ()
+        if all(isinstance(size, int) for size in input_shape):
+            batch = tuple(input_shape[: len(input_shape) - self.num_feature_axes])
 
         def repeat(part: InitialCarry) -> jax.Array:
             value = part[...]

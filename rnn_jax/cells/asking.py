@@ -100,11 +100,16 @@ def check_cell(cell: Any, name: str) -> Any:
 
 def carry_maker(cell: Any) -> Any:
     """The object whose `initialize_carry` makes this cell's carry; None if there is none."""
+    owner = asked(cell)
+    return owner if hasattr(owner, "initialize_carry") else None
+
+
+def asked(cell: Any) -> Any:
+    """The object that has a cell's attributes."""
     owner = owner_of(cell)
     of_method = getattr(owner, "__self__", None)
-    if isinstance(of_method, linen.Module):  # Partial(linen_cell.apply, variables)
-        owner = of_method
-    return owner if hasattr(owner, "initialize_carry") else None
+    # Partial(linen_cell.apply, variables)
+    return of_method if isinstance(of_method, linen.Module) else owner
 
 
 def make_carry(cell: Any, input_shape: Any, rngs: Any = None, carry_init: Any = None) -> Carry:
@@ -134,6 +139,12 @@ def features_taken(cell: Any) -> int | None:
         if isinstance(found, int) and not isinstance(found, bool):
             return found
     return None
+
+
+def features_said_of_output(cell: Any) -> int:
+    """The features of a cell's output, as it says: `output_features`, else `hidden_features`."""
+    owner = owner_of(cell)
+    return int(getattr(owner, "output_features", None) or owner.hidden_features)
 
 
 def carry_features(cell: Any, name: str) -> int:

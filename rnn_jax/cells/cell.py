@@ -47,7 +47,7 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
       in_features: I, the features of one input.
       hidden_features: H, the features of one hidden state.
       kernel: W_x, shape (I, G·H) for G blocks.
-      recurrent_kernel: W_h, shape (H, G·H).
+      recurrent_kernel: W_h, shape (H, G·H); of the output's features, where these are others.
       bias: b, shape (G·H,).
       dtype: the type that products are computed in; None takes JAX's promotion.
       carry_dtype: the type that carries are kept and gates computed in; None is that of products.
@@ -97,7 +97,7 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
             )
 
         self.kernel = kernel("kernel_init", size_in)
-        self.recurrent_kernel = kernel("recurrent_kernel_init", size)
+        self.recurrent_kernel = kernel("recurrent_kernel_init", self.output_features)
         self.bias = nnx.Param(
             initialize("bias_init", init["bias_init"], rngs.params(), (gates * size,), dtype)
         )
@@ -107,14 +107,15 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
 
         Args:
           carry: the state before the step; each part (..., H).
-          x: the input, (..., I).
+          x: the input, (..., I); whole numbers and booleans are promoted to the type of the
+            parameters.
 
         Returns:
-          (carry after the step, output h of shape (..., H)).
+          (carry after the step, output h of shape (..., H), of `output_features` in general).
 
         Raises:
           ValueError: x or a part of the carry has another shape.
-          TypeError: either does not hold real floating-point numbers.
+          TypeError: x does not hold real numbers, or the carry no floating-point numbers.
         """
         z = self.project(x)
         self._check_carry(carry, x)
@@ -133,9 +134,9 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
 
         Raises:
           ValueError: x does not have `in_features` features.
-          TypeError: x does not hold real floating-point numbers.
+          TypeError: x does not hold real numbers.
         """
-        _check_floats("x", x)
+        _check_real("x", x)
         if x.ndim < 1 or x.shape[-1] != self.in_features:
             raise ValueError(
                 f"the last axis of x must hold the cell's in_features={self.in_features}; got "
@@ -193,14 +194,14 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
                 f"{input_shape!r} of type {type(input_shape).__name__}. Pass x.shape."
             )
         dtype = self.carry_dtype or self.dtype or self.param_dtype
-        shape = (*input_shape[:-1], self.hidden_features)
+        shapes = _part_shapes(self, tuple(input_shape[:-1]))
         if carry_init is None:
-            parts = [jnp.zeros(shape, dtype) for _ in self.carry_parts]
+            parts = [jnp.zeros(shape, dtype) for shape in shapes]
         elif rngs is None:
             raise ValueError("carry_init needs a key; got rngs=None. Pass rngs=nnx.Rngs(0).")
         else:
             draw = rngs.carry if isinstance(rngs, nnx.Rngs) else rngs
-            parts = [carry_init(draw(), shape, dtype) for _ in self.carry_parts]
+            parts = [carry_init(draw(), shape, dtype) for shape in shapes]
         return tuple(parts) if len(parts) > 1 else parts[0]
 
     def _kept(self, *parts: jax.Array) -> list[jax.Array]:
@@ -220,23 +221,39 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
 
     def _check_carry(self, carry: Carry, x: jax.Array) -> None:
         """Raises unless the carry has this cell's parts, each (..., H) with the axes of x."""
-        shape = (*x.shape[:-1], self.hidden_features)
+        expected = _part_shapes(self, x.shape[:-1])
         parts = carry if len(self.carry_parts) > 1 else (carry,)
         shapes = [getattr(part, "shape", None) for part in parts] if _is_sequence(parts) else []
-        if shapes != [shape] * len(self.carry_parts):
+        if shapes != expected:
             names = ", ".join(self.carry_parts)
             arrived = jax.tree.map(lambda a: getattr(a, "shape", type(a).__name__), carry)
+            equal = len(set(expected)) == 1
+            rule = f"each part of shape {expected[0]}" if equal else f"of shapes {expected}"
             raise ValueError(
-                f"carry must be {f'({names})' if len(self.carry_parts) > 1 else names}, each part "
-                f"of shape {shape}; got {arrived}. Start from cell.initialize_carry({x.shape})."
+                f"carry must be {f'({names})' if len(self.carry_parts) > 1 else names}, {rule}; "
+                f"got {arrived}. Start from cell.initialize_carry({x.shape})."
             )
         for name, part in zip(self.carry_parts, parts, strict=True):
             _check_floats(f"carry part {name}", part)
 
     @property
+    def output_features(self) -> int:
+        """The features of one output h, which the recurrent kernel sees: H if nothing is between.
+
+        An `LSTMCell` with a projection has fewer.
+        """
+        return self.hidden_features
+
+    @property
     def num_feature_axes(self) -> int:
         """The number of trailing axes of an input that are features: 1."""
         return 1
+
+
+def _part_shapes(cell: RNNCell, batch: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The shape of each part of a cell's carry."""
+    sizes = {"h": cell.output_features}
+    return [(*batch, sizes.get(part, cell.hidden_features)) for part in cell.carry_parts]
 
 
 def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
@@ -247,8 +264,12 @@ def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 def promote(*arrays: jax.Array, dtype: Any = None) -> list[jax.Array]:
-    """Casts arrays to `dtype`, or to the type that JAX's promotion gives them together."""
-    common = jnp.result_type(*arrays) if dtype is None else dtype
+    """Casts arrays to `dtype`, or to the type that JAX's promotion gives them together.
+
+    Beside a float, whole numbers and booleans have no say in that.
+    """
+    floats = [array for array in arrays if jnp.issubdtype(array.dtype, jnp.inexact)]
+    common = jnp.result_type(*(floats or arrays)) if dtype is None else dtype
     return [array.astype(common) for array in arrays]
 
 
@@ -263,6 +284,17 @@ def _check_floats(name: str, value: Any) -> None:
         raise TypeError(
             f"{name} must be an array of real floating-point numbers; got {arrived}. Cast it, "
             "for example jnp.asarray(value, jnp.float32)."
+        )
+
+
+def _check_real(name: str, value: Any) -> None:
+    dtype = getattr(value, "dtype", None)
+    real = (jnp.floating, jnp.integer, jnp.bool_)
+    if dtype is None or not any(jnp.issubdtype(dtype, kind) for kind in real):
+        arrived = type(value).__name__ if dtype is None else f"dtype {dtype}"
+        raise TypeError(
+            f"{name} must be an array of real numbers; got {arrived}. Cast it, for example "
+            "jnp.asarray(value, jnp.float32); of several inputs pass the one that this cell takes."
         )
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rnn_jax.activations import ActivationLike, computes, get_activation, is_known_by_element
 from rnn_jax.cells.cell import RNNCell, promote
 from rnn_jax.cells.structure import FusedForm, PreActivations, Sees
 from rnn_jax.initializers import InitializerLike
@@ -23,7 +24,8 @@ class GRUCell(RNNCell):
 
     An update gate near 1 keeps the state, as in Cho et al. and in PyTorch. (Chung et al., 2014,
     write 1 − u for the same gate.) The blocks lie in the fused kernels in the order reset, update,
-    candidate, each initialised on its own.
+    candidate, each initialised on its own. With another `gate_fn` it stands for σ, with another
+    `activation_fn` for tanh.
 
     Args:
       in_features: I.
@@ -31,6 +33,9 @@ class GRUCell(RNNCell):
       reset_after: where the reset gate acts: True, on the candidate's recurrent product, with a
         bias of its own, `candidate_recurrent_bias` (cuDNN, PyTorch, Keras); False, on the state
         before the product (Cho et al., 2014).
+      gate_fn: σ of the gates, by name, as an `Activation`, or any callable.
+      activation_fn: of the candidate, likewise. With any other than sigmoid and tanh, sequences are
+        scanned as they are, without the fused form.
       kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
@@ -54,6 +59,8 @@ class GRUCell(RNNCell):
         hidden_features: int,
         *,
         reset_after: bool = True,
+        gate_fn: ActivationLike = "sigmoid",
+        activation_fn: ActivationLike = "tanh",
         kernel_init: InitializerLike = "lecun_normal",
         recurrent_kernel_init: InitializerLike = "orthogonal",
         bias_init: InitializerLike = "zeros",
@@ -75,6 +82,8 @@ class GRUCell(RNNCell):
             rngs=rngs,
         )
         self.reset_after = bool(reset_after)
+        self.gate_fn = get_activation(gate_fn, "gate_fn")
+        self.activation_fn = get_activation(activation_fn, "activation_fn")
         self.candidate_recurrent_bias = (
             nnx.Param(jnp.zeros((self.hidden_features,), self.param_dtype)) if reset_after else None
         )
@@ -89,7 +98,7 @@ class GRUCell(RNNCell):
         else:
             w_n = self.recurrent_kernel[...][:, 2 * self.hidden_features :]
             recurrent = self._product(reset * h_prev, w_n)
-        n = jnp.tanh(z[..., 2 * self.hidden_features :] + recurrent)
+        n = self.activation_fn(z[..., 2 * self.hidden_features :] + recurrent)
         h = (1 - update) * n + update * h_prev
         return h, h
 
@@ -97,9 +106,11 @@ class GRUCell(RNNCell):
         """Three kernels; None for `reset_after=False`, where a gate stands before a product.
 
         The gates see state and input together; the candidate's two terms are kept apart, because
-        the reset gate multiplies one of them.
+        the reset gate multiplies one of them. None, too, with other activations than those whose
+        slopes are known from their values.
         """
-        if self.candidate_recurrent_bias is None:
+        classical = computes(self.gate_fn, "sigmoid") and computes(self.activation_fn, "tanh")
+        if self.candidate_recurrent_bias is None or not classical:
             return None
         w_x, w_h, b, b_n = promote(
             self.kernel[...],
@@ -123,7 +134,7 @@ class GRUCell(RNNCell):
           x: the input, (..., I).
 
         Returns:
-          {"reset", "update"}: each (..., H), in (0, 1).
+          {"reset", "update"}: each (..., H), in (0, 1) as sigmoids are.
         """
         reset, update = self._gates_of_call(carry, x)
         return {"reset": reset, "update": update}
@@ -154,15 +165,17 @@ class GRUCell(RNNCell):
         # One product for all that multiplies h as it is.
         w_h = self.recurrent_kernel[...]
         product = self._product(h_prev, w_h if self.reset_after else w_h[:, : 2 * size])
-        reset, update = jnp.split(
-            jax.nn.sigmoid(z[..., : 2 * size] + product[..., : 2 * size]), 2, axis=-1
-        )
+        pre = z[..., : 2 * size] + product[..., : 2 * size]
+        if is_known_by_element(self.gate_fn):
+            reset, update = jnp.split(self.gate_fn(pre), 2, axis=-1)
+        else:  # Each gate by itself, or one might see the other's units.
+            reset, update = map(self.gate_fn, jnp.split(pre, 2, axis=-1))
         return reset, update, product[..., 2 * size :]
 
 
 @dataclass(frozen=True)
 class _UnitMathematics:
-    """The GRU with `reset_after`, unit by unit; see `UnitMathematics`.
+    """The GRU with `reset_after`, of sigmoid and tanh, unit by unit; see `UnitMathematics`.
 
     With n = tanh(u_n + r ∘ v) and k = (1 − u) ∘ (1 − n²), v being the candidate's recurrent term:
 

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rnn_jax.activations import ActivationLike, computes, get_activation, is_known_by_element
 from rnn_jax.cells.cell import RNNCell, promote
 from rnn_jax.cells.structure import FusedForm, PreActivations, Sees
-from rnn_jax.checks import check_number
-from rnn_jax.initializers import InitializerLike
+from rnn_jax.checks import check_number, check_size
+from rnn_jax.initializers import InitializerLike, get_initializer, initialize
 
 LSTMCarry = tuple[jax.Array, jax.Array]
 
@@ -27,7 +28,10 @@ class LSTMCell(RNNCell):
 
     The carry is (c, h), and the path ∂c_t/∂c_{t−1} ⊇ diag(f_t) is what keeps gradients alive. The
     blocks lie in the fused kernels in the order input, forget, candidate, output, each initialised
-    on its own.
+    on its own. With another `gate_fn` it stands for σ, with another `activation_fn` for both tanh.
+
+    With a projection to P features, h' = (o ∘ tanh(c')) W_p: the carry is (c: H, h: P), the output
+    is h, and W_h has P rows.
 
     Args:
       in_features: I.
@@ -38,7 +42,13 @@ class LSTMCell(RNNCell):
         and forget gates see c, the output gate sees c' (Gers and Schmidhuber, 2000).
       coupled: one gate for both, i = 1 − f; the input block is absent.
       forget_gate: False is the cell of 1997, c' = c + i ∘ g; the forget block is absent.
-      kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable.
+      gate_fn: σ of the gates, by name, as an `Activation`, or any callable.
+      activation_fn: of the candidate and of the cell state on its way out, likewise. With any other
+        than sigmoid and tanh, sequences are scanned as they are, without the fused form.
+      projection: P, the features of h if a linear map W_p, `projection_kernel` of shape (H, P),
+        makes it; None is without one (Sak et al., 2014).
+      kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable;
+        `kernel_init` of W_p too.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products. With dtype=bfloat16 and carry_dtype=float32, products of bfloat16 are added up in
@@ -55,11 +65,12 @@ class LSTMCell(RNNCell):
       S. Hochreiter and J. Schmidhuber, "Long short-term memory", 1997.
       F. Gers, J. Schmidhuber and F. Cummins, "Learning to forget", 2000.
       F. Gers and J. Schmidhuber, "Recurrent nets that time and count", 2000.
+      H. Sak, A. Senior and F. Beaufays, "Long short-term memory recurrent neural network
+      architectures for large scale acoustic modeling", 2014 (the projection).
       K. Greff et al., "LSTM: a search space odyssey", 2017 (the coupled variant).
     """
 
     carry_parts = ("c", "h")
-    diagonal_part = "c"
 
     def __init__(
         self,
@@ -70,6 +81,9 @@ class LSTMCell(RNNCell):
         peephole: bool = False,
         coupled: bool = False,
         forget_gate: bool = True,
+        gate_fn: ActivationLike = "sigmoid",
+        activation_fn: ActivationLike = "tanh",
+        projection: int | None = None,
         kernel_init: InitializerLike = "lecun_normal",
         recurrent_kernel_init: InitializerLike = "orthogonal",
         bias_init: InitializerLike = "zeros",
@@ -83,6 +97,9 @@ class LSTMCell(RNNCell):
                 "coupled=True sets the input gate to 1 − forget gate, so it needs a forget gate; "
                 "got forget_gate=False as well. Drop one of the two."
             )
+        self.gate_fn = get_activation(gate_fn, "gate_fn")
+        self.activation_fn = get_activation(activation_fn, "activation_fn")
+        self.projection = None if projection is None else check_size("projection", projection)
         present = {"input": not coupled, "forget": forget_gate, "candidate": True, "output": True}
         super().__init__(
             in_features,
@@ -106,15 +123,33 @@ class LSTMCell(RNNCell):
             if peephole
             else None
         )
+        kernel = None
+        if self.projection is not None:
+            init, shape = get_initializer("kernel_init", kernel_init), (size, self.projection)
+            kernel = initialize("kernel_init", init, rngs.params(), shape, self.param_dtype)
+        self.projection_kernel = None if kernel is None else nnx.Param(kernel)
 
     def step(self, carry: LSTMCarry, z: jax.Array) -> tuple[LSTMCarry, jax.Array]:
         """One step of (c, h); see `RNNCell.step`."""
         c, h, _ = self._advance(carry, z)
         return (c, h), h
 
+    @property
+    def diagonal_part(self) -> str | None:  # type: ignore[override]
+        """The cell state, unless an activation or a projection may mix its units; see `RNNCell`."""
+        both = (self.gate_fn, self.activation_fn)
+        if self.projection_kernel is not None or not all(map(is_known_by_element, both)):
+            return None
+        return "c"
+
     def fused_form(self) -> FusedForm | None:
-        """One kernel for all blocks; None with peepholes, which are weights of another kind."""
-        if self.peephole is not None:
+        """One kernel for all blocks; None with a peephole or a projection.
+
+        The first are weights of another kind, and the second mixes units behind the gates. None,
+        too, with other activations than those whose slopes are known from their values.
+        """
+        others = self.peephole is not None or self.projection_kernel is not None
+        if others or not self._is_classical:
             return None
         rows = (self.recurrent_kernel[...], self.kernel[...], self.bias[...][None])
         return FusedForm(_UnitMathematics(self.blocks), (jnp.concatenate(promote(*rows)),))
@@ -123,12 +158,12 @@ class LSTMCell(RNNCell):
         """The gate activations of the step that takes `carry` and `x`.
 
         Args:
-          carry: (c, h) before the step, each (..., H).
+          carry: (c, h) before the step, each (..., H), or h (..., P) with a projection.
           x: the input, (..., I).
 
         Returns:
-          {"input", "forget", "output"}: each (..., H), in (0, 1). Without a forget gate there is
-          no "forget"; with coupled gates "input" is 1 − forget.
+          {"input", "forget", "output"}: each (..., H), in (0, 1) as sigmoids are. Without a forget
+          gate there is no "forget"; with coupled gates "input" is 1 − forget.
         """
         return self._gates(carry, x)
 
@@ -136,7 +171,7 @@ class LSTMCell(RNNCell):
         """The factor by which the cell state is handed on by itself: {"c": forget gate}.
 
         Args:
-          carry: (c, h) before the step, each (..., H).
+          carry: (c, h) before the step, each (..., H), or h (..., P) with a projection.
           x: the input, (..., I).
 
         Returns:
@@ -160,15 +195,28 @@ class LSTMCell(RNNCell):
         pre = dict(zip(self.blocks, parts, strict=True))
         gates = {}
         if "forget" in pre:
-            gates["forget"] = jax.nn.sigmoid(self._peek("forget", pre, c_prev))
+            gates["forget"] = self.gate_fn(self._peek("forget", pre, c_prev))
         if "input" in pre:
-            gates["input"] = jax.nn.sigmoid(self._peek("input", pre, c_prev))
+            gates["input"] = self.gate_fn(self._peek("input", pre, c_prev))
         else:
             gates["input"] = 1 - gates["forget"]
         kept = gates["forget"] * c_prev if "forget" in gates else c_prev
-        c = kept + gates["input"] * jnp.tanh(pre["candidate"])
-        gates["output"] = jax.nn.sigmoid(self._peek("output", pre, c))
-        return c, gates["output"] * jnp.tanh(c), gates
+        c = kept + gates["input"] * self.activation_fn(pre["candidate"])
+        gates["output"] = self.gate_fn(self._peek("output", pre, c))
+        h = gates["output"] * self.activation_fn(c)
+        if self.projection_kernel is not None:
+            h = self._product(h, self.projection_kernel[...])
+        return c, h, gates
+
+    @property
+    def output_features(self) -> int:
+        """The features of one output h: P with a projection, else H."""
+        return self.hidden_features if self.projection is None else self.projection
+
+    @property
+    def _is_classical(self) -> bool:
+        """Whether gates are sigmoids and the rest is tanh."""
+        return computes(self.gate_fn, "sigmoid") and computes(self.activation_fn, "tanh")
 
     def _peek(self, gate: str, pre: dict[str, jax.Array], c: jax.Array) -> jax.Array:
         """A gate's pre-activation, with what it sees of the cell state if it has a peephole."""
@@ -181,7 +229,7 @@ class LSTMCell(RNNCell):
 
 @dataclass(frozen=True)
 class _UnitMathematics:
-    """The LSTM without peepholes, unit by unit; see `UnitMathematics`.
+    """The LSTM without peepholes, of sigmoid and tanh, unit by unit; see `UnitMathematics`.
 
     ċ' = f ∘ ċ + (c ∘ f(1 − f)) ∘ u̇_f + (g ∘ i(1 − i)) ∘ u̇_i + (i ∘ (1 − g²)) ∘ u̇_g
     ḣ' = (tanh c' ∘ o(1 − o)) ∘ u̇_o + (o ∘ (1 − tanh² c')) ∘ ċ'

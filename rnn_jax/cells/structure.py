@@ -65,12 +65,16 @@ def fused_form(cell: Any) -> FusedForm | None:
 
 
 def fused_form_for(cell: Any, xs: Any, carry: Carry) -> FusedForm | None:
-    """The cell's `FusedForm`, if its kernels, the inputs and the carry are all of one type."""
+    """The cell's `FusedForm`, if its kernels, the inputs and the carry are all of one type.
+
+    Whole numbers are of every type, being cast to that of the kernels.
+    """
     form = fused_form(cell)
-    if form is None:
+    if form is None or not hasattr(xs, "dtype"):  # Several inputs are for another step.
         return None
-    types = {leaf.dtype for leaf in jax.tree.leaves((form.kernels, xs, carry))}
-    computed_in = getattr(owner_of(cell), "dtype", None) or xs.dtype
+    kind = xs.dtype if jnp.issubdtype(xs.dtype, jnp.inexact) else form.kernels[0].dtype
+    types = {kind} | {leaf.dtype for leaf in jax.tree.leaves((form.kernels, carry))}
+    computed_in = getattr(owner_of(cell), "dtype", None) or kind
     return form if types == {jnp.dtype(computed_in)} else None
 
 

@@ -16,10 +16,12 @@ from flax import struct
 from rnn_jax.arrays import varying_like
 from rnn_jax.cells.asking import as_pytree
 from rnn_jax.gradients.differentiation import Jacobians, step_jacobians
+from rnn_jax.gradients.input_vectors import input_size
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.precision import compiled
 from rnn_jax.gradients.trajectory import FlatCell, flatten_cell, run
-from rnn_jax.sequence.calling import ArrayLike, Carry, as_sequence, check_carry_leaves
+from rnn_jax.sequence.calling import Carry, check_carry_leaves
+from rnn_jax.sequence.inputs import input_of_step, read_inputs, resolve_feature_axes
 from rnn_jax.sequence.running.chunks import even_interval, scan_chunks
 
 # One-step Jacobians computed side by side, in array elements: a few megabytes, to stay in cache.
@@ -30,7 +32,7 @@ class Problem(NamedTuple):
     """A cell, its inputs and where it starts: checked, and not run yet."""
 
     cell: Any
-    inputs: jax.Array
+    inputs: Any
     carry: Carry | None
 
 
@@ -53,11 +55,11 @@ class Linearization:
       carries: carry_0 … carry_T, (T+1, S).
       outputs: y_1 … y_T, (T, O).
       state_jacobians: A_t = ∂carry_t/∂carry_{t−1}, (T, S, S).
-      input_jacobians: B_t = ∂carry_t/∂x_t, (T, S, I).
+      input_jacobians: B_t = ∂carry_t/∂x_t, (T, S, I), by the floats of x_t, flattened.
       output_state_jacobians: C_t = ∂y_t/∂carry_{t−1}, (T, O, S).
       output_input_jacobians: D_t = ∂y_t/∂x_t, (T, O, I).
       cell: the cell, a pytree.
-      inputs: x_1 … x_T, (T, I).
+      inputs: x_1 … x_T, in the form in which they were given, (T, ...).
       carry: where it started, as it was given; None asked the cell.
       output_rows: (start, stop) where y_t stands in carry_t; None if it is no part of it.
       diagonal_columns: (start, stop) of the columns of A_t that are known to be diagonal blocks,
@@ -159,9 +161,8 @@ class Record:
         """T, S, O, I and the type of the carry."""
         if self._given is not None:
             return _sizes_of_linearization(self._given)
-        steps, inputs = self.inputs.shape
-        flat = self.flat
-        return Sizes(steps, flat.state_size, flat.output_size, inputs, flat.initial.dtype)
+        flat, steps = self.flat, _length(self.inputs)
+        return Sizes(steps, flat.state_size, flat.output_size, flat.input_size, flat.initial.dtype)
 
     @property
     def output_rows(self) -> tuple[int, int] | None:
@@ -186,7 +187,13 @@ class Record:
         )
 
 
-def linearize(cell: Any, xs: ArrayLike | None = None, carry: Carry | None = None) -> Linearization:
+def linearize(
+    cell: Any,
+    xs: Any = None,
+    carry: Carry | None = None,
+    *,
+    feature_axes: int | None = None,
+) -> Linearization:
     """One-step Jacobians of the full carry and of the output along a sequence.
 
     carry_t ≈ A_t carry_{t−1} + B_t x_t,    y_t ≈ C_t carry_{t−1} + D_t x_t
@@ -197,17 +204,18 @@ def linearize(cell: Any, xs: ArrayLike | None = None, carry: Carry | None = None
 
     Args:
       cell: any callable pytree cell(carry, x) -> (carry, y).
-      xs: one sequence, (T, I).
+      xs: one sequence, (T, I), or a pytree of inputs.
       carry: initial carry; None asks the cell.
+      feature_axes: trailing axes of xs that are features; as for `unroll`.
 
     Returns:
       A `Linearization`.
 
     Raises:
       ValueError: wrong shapes, an empty sequence, or a result too large for memory.
-      TypeError: inputs or carries that are no floats, or a cell that needs `carry`.
+      TypeError: inputs or carries of the wrong type, or a cell that needs `carry`.
     """
-    source = accept(cell, xs, carry)
+    source = accept(cell, xs, carry, feature_axes)
     if isinstance(source, Linearization):
         return source
     check_jacobians("linearize", sizes_of(source), of=source)
@@ -219,25 +227,33 @@ def _linearize(source: Source) -> Linearization:
     return Record(source).linearization()
 
 
-def accept(cell: Any, xs: ArrayLike | None, carry: Carry | None, *, batched: bool = False) -> Given:
+def accept(
+    cell: Any,
+    xs: Any,
+    carry: Carry | None,
+    feature_axes: int | None = None,
+    *,
+    batched: bool = False,
+) -> Given:
     """What a measure was given, checked.
 
     Args:
       cell: a cell, or a `Linearization` in place of all three.
-      xs: inputs, (T, I), or (B, T, I) if `batched`.
+      xs: inputs, (T, I), or (B, T, I) if `batched`, or a pytree of them.
       carry: initial carry, or None.
+      feature_axes: as for `unroll`.
       batched: whether one batch axis is allowed.
 
     Raises:
       TypeError: a `Linearization` beside inputs of its own, a cell without inputs; and as
-        `as_pytree`, `as_sequence` and `check_carry_leaves`.
+        `as_pytree`, `read_inputs` and `check_carry_leaves`.
       ValueError: wrong ranks.
     """
     if isinstance(cell, Linearization):
-        if xs is not None or carry is not None:
+        if any(given is not None for given in (xs, carry, feature_axes)):
             raise TypeError(
-                "a Linearization stands for the cell, its inputs and its carry; got xs= or carry= "
-                "beside it. Pass it alone, or linearize(cell, xs, carry) anew."
+                "a Linearization stands for the cell, its inputs and its carry; got xs=, carry= or "
+                "feature_axes= beside it. Pass it alone, or linearize(cell, xs, carry) anew."
             )
         if cell.cell is None or cell.inputs is None:
             raise TypeError(
@@ -255,8 +271,10 @@ def accept(cell: Any, xs: ArrayLike | None, carry: Carry | None, *, batched: boo
             "xs is missing: a cell is measured along a sequence of inputs (T, I). Pass xs, or a "
             "Linearization in place of the cell."
         )
-    problem = Problem(as_pytree(cell), as_sequence(xs, batched=batched), check_carry_leaves(carry))
-    if jax.config.jax_debug_nans and problem.inputs.ndim == 2:  # type: ignore[attr-defined]
+    cell, axes = as_pytree(cell), resolve_feature_axes(cell, feature_axes)
+    inputs, leading = read_inputs(xs, axes, batched=batched)
+    problem = Problem(cell, inputs, check_carry_leaves(carry))
+    if jax.config.jax_debug_nans and len(leading) == 1:  # type: ignore[attr-defined]
         # Some measures mark by NaN what cannot be known; a cell that makes one is found here.
         _outputs(problem)
     return problem
@@ -284,7 +302,7 @@ def up_to(source: Given, stop: int) -> Given:
     """The first `stop` steps of what is to be run; what is recorded already stays whole."""
     if isinstance(source, Linearization):
         return source
-    return source._replace(inputs=source.inputs[:stop])
+    return source._replace(inputs=jax.tree.map(lambda a: a[:stop], source.inputs))
 
 
 def sizes_of(source: Given, *, batched: bool = False) -> Sizes:
@@ -301,11 +319,18 @@ def sizes_of(source: Given, *, batched: bool = False) -> Sizes:
         return _sizes_of_linearization(source)
     cell, xs, carry = source
     if batched:
-        xs, carry = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(jnp.shape(a)[1:], jnp.result_type(a)), (xs, carry)
+        xs = input_of_step(xs)
+        carry = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(jnp.shape(a)[1:], jnp.result_type(a)), carry
         )
     state, output = _vectors.eval_shape(Problem(cell, xs, carry))
-    return Sizes(xs.shape[0], state.size, output.size, xs.shape[1], state.dtype)
+    inputs = input_size(input_of_step(xs))
+    return Sizes(_length(xs), state.size, output.size, inputs, state.dtype)
+
+
+def _length(xs: Any) -> int:
+    """T, the steps of one sequence."""
+    return jax.tree.leaves(xs)[0].shape[0]
 
 
 @compiled
@@ -337,9 +362,9 @@ def why_undecomposable(sizes: Sizes) -> str | None:
     return f"a carry of float32 or float64, which LAPACK can decompose; got {sizes.dtype}"
 
 
-def _one_step_jacobians(flat: FlatCell, states: jax.Array, xs: jax.Array) -> Jacobians:
+def _one_step_jacobians(flat: FlatCell, states: jax.Array, xs: Any) -> Jacobians:
     """A, B, C and D of every step, some steps side by side."""
-    size, inputs, rows = flat.state_size, xs.shape[1], flat.output_rows
+    size, inputs, rows = flat.state_size, flat.input_size, flat.output_rows
     if flat.assembled is not None:
         jacobians: Callable[..., Any] = flat.assembled
     else:
@@ -359,8 +384,10 @@ def _one_step_jacobians(flat: FlatCell, states: jax.Array, xs: jax.Array) -> Jac
 
 
 def _by_automatic_differentiation(
-    flat: FlatCell, state: jax.Array, x: jax.Array
+    flat: FlatCell, state: jax.Array, x: Any
 ) -> tuple[jax.Array, ...]:
     """One step's Jacobians, those of the output too unless they are rows of the carry's."""
-    jacobians = step_jacobians(flat.step, state, x)
-    return jacobians[:2] if flat.output_rows else jacobians
+    step, numbers = flat.step_from(x)
+    # In reverse mode those by inputs are of the inputs' type.
+    jacobians = [part.astype(state.dtype) for part in step_jacobians(step, state, numbers)]
+    return tuple(jacobians[:2] if flat.output_rows else jacobians)

@@ -24,9 +24,10 @@ from rnn_jax.sequence.calling import ArrayLike, Carry
 def vanishing_penalty(
     loss: Loss,
     cell: Any,
-    xs: ArrayLike | None = None,
+    xs: Any = None,
     carry: Carry | None = None,
     *,
+    feature_axes: int | None = None,
     immediate: bool = False,
 ) -> jax.Array:
     """Penalty on error signals that change their length on the way back through a step.
@@ -39,8 +40,9 @@ def vanishing_penalty(
     Args:
       loss: loss(ys) -> scalar, of the outputs (T, H) that `unroll` gives.
       cell: any callable pytree cell(carry, x) -> (carry, y); differentiate by it.
-      xs: one sequence, (T, I).
+      xs: one sequence, (T, I), or a pytree of inputs.
       carry: initial carry; None asks the cell.
+      feature_axes: trailing axes of xs that are features; as for `unroll`.
       immediate: what is held constant when this is differentiated. False: nothing, the gradient of
         Ω as it is written. True: inputs, carries and the δ, so that only the weights inside
         A_{t+1} count: the cheaper gradient that the authors used. The value is the same.
@@ -50,7 +52,7 @@ def vanishing_penalty(
 
     Raises:
       ValueError: a loss that is no scalar, wrong shapes, or an empty sequence.
-      TypeError: a loss that is not callable, inputs or carries that are no floats, or a cell that
+      TypeError: a loss that is not callable, inputs or carries of the wrong type, or a cell that
         needs `carry`.
 
     References:
@@ -58,7 +60,7 @@ def vanishing_penalty(
       networks", 2013, equations 9 (Ω) and 10 (its immediate derivative).
     """
     check_loss(loss)
-    source = accept(cell, xs, carry)
+    source = accept(cell, xs, carry, feature_axes)
     if check_flag("immediate", immediate):
         ran, ys = jax.lax.stop_gradient(outputs_of(source))
         # The loss may close over weights of its own.
@@ -75,14 +77,14 @@ def _vanishing_penalty(cell: Any, source: Source, output_gradients: Any) -> jax.
     record = Record(source)
     _, signal = signal_of(record, output_gradients)
     deviations = jax.vmap(lambda *at: _deviation(record.flat, cell, *at))(
-        record.states[1:-1], record.inputs[1:], signal.total_directions[1:]
+        record.states[1:-1],
+        jax.tree.map(lambda a: a[1:], record.inputs),
+        signal.total_directions[1:],
     )
     return jnp.sum(deviations)
 
 
-def _deviation(
-    flat: FlatCell, cell: Any, state: jax.Array, x: jax.Array, delta: jax.Array
-) -> jax.Array:
+def _deviation(flat: FlatCell, cell: Any, state: jax.Array, x: Any, delta: jax.Array) -> jax.Array:
     """(‖Aᵀδ‖ / ‖δ‖ − 1)² of one step; 0 where δ is 0."""
     _, pull = pullback(lambda before: flat.step_of(cell, before, x)[0], state)
     (pulled,) = pull(delta)
@@ -100,9 +102,10 @@ def _norm(vector: jax.Array) -> jax.Array:
 
 def flossing_penalty(
     cell: Any,
-    xs: ArrayLike | None = None,
+    xs: Any = None,
     carry: Carry | None = None,
     *,
+    feature_axes: int | None = None,
     k: int | None = None,
     target: ArrayLike = 0.0,
     warmup: int = 0,
@@ -118,8 +121,9 @@ def flossing_penalty(
 
     Args:
       cell: any callable pytree cell(carry, x) -> (carry, y); differentiate by it.
-      xs: one sequence, (T, I); `jax.vmap` gives a batch.
+      xs: one sequence, (T, I), or a pytree of inputs; `jax.vmap` gives a batch.
       carry: initial carry; None asks the cell.
+      feature_axes: trailing axes of xs that are features; as for `unroll`.
       k: how many exponents, the leading ones; None is all S.
       target: what they should be, nats a step: one number or (k,).
       warmup, interval: as in `lyapunov_exponents`.
@@ -135,7 +139,9 @@ def flossing_penalty(
       R. Engelken, "Gradient flossing: improving gradient descent through dynamic control of
       Jacobians", 2023.
     """
-    spectrum = lyapunov_exponents(cell, xs, carry, k=k, warmup=warmup, interval=interval)
+    spectrum = lyapunov_exponents(
+        cell, xs, carry, feature_axes=feature_axes, k=k, warmup=warmup, interval=interval
+    )
     exponents = spectrum.exponents
     try:
         goal = jnp.asarray(target, exponents.dtype)
@@ -178,6 +184,13 @@ def orthogonality_penalty(cell: Any) -> jax.Array:
             f"{type(cell).__name__}, which has no recurrent_kernel. Pass the kernel itself."
         )
     kernel = jnp.asarray(kernel[...])
+    sizes = [getattr(cell, f"{which}_features", None) for which in ("output", "hidden")]
+    if sizes[0] != sizes[1] and None not in sizes:
+        raise ValueError(
+            "a recurrent kernel must consist of square blocks for the penalty; got a "
+            f"{type(cell).__name__} that projects {sizes[1]} features to {sizes[0]}. Leave the "
+            "penalty out for it, or build it without a projection."
+        )
     if not jnp.issubdtype(kernel.dtype, jnp.floating):
         raise TypeError(f"a recurrent kernel must hold floats; got dtype {kernel.dtype}. Cast it.")
     if kernel.ndim != 2 or kernel.shape[0] == 0 or kernel.shape[1] % kernel.shape[0]:

@@ -18,6 +18,8 @@ from rnn_jax.gradients.trajectory import FlatCell
 # A_t applied to a vector (S,), or its transpose.
 Map = Callable[[jax.Array], jax.Array]
 Pair = tuple[jax.Array, jax.Array]
+# The state before a step and its input, in the cell's own form.
+At = tuple[jax.Array, Any]
 # The same for the state beside the input or the output.
 PairMap = Callable[[jax.Array, jax.Array], Pair]
 
@@ -49,20 +51,35 @@ def step_maps(record: Record) -> StepMaps:
     return maps_at(record.flat, record.states[:-1], record.inputs)
 
 
-def maps_at(flat: FlatCell, states: jax.Array, xs: jax.Array) -> StepMaps:
-    """The maps of a cell's steps from the states before them (n, S) and their inputs (n, I)."""
+def maps_at(flat: FlatCell, states: jax.Array, xs: Any) -> StepMaps:
+    """The maps of a cell's steps from the states before them (n, S) and their inputs."""
 
-    def push(at: Pair) -> PairMap:
-        return lambda v, u: pushforward(flat.step, at, varying_like((v, u), at))[1]
+    def push(at: At) -> PairMap:
+        state, x = at
+        step, numbers = flat.step_from(x)
 
-    def pull(at: Pair) -> PairMap:
-        result, back = pullback(flat.step, *at)
-        return lambda w, z: back(varying_like((w, z), result))
+        def along(v: jax.Array, u: jax.Array) -> Pair:
+            tangents = varying_like((v, u.astype(numbers.dtype)), at)
+            after: Pair = pushforward(step, (state, numbers), tangents)[1]
+            return after
 
-    def push_state(at: Pair) -> Map:
+        return along
+
+    def pull(at: At) -> PairMap:
+        state, x = at
+        step, numbers = flat.step_from(x)
+        result, back = pullback(step, state, numbers)
+
+        def through(w: jax.Array, z: jax.Array) -> Pair:
+            by_state, by_input = back(varying_like((w, z), result))
+            return by_state, by_input.astype(w.dtype)
+
+        return through
+
+    def push_state(at: At) -> Map:
         return _push_of_state(flat, *at)
 
-    def pull_state(at: Pair) -> Map:
+    def pull_state(at: At) -> Map:
         state, x = at
         result, back = pullback(lambda before: flat.step(before, x)[0], state)
         return lambda w: back(varying_like(w, result))[0]
@@ -90,13 +107,13 @@ def pushes(record: Record) -> Pushes:
         return Pushes((), record.jacobians, lambda carried, at: (carried, _forward_matrix(at)))
     flat = record.flat
 
-    def advance(state: jax.Array, x: jax.Array) -> tuple[jax.Array, Map]:
+    def advance(state: jax.Array, x: Any) -> tuple[jax.Array, Map]:
         return flat.step(state, x)[0], _push_of_state(flat, state, x)
 
     return Pushes(flat.initial, record.inputs, advance)
 
 
-def _push_of_state(flat: FlatCell, state: jax.Array, x: jax.Array) -> Map:
+def _push_of_state(flat: FlatCell, state: jax.Array, x: Any) -> Map:
     def push(v: jax.Array) -> jax.Array:
         v = varying_like(v, state)
         return pushforward(lambda before: flat.step(before, x)[0], (state,), (v,))[1]

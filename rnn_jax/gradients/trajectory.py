@@ -15,21 +15,27 @@ from rnn_jax.cells.asking import part_names, part_that_is_output
 from rnn_jax.cells.claims import claim
 from rnn_jax.cells.structure import fused_form_for
 from rnn_jax.gradients.assembled import assembled_jacobians
+from rnn_jax.gradients.input_vectors import input_size, is_vector, ravel_input
 from rnn_jax.sequence.calling import Carry, Step, describe, resolve_carry, resolve_step
+from rnn_jax.sequence.inputs import input_of_step
+
+StepOfVectors = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 class FlatCell(NamedTuple):
-    """A cell seen as (state, x) -> (state, y) on vectors.
+    """A cell seen as (state, x) -> (state, y) on vectors; x is in the cell's own form.
 
     Attributes:
-      step: one step, (S,), (I,) -> (S,), (O,).
+      step: one step, (S,), x -> (S,), (O,), to be differentiated: all in the carry's type.
       step_of: the same with the cell as first argument, to differentiate by its weights.
+      advance: the same as `step`, its output in its own type.
       initial: the initial state, (S,).
       initial_of: the initial state that another cell of this structure makes for itself; None
         where the carry was given.
       unravel: back from (S,) to the cell's own carry.
       unravel_output: back from (O,) to the cell's own output.
       output_size: O.
+      input_size: I, the floats of one input.
       parts: where each part of the carry stands in the state, (start, stop) by name.
       output_rows: where the output stands in the state, (start, stop), if a step returns a part of
         its carry as its output, as most recurrent cells do; None if the output is something else.
@@ -39,13 +45,15 @@ class FlatCell(NamedTuple):
         on the next step's same unit alone, whatever the part; None if there are none.
     """
 
-    step: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
-    step_of: Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+    step: Callable[[jax.Array, Any], tuple[jax.Array, jax.Array]]
+    step_of: Callable[[Any, jax.Array, Any], tuple[jax.Array, jax.Array]]
+    advance: Callable[[jax.Array, Any], tuple[jax.Array, jax.Array]]
     initial: jax.Array
     initial_of: Callable[[Any], jax.Array] | None
     unravel: Callable[[jax.Array], Carry]
     unravel_output: Callable[[jax.Array], Any]
     output_size: int
+    input_size: int
     parts: dict[str, tuple[int, int]]
     output_rows: tuple[int, int] | None
     assembled: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]] | None
@@ -56,15 +64,20 @@ class FlatCell(NamedTuple):
         """S, the size of the flattened carry."""
         return self.initial.shape[0]
 
+    def step_from(self, x: Any) -> tuple[StepOfVectors, jax.Array]:
+        """(one step as a function of the state (S,) and the input's floats (I,), these floats)."""
+        vector, unravel = ravel_input(x, self.initial.dtype)
+        return lambda state, numbers: self.step(state, unravel(numbers)), vector
 
-def flatten_cell(cell: Any, xs: jax.Array, carry: Carry | None) -> FlatCell:
-    """Checks a cell against one sequence (T, I) and flattens it; its step is traced once.
+
+def flatten_cell(cell: Any, xs: Any, carry: Carry | None) -> FlatCell:
+    """Checks a cell against one sequence and flattens it; its step is traced once.
 
     Raises:
       ValueError, TypeError: as `resolve_step`; or a carry or output that is not made of floats
         of one type, by which nothing can be differentiated.
     """
-    x = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
+    x = input_of_step(xs)
     first = resolve_step(cell, x, carry)
     for what, tree in (("carry", first.carry), ("output", first.output)):
         _check_some(what, tree)
@@ -75,24 +88,30 @@ def flatten_cell(cell: Any, xs: jax.Array, carry: Carry | None) -> FlatCell:
         jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), first.output)
     )
 
-    def step_of(cell: Any, state: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def advance(cell: Any, state: jax.Array, x: Any) -> tuple[jax.Array, jax.Array]:
         after, y = cell(unravel(state), x)
         return ravel_pytree(after)[0], ravel_pytree(y)[0]
+
+    def step_of(cell: Any, state: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        after, y = advance(cell, state, x)
+        return after, y.astype(initial.dtype)
 
     def initial_of(cell: Any) -> jax.Array:
         return ravel_pytree(resolve_carry(cell, x, None))[0].astype(initial.dtype)
 
     parts = _name_parts(cell, first.carry)
     rows = _find_output(first)
-    form = fused_form_for(cell, x, first.carry) if rows else None
+    form = fused_form_for(cell, x, first.carry) if rows and is_vector(x) else None
     return FlatCell(
         step=partial(step_of, cell),
         step_of=step_of,
+        advance=partial(advance, cell),
         initial=initial,
         initial_of=initial_of if carry is None else None,
         unravel=unravel,
         unravel_output=unravel_output,
         output_size=sum(leaf.size for leaf in jax.tree.leaves(first.output)),
+        input_size=input_size(x),
         parts=parts,
         output_rows=rows,
         assembled=None if form is None else partial(assembled_jacobians, form, unravel=unravel),
@@ -100,11 +119,11 @@ def flatten_cell(cell: Any, xs: jax.Array, carry: Carry | None) -> FlatCell:
     )
 
 
-def run(flat: FlatCell, xs: jax.Array) -> tuple[jax.Array, jax.Array]:
+def run(flat: FlatCell, xs: Any) -> tuple[jax.Array, jax.Array]:
     """The trajectory: states (T+1, S) from the initial one on, and outputs (T, O)."""
 
-    def body(state: jax.Array, x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        after, y = flat.step(state, x)
+    def body(state: jax.Array, x: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        after, y = flat.advance(state, x)
         return after, (after, y)
 
     _, (states, ys) = lax.scan(body, flat.initial, xs)

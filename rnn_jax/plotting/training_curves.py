@@ -67,11 +67,39 @@ def plot_learning(
             fontsize="small",
             color=COLORS["grey"],
         )
-    finite = curves[np.isfinite(curves)]
-    if finite.size and finite.min() > 0 and finite.max() > 10 * finite.min():
-        ax.set_yscale("log")
+    _log_scale_if_wide(ax, curves)
     ax.set_xlabel("training step")
     ax.set_ylabel(f"{metric} on fresh data")
+    return finish(ax, title)
+
+
+def plot_terms(history: History, ax: Axes | None = None, *, title: str | None = None) -> Axes:
+    """The terms of an objective by training step, a line for each; of members the median.
+
+    Args:
+      history: of a run with an `objective`.
+      ax: where to draw; None makes a figure.
+      title: above the picture.
+
+    Returns:
+      The `Axes`; logarithmic if all values are positive and span more than a factor of ten.
+
+    Raises:
+      ValueError: a run without an objective.
+    """
+    if not history.terms:
+        raise ValueError(
+            "the picture needs the history of a run with an objective; got one without terms. Pass "
+            "objective= to fit."
+        )
+    ax = new_axes(ax)
+    curves = {name: _median(as_numpy(series)) for name, series in history.terms.items()}
+    for index, (name, curve) in enumerate(curves.items()):
+        ax.plot(history.step, curve, color=cycle_color(index), linewidth=1.2, label=name)
+    _log_scale_if_wide(ax, np.concatenate(list(curves.values())))
+    ax.set_xlabel("training step")
+    ax.set_ylabel("terms, in training")
+    ax.legend(frameon=False, fontsize="small")
     return finish(ax, title)
 
 
@@ -145,7 +173,7 @@ def plot_flow_while_learning(
 def training_figure(
     history: History, *, chance: float | None = None, title: str | None = None
 ) -> Figure:
-    """One figure: metrics by training step, and below it gradient flow, on one axis of time.
+    """One figure: metrics by training step; below it terms and gradient flow, on one axis of time.
 
     Args:
       history: of a run.
@@ -156,16 +184,19 @@ def training_figure(
       A matplotlib `Figure`.
     """
     flows = [record for record in history.probes.values() if "by_lag" in record.values]
+    panels = 1 + bool(history.terms) + len(flows)
     figure, axes = plt.subplots(
-        1 + len(flows),
+        panels,
         1,
-        figsize=(7.2, 2.9 + 2.9 * len(flows)),
+        figsize=(7.2, 2.9 * panels),
         layout="constrained",
         sharex=True,
         squeeze=False,
     )
     plot_learning(history, axes[0, 0], chance=chance)
-    for ax, record in zip(axes[1:, 0], flows, strict=True):
+    if history.terms:
+        plot_terms(history, axes[1, 0])
+    for ax, record in zip(axes[panels - len(flows) :, 0], flows, strict=True):
         plot_flow_while_learning(record, ax)
     for ax in axes[:-1, 0]:
         ax.set_xlabel("")
@@ -173,6 +204,19 @@ def training_figure(
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize="medium")
     return figure
+
+
+def _median(series: np.ndarray) -> np.ndarray:
+    """Over the members that have a number at all; NaN where none has."""
+    known = np.ma.masked_invalid(np.atleast_2d(series))
+    result: np.ndarray = np.ma.median(known, axis=0).filled(np.nan)
+    return result
+
+
+def _log_scale_if_wide(ax: Axes, values: np.ndarray) -> None:
+    finite = values[np.isfinite(values)]
+    if finite.size and finite.min() > 0 and finite.max() > 10 * finite.min():
+        ax.set_yscale("log")
 
 
 def _edges(centres: np.ndarray) -> np.ndarray:

@@ -6,9 +6,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnn_jax.cells.asking import check_cell, features_taken, parameter_dtype
+from rnn_jax.cells.asking import (
+    check_cell,
+    features_said_of_output,
+    features_taken,
+    parameter_dtype,
+)
 from rnn_jax.cells.cell import promote
-from rnn_jax.cells.claims import owner_of
 from rnn_jax.cells.wrappers.wrapper import check_unshared
 from rnn_jax.checks import check_key, kind_of
 from rnn_jax.sequence.calling import ArrayLike, Carry
@@ -117,7 +121,7 @@ class Bidirectional(nnx.Module):
     def hidden_features(self) -> int:
         """H_f + H_b, the features of one output; absent where a cell does not say."""
         cells = (self.forward, self.backward)
-        return sum(owner_of(cell).hidden_features for cell in cells)
+        return sum(map(features_said_of_output, cells))
 
     @property
     def param_dtype(self) -> Any:

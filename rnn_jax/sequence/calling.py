@@ -7,44 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax.cells.asking import ARRAYS, carry_maker, make_carry
+from rnn_jax.sequence.inputs import is_array, shape_of_input
 
 Carry = Any
 ArrayLike = Any
-
-
-def as_sequence(xs: ArrayLike, *, batched: bool) -> jax.Array:
-    """Returns `xs` as an array of rank 2, or of rank 2 or more if `batched`, checked.
-
-    Raises:
-      TypeError: the values are not real floating-point numbers.
-      ValueError: the rank is wrong or the sequence is empty.
-    """
-    try:
-        array = jnp.asarray(xs)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"xs must be an array of inputs (T, I); got {type(xs).__name__}. Pass a JAX or NumPy "
-            f"array of floats. ({error})"
-        ) from error
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(
-            f"xs must hold real floating-point numbers; got dtype {array.dtype}. "
-            "Cast it, for example xs.astype(jnp.float32)."
-        )
-    if array.ndim < 2 or (array.ndim > 2 and not batched):
-        rule = "(..., T, I): any batch axes, time, features" if batched else "(T, I), one sequence"
-        fix = (
-            "Add the missing axis, for example xs[:, None] for one feature."
-            if array.ndim < 2
-            else "Map over the batch: jax.vmap(lambda x: call(cell, x))(xs)."
-        )
-        raise ValueError(f"xs must have shape {rule}; got shape {array.shape}. {fix}")
-    if array.shape[-2] == 0:
-        raise ValueError(
-            f"xs must hold at least one time step; got shape {array.shape}, which is empty "
-            "along the time axis. Pass T of at least 1."
-        )
-    return array
 
 
 def check_carry_leaves(carry: Carry, name: str = "carry") -> Carry:
@@ -79,16 +45,12 @@ class Step(NamedTuple):
     program: Any
 
 
-def resolve_carry(
-    cell: Any, x: jax.ShapeDtypeStruct, carry: Carry | None, name: str = "carry"
-) -> Carry:
+def resolve_carry(cell: Any, x: Any, carry: Carry | None, name: str = "carry") -> Carry:
     """The carry to start from; see `resolve_step`."""
     return resolve_step(cell, x, carry, name).carry
 
 
-def resolve_step(
-    cell: Any, x: jax.ShapeDtypeStruct, carry: Carry | None, name: str = "carry"
-) -> Step:
+def resolve_step(cell: Any, x: Any, carry: Carry | None, name: str = "carry") -> Step:
     """The first step, traced once, after which the cell is known to keep the contract.
 
     A carry that the cell made itself is widened (never narrowed) to the type its step returns, so
@@ -96,7 +58,7 @@ def resolve_step(
 
     Args:
       cell: a callable pytree.
-      x: shape and type of one input.
+      x: shape and type of one input, or a pytree of them.
       carry: where to start; None asks `cell.initialize_carry`.
       name: of the argument that it came as.
 
@@ -128,7 +90,7 @@ def resolve_step(
 
 def resolve_starts(
     cell: Any,
-    x: jax.ShapeDtypeStruct,
+    x: Any,
     carry: Carry | None,
     initial: Carry | None,
     *,
@@ -166,7 +128,7 @@ def resolve_starts(
     return start, None
 
 
-def _trace_step(cell: Any, carry: Carry, x: jax.ShapeDtypeStruct) -> Step:
+def _trace_step(cell: Any, carry: Carry, x: Any) -> Step:
     """One step, without computing it.
 
     Raises:
@@ -175,7 +137,7 @@ def _trace_step(cell: Any, carry: Carry, x: jax.ShapeDtypeStruct) -> Step:
     """
     written: list[str] = []
 
-    def step(cell: Any, carry: Carry, x: jax.Array) -> Any:
+    def step(cell: Any, carry: Carry, x: Any) -> Any:
         before = _named_leaves(cell)
         result = cell(carry, x)
         written.extend(_written(before, _named_leaves(cell)))
@@ -257,8 +219,10 @@ def _written(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     return [name for name in names if before.get(name) is not after.get(name)]
 
 
-def _check_features(cell: Any, x: jax.ShapeDtypeStruct) -> None:
+def _check_features(cell: Any, x: Any) -> None:
     expected = getattr(cell, "in_features", None)
+    if not is_array(x) or not x.shape:
+        return
     if isinstance(expected, int) and x.shape[-1] != expected:
         raise ValueError(
             f"xs must have the cell's in_features={expected} as its last axis; got "
@@ -267,14 +231,28 @@ def _check_features(cell: Any, x: jax.ShapeDtypeStruct) -> None:
         )
 
 
-def _own_carry(cell: Any, x: jax.ShapeDtypeStruct) -> Carry:
-    return make_carry(cell, x.shape)
+def _own_carry(cell: Any, x: Any) -> Carry:
+    try:
+        return make_carry(cell, shape_of_input(x))
+    except Exception as error:
+        if is_array(x):
+            raise
+        raise ValueError(
+            "the cell could not make its own carry, initialize_carry(input_shape), for several "
+            f"inputs x {describe(x)}, input_shape {shape_of_input(x)}: {error} Pass the one input "
+            "that the cell takes, or the initial state as carry=."
+        ) from error
 
 
-def _check_given_carry(cell: Any, x: jax.ShapeDtypeStruct, carry: Carry, name: str) -> None:
+def _check_given_carry(cell: Any, x: Any, carry: Carry, name: str) -> None:
     if carry_maker(cell) is None:
         return
-    expected = jax.eval_shape(lambda k: _own_carry(k, x), cell)
+    try:
+        expected = jax.eval_shape(lambda k: _own_carry(k, x), cell)
+    except ValueError:
+        if is_array(x):
+            raise
+        return  # It makes none for several inputs, and need not.
     if not _same_shapes(expected, carry):
         raise ValueError(
             f"{name} must have the structure and shapes that the cell initialises, "

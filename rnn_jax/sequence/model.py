@@ -23,8 +23,9 @@ from rnn_jax.checks import (
 )
 from rnn_jax.initializers import InitializerLike, get_initializer, initialize
 from rnn_jax.sequence.bidirectional import Bidirectional
-from rnn_jax.sequence.calling import ArrayLike, Carry, as_sequence
+from rnn_jax.sequence.calling import ArrayLike, Carry
 from rnn_jax.sequence.embedding import Embedding, read_tokens
+from rnn_jax.sequence.inputs import read_array
 from rnn_jax.sequence.layers import cells_of, check_layers, trace_layers
 from rnn_jax.sequence.masks import Marks, read_marks, valid_steps
 from rnn_jax.sequence.unroll import mapped, split_for, unroll
@@ -201,7 +202,7 @@ class SequenceModel(nnx.Module):
             self._check_causal()
         carries = self._check_carries(carry)
         if self.embedding is None:
-            xs = as_sequence(xs, batched=True)
+            xs = read_array(xs)
             marks, axes = read_marks(xs.shape[:-1], lengths, mask, resets), xs.ndim - 2
         else:
             xs, marks = read_tokens(xs, self.embedding.size, lengths, mask, resets)

@@ -8,7 +8,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnn_jax.cells.asking import make_carry, parameter_dtype, part_names
+from rnn_jax.cells.asking import (
+    features_said_of_output,
+    make_carry,
+    parameter_dtype,
+    part_names,
+)
 from rnn_jax.cells.claims import SelfDescribing, claim, owner_of
 from rnn_jax.cells.wrappers.noise import Noise, draw_noise, project_with, step_with
 from rnn_jax.sequence.layers import check_fit, check_layers, features_given
@@ -157,7 +162,7 @@ class StackedCell(nnx.RNNCellBase, SelfDescribing):
     @property
     def hidden_features(self) -> int:
         """H, the features of the top layer's output; absent where that layer does not say."""
-        return owner_of(self.cells[-1]).hidden_features
+        return features_said_of_output(self.cells[-1])
 
     @property
     def param_dtype(self) -> Any:

@@ -12,14 +12,19 @@ from rnn_jax.arrays import call_automatic, nan_unless, varying_like
 from rnn_jax.cells.asking import as_pytree
 from rnn_jax.cells.structure import FusedForm, fused_form_for
 from rnn_jax.cells.wrappers.noise import Noise, draw_noise, has_noise, project_with, step_with
-from rnn_jax.checks import check_flag, check_key, check_size
+from rnn_jax.checks import check_flag, check_key, check_size, is_key
 from rnn_jax.sequence.calling import (
     ArrayLike,
     Carry,
-    as_sequence,
     check_batch_axes,
     check_carry_leaves,
     resolve_starts,
+)
+from rnn_jax.sequence.inputs import (
+    input_of_step,
+    is_float,
+    read_inputs,
+    resolve_feature_axes,
 )
 from rnn_jax.sequence.masks import Marks, effective_resets, read_marks, valid_steps
 from rnn_jax.sequence.running.boundaries import Boundaries, left_backwards, spare_carry, within
@@ -31,9 +36,10 @@ from rnn_jax.sequence.running.truncation import truncated
 
 def unroll(
     cell: Any,
-    xs: ArrayLike,
+    xs: Any,
     carry: Carry | None = None,
     *,
+    feature_axes: int | None = None,
     initial: Carry | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
@@ -60,7 +66,14 @@ def unroll(
 
     Args:
       cell: any callable pytree cell(carry, x) -> (carry, y) on one sequence's step.
-      xs: inputs, (..., T, I).
+      xs: inputs, (..., T, I): an array, or a pytree of arrays that all lead with (..., T), of which
+        the cell is given one step; tuples and lists of arrays are pytrees, and not stacked. Real
+        numbers of any type: whole numbers and booleans are promoted by this package's cells to the
+        type of their parameters.
+      feature_axes: how many trailing axes of xs are features: 3 for images (..., T, height, width,
+        channels), 0 for tokens (..., T). Of a pytree, those of the leaf with the most axes; the
+        axes before them are those that all leaves lead with. None asks the cell
+        (`cell.num_feature_axes`), and is 1 if it does not say.
       carry: where to go on, its leaves with the leading axes of xs: the last carry of the steps
         before. None starts a sequence.
       initial: where sequences start, in the form of `carry`: at the row's first step if `carry` is
@@ -98,18 +111,19 @@ def unroll(
     Raises:
       ValueError: wrong shapes, an empty sequence, lengths out of range, lengths and a mask, several
         keys, or a cell that does not return (carry, y) or does not keep its carry's shape.
-      TypeError: inputs that are no floats, a cell that needs `carry`, or, with resets and a carry,
-        `initial`; a flag that is no bool, or a `key` that is no key.
+      TypeError: inputs that are no real numbers, a cell that needs `carry`, or, with resets and a
+        carry, `initial`; a flag that is no bool, or a `key` that is no key.
     """
-    xs = as_sequence(xs, batched=True)
-    batch, steps = xs.shape[:-2], xs.shape[-2]
+    xs, leading = read_inputs(xs, resolve_feature_axes(cell, feature_axes), batched=True)
+    batch, steps = leading[:-1], leading[-1]
     options = _Options(
+        batch_axes=len(batch),
         reverse=check_flag("reverse", reverse),
         return_carries=check_flag("return_carries", return_carries),
         every=resolve_interval(checkpoint, steps),
         truncate=None if truncate is None else min(check_size("truncate", truncate), steps),
     )
-    marks = read_marks(xs.shape[:-1], lengths, mask, resets)
+    marks = read_marks(leading, lengths, mask, resets)
     for name, start in (("carry", carry), ("initial", initial)):
         if start is not None:
             check_batch_axes(check_carry_leaves(start, name), batch, name)
@@ -124,6 +138,7 @@ Advance = Callable[[Carry, Any], tuple[Carry, Any]]
 class _Options(NamedTuple):
     """What is fixed when a call is compiled."""
 
+    batch_axes: int
     reverse: bool
     return_carries: bool
     every: int | None
@@ -133,7 +148,7 @@ class _Options(NamedTuple):
 @functools.partial(jax.jit, static_argnames="options")
 def _unroll(
     cell: Any,
-    xs: jax.Array,
+    xs: Any,
     carry: Carry | None,
     initial: Carry | None,
     marks: Marks,
@@ -143,12 +158,15 @@ def _unroll(
 ) -> Any:
     run = functools.partial(_run_rows, options=options)
     # Rows are spread over devices as they come; how the rest lies is the compiler's to find.
-    return call_automatic(run, cell, xs, carry, initial, marks, keys, like=xs, axes=xs.ndim - 2)
+    like = jax.tree.leaves(xs)[0]
+    return call_automatic(
+        run, cell, xs, carry, initial, marks, keys, like=like, axes=options.batch_axes
+    )
 
 
 def _run_rows(
     cell: Any,
-    xs: jax.Array,
+    xs: Any,
     carry: Carry | None,
     initial: Carry | None,
     marks: Marks,
@@ -156,7 +174,8 @@ def _run_rows(
     *,
     options: _Options,
 ) -> Any:
-    batch_axes, steps = xs.ndim - 2, xs.shape[-2]
+    batch_axes = options.batch_axes
+    steps = jax.tree.leaves(xs)[0].shape[batch_axes]
     valid = valid_steps(marks, steps)
     resets = effective_resets(marks, valid)
     starts = functools.partial(_starts, cell, resets=resets is not None, skips=valid is not None)
@@ -199,35 +218,45 @@ def mapped(function: Callable[..., Any], batch_axes: int) -> Callable[..., Any]:
 
 def _starts(
     cell: Any,
-    xs: jax.Array,
+    xs: Any,
     carry: Carry | None,
     initial: Carry | None,
     *,
     resets: bool,
     skips: bool,
 ) -> tuple[Carry, Carry | None]:
-    """(where one row (T, I) goes on, where sequences start within it if that is elsewhere)."""
-    x = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
-    return resolve_starts(cell, x, carry, initial, resets=resets, skips=skips)
+    """(where one row goes on, where sequences start within it if that is elsewhere)."""
+    return resolve_starts(cell, input_of_step(xs), carry, initial, resets=resets, skips=skips)
 
 
-def _without_padding(xs: jax.Array, valid: jax.Array) -> jax.Array:
-    """One row's inputs (T, I), those of skipped steps replaced.
+def _without_padding(xs: Any, valid: jax.Array) -> Any:
+    """One row's inputs, each leaf (T, ...), those of skipped steps replaced.
 
     Padding may hold anything, NaN too: kept out before it can reach a derivative. A skipped step is
     computed all the same, so what stands in must be an input where the cell has a derivative, and
     the first of the row's own is one. A row without any has 1/2, which lies where roots,
-    logarithms, norms and what is defined on [0, 1] are smooth.
+    logarithms, norms and what is defined on [0, 1] are smooth; in whole numbers 0, the first token.
     """
-    first = xs[jnp.argmax(valid)]
-    stand_in = lax.select(jnp.any(valid), first, jnp.full_like(first, 0.5))
-    keep = jnp.broadcast_to(valid[:, None], xs.shape)
-    return jnp.where(keep, xs, jnp.broadcast_to(lax.stop_gradient(stand_in), xs.shape))
+
+    def replaced(leaf: jax.Array) -> jax.Array:
+        if is_key(leaf):
+            return leaf  # Every key is one to draw with.
+        first = leaf[jnp.argmax(valid)]
+        without_any = jnp.full_like(first, 0.5 if is_float(leaf) else 0)
+        stand_in = lax.select(jnp.any(valid), first, without_any)
+        keep = jnp.expand_dims(valid, tuple(range(1, leaf.ndim)))
+        return jnp.where(
+            jnp.broadcast_to(keep, leaf.shape),
+            leaf,
+            jnp.broadcast_to(lax.stop_gradient(stand_in), leaf.shape),
+        )
+
+    return jax.tree.map(replaced, xs)
 
 
 def _scan_plain(
     cell: Any,
-    xs: jax.Array,
+    xs: Any,
     start: Carry,
     initial: Carry,
     boundaries: Boundaries,
@@ -260,7 +289,9 @@ def _scan_fused(
     options: _Options,
 ) -> tuple[Carry, Any, Carry | None]:
     """A cell in fused form over all sequences at once, time first: one product a step for all."""
-    time = xs.ndim - 2
+    time = options.batch_axes
+    if not is_float(xs):
+        xs = xs.astype(form.kernels[0].dtype)
 
     def time_first(tree: Any) -> Any:
         return jax.tree.map(lambda a: jnp.moveaxis(a, time, 0), tree)
@@ -299,7 +330,7 @@ def _run(
     return last, ys, carries
 
 
-def hoist_projection(cell: Any, xs: jax.Array, noise: Noise = None) -> tuple[Advance, Any]:
+def hoist_projection(cell: Any, xs: Any, noise: Noise = None) -> tuple[Advance, Any]:
     """Splits a cell into what can be done before the loop and what cannot.
 
     Returns:

@@ -1,6 +1,7 @@
 """Training loops that survive: ensembles in one program, records, checkpoints, probes, devices."""
 
 from rnn_jax.training.disk.restore import restore
+from rnn_jax.training.disk.weights_file import load, save
 from rnn_jax.training.ensemble import ensemble, member
 from rnn_jax.training.fit import FitResult, fit
 from rnn_jax.training.history import History, ProbeRecord
@@ -9,23 +10,32 @@ from rnn_jax.training.monitoring import (
     record_gradient_norms,
     recorded_gradient_norms,
 )
+from rnn_jax.training.objective import Term
+from rnn_jax.training.penalty_terms import Flossing, Orthogonality, Vanishing, WeightDecay
 from rnn_jax.training.probes import GateProbe, GradientFlowProbe, LyapunovProbe, Probe
 from rnn_jax.training.stopping import Terminated
 
 __all__ = [
     "FitResult",
+    "Flossing",
     "GateProbe",
     "GradientFlowProbe",
     "GradientNorms",
     "History",
     "LyapunovProbe",
+    "Orthogonality",
     "Probe",
     "ProbeRecord",
+    "Term",
     "Terminated",
+    "Vanishing",
+    "WeightDecay",
     "ensemble",
     "fit",
+    "load",
     "member",
     "record_gradient_norms",
     "recorded_gradient_norms",
     "restore",
+    "save",
 ]

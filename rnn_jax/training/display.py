@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rnn_jax.training.plan import Plan
-from rnn_jax.training.step import NEVER, Report, has_stopped
+from rnn_jax.training.report import NEVER, Report, has_stopped
 
 # Lines for a whole run where there is no terminal to draw in.
 _LINES = 20
@@ -109,9 +109,9 @@ class LiveDisplay(Display):
 
 
 def describe(plan: Plan, report: Report) -> str:
-    """Loss and metrics in a line; of an ensemble the median, the range and how many are done."""
+    """Loss, terms and metrics in a line; of an ensemble median, range and how many are done."""
     fresh = {name: value for name, value in report.metrics.items() if name != "loss"}
-    numbers = {"loss": report.loss, **fresh}
+    numbers = {"loss": report.loss, **report.terms, **fresh}
     parts = [f"{name} {_number(np.asarray(value, float))}" for name, value in numbers.items()]
     status = report.status
     members = np.size(status.solved_at)

@@ -10,7 +10,7 @@ import numpy as np
 
 from rnn_jax.training.disk.records import Row, plain
 from rnn_jax.training.plan import Plan
-from rnn_jax.training.step import NEVER, Findings, Report
+from rnn_jax.training.report import NEVER, Findings, Report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +41,8 @@ class History:
 
     Attributes:
       step: training steps done, (K,).
-      loss: mean training loss since the entry before, (…, K); NaN once a member has stopped.
+      loss: mean of what was minimised since the entry before, (…, K): the task's loss, or with an
+        `objective` the weighted sum of its terms; NaN once a member has stopped.
       gradient_norm: mean global norm of the gradient over the same steps, (…, K).
       updates: how many of these steps changed the model, (…, K).
       metrics: on fresh data, by name, (…, K); "loss" and those of the task.
@@ -50,10 +51,18 @@ class History:
       failed_at: the first step, counted from 0, whose loss or update was not finite, (…); NaN if
         none.
       skipped: steps left out because they were not finite, (…).
+      best_at: training steps done at the best evaluation, that of `FitResult.best_model`, (…); NaN
+        if there was none.
+      stopped_at: training steps done when the patience with evaluations that are no better was
+        over, (…); NaN if it was not.
       probes: by probe.
+      terms: of an `objective`, by name, the mean of each term, without its weight, over the same
+        steps as `loss`, (…, K); "task" is the task's own loss. Steps at which a term had weight 0
+        are left out, so NaN where that were all. Terms are of the training alone: what is to be
+        seen on fresh data is a metric of the task or a probe.
 
-    A training series or a metric can also be read by its name, history["mse"]; history["loss"] is
-    that of the training.
+    A training series, a term or a metric can also be read by its name, history["mse"];
+    history["loss"] is that of the training.
     """
 
     step: np.ndarray
@@ -64,7 +73,10 @@ class History:
     solved_at: np.ndarray
     failed_at: np.ndarray
     skipped: np.ndarray
+    best_at: np.ndarray
+    stopped_at: np.ndarray
     probes: dict[str, ProbeRecord]
+    terms: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def solved(self) -> np.ndarray:
@@ -72,7 +84,7 @@ class History:
         return np.isfinite(self.solved_at)
 
     def plot(self, *, chance: float | None = None, title: str | None = None) -> Figure:
-        """One figure: losses by training step, and gradient flow over training where measured.
+        """One figure: losses by training step; terms and gradient flow where there are some.
 
         Args:
           chance: the loss of a predictor that remembers nothing, such as task.chance_loss.
@@ -89,16 +101,17 @@ class History:
 
     def keys(self) -> tuple[str, ...]:
         """Names that can be read with history[name]."""
-        return tuple(dict.fromkeys(("step", "loss", "gradient_norm", "updates", *self.metrics)))
+        series = ("step", "loss", "gradient_norm", "updates")
+        return tuple(dict.fromkeys((*series, *self.terms, *self.metrics)))
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """A training series, or a metric on fresh data."""
+        """A training series, a term of the objective, or a metric on fresh data."""
         if name not in self.keys():
             raise KeyError(f"history has {', '.join(self.keys())}; got {name!r}")
         if name in ("step", "loss", "gradient_norm", "updates"):
             series: np.ndarray = getattr(self, name)
             return series
-        return self.metrics[name]
+        return self.terms[name] if name in self.terms else self.metrics[name]
 
     def __iter__(self) -> Iterator[str]:
         """The names, as of a mapping."""
@@ -112,12 +125,15 @@ def row_of(step: int, report: Report) -> Row:
         {
             "step": step,
             "loss": report.loss,
+            **({"terms": report.terms} if report.terms else {}),
             "gradient_norm": report.gradient_norm,
             "updates": report.updates,
             "evaluation": report.metrics,
             "solved_at": status.solved_at,
             "failed_at": status.failed_at,
             "skipped": status.skipped,
+            "best_at": status.best_at,
+            "stopped_at": status.stopped_at,
         }
     )
 
@@ -156,6 +172,7 @@ def make_history(rows: list[Row], found: list[Row], members: int | None) -> Hist
         return np.where(value == NEVER, np.nan, value)
 
     metrics = tuple(rows[0]["evaluation"]) if rows else ()
+    terms = tuple(rows[0].get("terms", {})) if rows else ()
     return History(
         step=np.array([row["step"] for row in rows], int),
         loss=series(lambda row: row["loss"]),
@@ -165,7 +182,10 @@ def make_history(rows: list[Row], found: list[Row], members: int | None) -> Hist
         solved_at=last("solved_at", NEVER),
         failed_at=last("failed_at", NEVER),
         skipped=last("skipped", 0).astype(int),
+        best_at=last("best_at", NEVER),
+        stopped_at=last("stopped_at", NEVER),
         probes=_probe_records(found, members),
+        terms={name: series(lambda row, n=name: row["terms"][n]) for name in terms},
     )
 
 

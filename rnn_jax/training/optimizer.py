@@ -2,7 +2,7 @@
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -120,8 +120,10 @@ def apply_optimizer(
         return optax.apply_updates(parameters, updates), optimizer_state
 
 
-def check_hyperparameters(values: Any, members: int | None, model: Any) -> Any:
-    """Arrays with a leading E, in the type of the model's parameters.
+def check_hyperparameters(
+    values: Any, members: int | None, model: Any, trained: Sequence[bool] | None = None
+) -> Any:
+    """Arrays with a leading E, in the type of the parameters that are trained; see `split`.
 
     Raises:
       ValueError: a single model, or another number of values than members.
@@ -135,7 +137,7 @@ def check_hyperparameters(values: Any, members: int | None, model: Any) -> Any:
             "model. Make one with rnn_jax.ensemble(make_model, seeds=[0] * E), and pass members=E "
             "if it is none of this package's."
         )
-    dtype = parameters_type(model)
+    dtype = parameters_type(model, trained)
     named = values if isinstance(values, dict) else {"hyperparameters": values}
     arrays = {name: _numbers(name, value, dtype) for name, value in named.items()}
     for name, array in arrays.items():
@@ -147,10 +149,10 @@ def check_hyperparameters(values: Any, members: int | None, model: Any) -> Any:
     return arrays if isinstance(values, dict) else arrays["hyperparameters"]
 
 
-def parameters_type(model: Any) -> Any:
-    """The widest type among what is trained of a model."""
+def parameters_type(model: Any, trained: Sequence[bool] | None = None) -> Any:
+    """The widest type among what is trained of a model; see `split`."""
     with standard_promotion():
-        return jnp.result_type(*jax.tree.leaves(split(model)[0]))
+        return jnp.result_type(*jax.tree.leaves(split(model, trained)[0]))
 
 
 def _is_optax(optimizer: Any) -> bool:

@@ -1,7 +1,7 @@
 """What of a model is trained, and what is state: carried through training, frozen in evaluation."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -22,12 +22,16 @@ def trained_leaves(model: Any) -> list[bool]:
     return list(_trained(model, inside_module=False))
 
 
-def split(model: Any) -> tuple[Any, Any]:
+def split(model: Any, trained: Sequence[bool] | None = None) -> tuple[Any, Any]:
     """(parameters, state): twice the structure of the model, None where the other one has leaves.
 
     A model without state is its own parameters.
+
+    Args:
+      model: to be trained.
+      trained: which leaves are, where not all of `trained_leaves`; the others go with the state.
     """
-    trained = trained_leaves(model)
+    trained = trained_leaves(model) if trained is None else trained
     leaves, structure = jax.tree.flatten(model)
     pairs = list(zip(leaves, trained, strict=True))
     parameters = [leaf if is_trained else None for leaf, is_trained in pairs]
@@ -45,8 +49,10 @@ def merge(parameters: Any, state: Any) -> Any:
     )
 
 
-def state_after(called: Any, before: Any) -> Any:
+def state_after(called: Any, before: Any, trained: Sequence[bool] | None = None) -> Any:
     """The state of a model that was called, in the form that it had before; see `split`.
+
+    A parameter that is not trained is what it was, whatever the call has written into it.
 
     Raises:
       TypeError: the call added or removed variables, or changed the shape or type of one.
@@ -54,7 +60,8 @@ def state_after(called: Any, before: Any) -> Any:
     was, now = named_leaves(before), dict(named_leaves(called))
     for name in _sown(called) - dict(was).keys():
         del now[name]
-    trained = trained_leaves(before)
+    parameters = trained_leaves(before)
+    trained = parameters if trained is None else trained
     changed = [name for name in dict(was) if name not in now]
     changed += [name for name in now if name not in dict(was)]
     if changed:
@@ -65,8 +72,8 @@ def state_after(called: Any, before: Any) -> Any:
             "variables when the model is made."
         )
     state = [
-        None if is_trained else _kept(name, old, now[name])
-        for (name, old), is_trained in zip(was, trained, strict=True)
+        None if is_trained else old if is_parameter else _kept(name, old, now[name])
+        for (name, old), is_parameter, is_trained in zip(was, parameters, trained, strict=True)
     ]
     return jax.tree.unflatten(jax.tree.structure(before), state)
 
@@ -93,8 +100,21 @@ def in_evaluation(model: Any) -> Any:
     return copied
 
 
-def check_model(model: Any) -> Any:
+def named_variables(model: Any) -> list[tuple[tuple[Any, ...], Any, int]]:
+    """(path, variable, its leaves) of every variable, and of every other leaf by itself.
+
+    The paths are those of `nnx.state`, as in ("cells", 0, "kernel").
+    """
+    found = jax.tree_util.tree_leaves_with_path(model, is_leaf=_is_variable)
+    return [(tuple(map(_key, path)), node, len(jax.tree.leaves(node))) for path, node in found]
+
+
+def check_model(model: Any, trained: Sequence[bool] | None = None) -> Any:
     """Returns a model that can be trained.
+
+    Args:
+      model: whatever was passed for it.
+      trained: which leaves are trained, where not all of `trained_leaves`.
 
     Raises:
       TypeError: it cannot be called, has leaves that are no arrays, or nothing to train.
@@ -106,15 +126,15 @@ def check_model(model: Any) -> Any:
             "example a SequenceModel."
         )
     leaves = named_leaves(model)
-    trained = trained_leaves(model)
+    trained = trained_leaves(model) if trained is None else trained
     for (name, leaf), is_trained in zip(leaves, trained, strict=True):
         if not _is_array(leaf) or (is_trained and not jnp.issubdtype(leaf.dtype, jnp.inexact)):
             raise TypeError(
                 "every leaf of a model must be an array of floats, because all are trained but "
                 "variables of NNX modules that are no nnx.Param; got "
                 f"{leaf.dtype if _is_array(leaf) else kind_of(leaf)} at {name or 'the top'}. Close "
-                "over what is not trained, as in jax.tree_util.Partial(function, parameters), or "
-                "make it an nnx.Variable of a module."
+                "over what is not trained, as in jax.tree_util.Partial(function, parameters), make "
+                "it an nnx.Variable of a module, or leave an array out of trainable=."
             )
     if not any(trained):
         raise TypeError(
@@ -196,6 +216,14 @@ def _is_array(leaf: Any) -> bool:
 
 def _is_variable(node: Any) -> bool:
     return isinstance(node, nnx.Variable)
+
+
+def _key(entry: Any) -> Any:
+    """What an entry of a path holds: a name, a key of a dict, or an index."""
+    for name in ("name", "key", "idx"):
+        if hasattr(entry, name):
+            return getattr(entry, name)
+    return str(entry)
 
 
 def _kept(name: str, old: Any, new: Any) -> jax.Array:

@@ -285,12 +285,12 @@ def test_activations(call, error, words):
         "Cast",
     ),
     input_none=(lambda: SIMPLE(H0, None), TypeError, "x must be an array", "NoneType", "Cast"),
-    input_int=(
-        lambda: LSTM(LSTM.initialize_carry((IN,)), jnp.ones(IN, int)),
+    input_dict=(
+        lambda: LSTM(LSTM.initialize_carry((IN,)), {"x": X0}),
         TypeError,
         "x must be an array of real",
-        "int64",
-        "Cast",
+        "dict",
+        "pass the one that this cell takes",
     ),
     input_complex=(
         lambda: GRU(H0, jnp.ones(IN, complex)),
@@ -352,7 +352,12 @@ def test_activations(call, error, words):
     gates_carry=(lambda: LSTM.gates(H0, X0), ValueError, "carry must be (c, h)", "got (3,)"),
     gates_input=(lambda: GRU.gates(H0, jnp.ones(5)), ValueError, "in_features=2", "(5,)"),
     gru_gates_carry=(lambda: GRU.gates((H0, H0), X0), ValueError, "carry must be h", "(3,)"),
-    project_int=(lambda: LSTM.project(jnp.ones((T, IN), int)), TypeError, "x must be", "int64"),
+    project_key=(
+        lambda: LSTM.project(jax.random.split(jax.random.key(0), IN)),
+        TypeError,
+        "x must be",
+        "key<",
+    ),
     initial_int=(
         lambda: SIMPLE.initialize_carry(3),
         TypeError,

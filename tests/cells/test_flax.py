@@ -133,3 +133,61 @@ def test_flax_cells_with_the_same_weights_give_the_same_sequence(name, twin):
     chex.assert_trees_all_close(
         rj.unroll(cell, XS, carry), rj.unroll(other, XS, carry), rtol=1e-12, atol=1e-13
     )
+
+
+def flax_twin(name, cell, **activations):
+    """Flax's cell of this kind with the weights of ours."""
+    twin = {"lstm": nnx_lstm, "gru_reset_after": nnx_gru}[name](cell)
+    twin.gate_fn, twin.activation_fn = activations["gate_fn"], activations["activation_fn"]
+    return twin
+
+
+ACTIVATIONS = {
+    "relu_and_elu": (jax.nn.relu, jax.nn.elu),
+    "softmax": (jax.nn.softmax, jnp.sin),
+    "flax": (nnx.sigmoid, nnx.tanh),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [*(("lstm", kind) for kind in ACTIVATIONS), ("gru_reset_after", "softmax")]
+)
+def test_gates_and_values_of_any_activation_are_flaxs(name, kind):
+    gate_fn, activation_fn = ACTIVATIONS[kind]
+    make = rj.LSTMCell if name == "lstm" else rj.GRUCell
+    options = {"gate_fn": gate_fn, "activation_fn": activation_fn}
+    cell = make(IN, H, **options, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    other = flax_twin(name, cell, **options)
+
+    chex.assert_trees_all_close(rj.unroll(cell, XS), rj.unroll(other, XS), rtol=1e-12, atol=1e-13)
+    assert (cell.fused_form() is None) == (kind != "flax")
+    # The instrument measures it as it does Flax's, which makes no claims.
+    found, expected = (rj.state_jacobian(c, XS[0]) for c in (cell, other))
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    gates = cell.gates(cell.initialize_carry((IN,)), XS[0, 0])
+    assert set(gates) == ({"input", "forget", "output"} if name == "lstm" else {"reset", "update"})
+
+
+@pytest.mark.parametrize("make", [rj.LSTMCell, rj.GRUCell])
+def test_activations_by_name_or_function_are_one(make):
+    def built(**activations):
+        return make(IN, H, **activations, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+
+    plain = built()
+    for gate_fn, activation_fn in (("sigmoid", "tanh"), (jax.nn.sigmoid, jnp.tanh)):
+        cell = built(gate_fn=gate_fn, activation_fn=activation_fn)
+        assert cell.fused_form() is not None
+        assert getattr(cell, "diagonal_part", None) == getattr(plain, "diagonal_part", None)
+        carry = zoo.random_carry(cell, 1, B)
+        chex.assert_trees_all_equal(cell(carry, XS[:, 0]), plain(carry, XS[:, 0]))
+    other = built(gate_fn="relu", activation_fn=jax.nn.softmax)
+    assert other.fused_form() is None
+    assert other.diagonal_part is None
+    # What is set afterwards counts as well.
+    plain.activation_fn = jax.nn.softmax
+    assert (plain.fused_form(), plain.diagonal_part) == (None, None)
+    for option in ("gate_fn", "activation_fn"):
+        with pytest.raises(ValueError, match=f"{option} must be one of .*'tanh'.*; got 'tanhh'"):
+            built(**{option: "tanhh"})
+        with pytest.raises(TypeError, match=f"{option} must be a name or a callable; got 3"):
+            built(**{option: 3})

@@ -32,36 +32,48 @@ def results(config):
 
 
 def test_flossing_brings_its_exponents_to_zero(results):
-    _, (plain, flossed, control) = results
+    _, (plain, flossed, _, control) = results
     assert (flossed.factors > 10).all()
     assert np.abs(flossed.ready[:, :2]).max() < 0.2
     assert flossed.penalty[:, -1].max() < flossed.penalty[:, 0].min() / 10
     assert plain.penalty.size == control.penalty.size == 0
 
 
+def test_in_training_flossing_is_now_and_then(results):
+    _, (plain, _, during, _) = results
+    assert during.in_training
+    np.testing.assert_array_equal(during.start, plain.start)
+    np.testing.assert_array_equal(during.ready, plain.start)
+    # Only the first of seven steps has it, in its objective and its series.
+    np.testing.assert_array_equal(np.isfinite(during.penalty), [[True, *[False] * 6]] * 2)
+    assert not np.allclose(during.end, plain.end)
+
+
 def test_arms_start_from_equal_weights_and_see_equal_data(results):
-    _, (plain, flossed, control) = results
+    _, (plain, flossed, during, control) = results
     np.testing.assert_array_equal(plain.start, flossed.start)
     np.testing.assert_array_equal(plain.start, plain.ready)
     assert not np.allclose(plain.start, control.start)
     # All of them begin by predicting the mean, so equal batches cost the same.
     np.testing.assert_allclose(plain.loss[:, 0], flossed.loss[:, 0], rtol=1e-5)
     np.testing.assert_allclose(plain.loss[:, 0], control.loss[:, 0], rtol=1e-5)
+    # Of the objective the curve shows the task alone.
+    np.testing.assert_allclose(plain.loss[:, 0], during.loss[:, 0], rtol=1e-5)
     assert plain.loss[0, 0] != plain.loss[1, 0]
     assert plain.loss.shape == (2, 7)
     np.testing.assert_array_equal(plain.at, np.arange(1, 8))
 
 
 def test_the_verdict_turns_with_the_numbers(results):
-    _, (plain, flossed, control) = results
+    _, (plain, flossed, _, control) = results
     good = np.full_like(plain.loss, 0.001)
-    free = dataclasses.replace(flossed, loss=good, floss_seconds=0.0)
+    free = dataclasses.replace(flossed, loss=good, floss_cost=0.0)
     said = " ".join(flossing.verdict([plain, free, control]))
     assert "it helped here" in said
     assert "2 of 2 seeds" in said
     assert "not as good as the best of the others (flossed, k = 2)" in said
     # As good in the end, but in equal time there was none left to train.
-    dear = dataclasses.replace(free, floss_seconds=1e9)
+    dear = dataclasses.replace(free, floss_cost=1e9)
     assert "it helped, if its own time is not counted, here" in " ".join(
         flossing.verdict([plain, dear, control])
     )
@@ -77,7 +89,8 @@ def test_files_and_tables(config, results, tmp_path):
         flossing.save(config, arms_config, arms, said, 1.0)
     assert {path.name for path in tmp_path.iterdir()} == {"flossing.png", "metrics.json"}
     metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
-    assert list(metrics["arms"]) == ["not flossed", "flossed, k = 2", "orthogonal"]
+    titles = ["not flossed", "flossed, k = 2", "flossed in training, k = 2", "orthogonal"]
+    assert list(metrics["arms"]) == titles
     arm = metrics["arms"]["flossed, k = 2"]
     np.testing.assert_allclose(arm["factors"], arms[1].factors, rtol=1e-3)
     np.testing.assert_allclose(arm["final_loss"], arms[1].final, rtol=1e-3)

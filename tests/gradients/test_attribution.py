@@ -390,7 +390,7 @@ def test_what_is_refused():
     cell, call = network("simple_relu").cell, rj.attribution
     refused(lambda: call(cell, XS[None]), ValueError, r"\(T, I\)", r"\(1, 5, 2\)", r"vmap")
     refused(lambda: call(cell, XS[:0]), ValueError, "at least one", r"\(0, 2\)")
-    refused(lambda: call(cell, XS.astype(int)), TypeError, "floating", "int64", "astype")
+    refused(lambda: call(cell, XS.astype(complex)), TypeError, "real numbers", "complex128")
     refused(lambda: call(cell, XS[:, :1]), ValueError, "in_features=2", "got 1")
     refused(lambda: call(cell, XS, np.zeros(H + 1)), ValueError, r"\[4\]", "Leave carry out")
     refused(lambda: call("lstm", XS), TypeError, "callable", "str")

@@ -12,6 +12,7 @@ from training import toys
 
 XS = jnp.ones((4, 2))
 CALLS = [
+    "covariant_lyapunov_vectors",
     "gradient_flow",
     "input_jacobian",
     "jacobian_log_norms",
@@ -69,7 +70,7 @@ def test_a_part_of_size_0_takes_no_part(features):
 
 def test_a_batch_of_none_is_refused():
     cell = rj.GRUCell(2, 3, rngs=nnx.Rngs(0))
-    words = ("xs must hold at least one sequence", "(0, 4, 2)", "Pass B")
+    words = ("xs must hold at least one sequence", "[0, 4, 2]", "Pass B")
     refuses(lambda: rj.gradient_flow(cell, jnp.ones((0, 4, 2))), ValueError, *words)
 
 

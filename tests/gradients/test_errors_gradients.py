@@ -1,5 +1,6 @@
 """Every refusal of the instrument states the rule, what arrived and the fix."""
 
+import functools
 import re
 
 import jax
@@ -63,7 +64,7 @@ def test_a_flow_of_too_many_batch_axes():
         lambda: rj.gradient_flow(simple(), np.zeros((2, 5, T, FEATURES))),
         ValueError,
         r"\(B, T, I\)",
-        r"\(2, 5, 4, 2\)",
+        r"\[2, 5, 4, 2\]",
         r"reshape",
     )
 
@@ -85,10 +86,30 @@ def test_an_empty_sequence(call):
 
 
 @over_every_call
-@pytest.mark.parametrize("dtype", [np.int32, bool, np.complex128])
-def test_inputs_that_are_no_real_floats(call, dtype):
-    name = np.dtype(dtype).name
-    refused(lambda: call(simple(), XS.astype(dtype)), TypeError, "floating", name, "astype")
+def test_inputs_that_are_no_real_numbers(call):
+    refused(lambda: call(simple(), XS.astype(complex)), TypeError, "real numbers", "complex128")
+
+
+BY_INPUT = {
+    "input_jacobian": rj.input_jacobian,
+    "jacobian_log_norms": rj.jacobian_log_norms,
+    "estimate": functools.partial(rj.estimate_jacobian_log_norms, key=jax.random.key(0)),
+    "operator": functools.partial(rj.jacobian_operator, wrt="input"),
+    "gradient_flow": rj.gradient_flow,
+}
+
+
+@pytest.mark.parametrize("dtype", [np.int32, bool])
+@pytest.mark.parametrize("name", BY_INPUT)
+def test_a_derivative_by_whole_numbers(name, dtype):
+    words = ("real floating-point", rf"{np.dtype(dtype).name}\[4, 2\]", r"embedding\[xs\]", "state")
+    refused(lambda: BY_INPUT[name](simple(), XS.astype(dtype)), TypeError, *words)
+
+
+@over_every_call
+def test_leaves_that_do_not_lead_with_one_time_axis(call):
+    xs = {"a": XS, "b": XS[1:]}
+    refused(lambda: call(simple(), xs), ValueError, "same", r"\(4, 2\) at xs\['a'\]", r"xs\['b'\]")
 
 
 @over_every_call
@@ -325,6 +346,7 @@ def test_a_bound_over_no_number_of_steps(steps, error):
         rj.jacobian_log_norms,
         rj.jacobian_log_singular_values,
         rj.lyapunov_exponents,
+        rj.covariant_lyapunov_vectors,
         rj.attribution,
         rj.jacobian_operator,
         rj.gradient_flow,

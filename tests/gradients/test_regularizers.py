@@ -388,7 +388,9 @@ def test_other_arguments_that_are_refused():
     for of_cell in (functools.partial(call, loss), rj.flossing_penalty):
         refused(lambda f=of_cell: f(cell, XS[None]), ValueError, r"\(T, I\)", r"\(1, 5, 2\)")
         refused(lambda f=of_cell: f(cell, XS[:0]), ValueError, "at least one", r"\(0, 2\)")
-        refused(lambda f=of_cell: f(cell, XS.astype(int)), TypeError, "floating", "int64")
+        refused(
+            lambda f=of_cell: f(cell, XS.astype(complex)), TypeError, "real numbers", "complex128"
+        )
         refused(lambda f=of_cell: f(cell, XS, np.zeros(4)), ValueError, r"\[4\]", "Leave carry out")
     call = rj.orthogonality_penalty
     refused(lambda: call(Partial(jnp.sin)), TypeError, "recurrent_kernel", "Partial")

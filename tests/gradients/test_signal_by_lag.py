@@ -252,7 +252,7 @@ def test_what_is_refused():
     refused(lambda: call(lambda ys: ys[-1], cell, XS), ValueError, "one real number", r"\[3\]")
     refused(lambda: call(loss, cell, XS[None]), ValueError, r"\(T, I\)", r"\(1, 5, 2\)", "vmap")
     refused(lambda: call(loss, cell, XS[:0]), ValueError, "at least one", r"\(0, 2\)")
-    refused(lambda: call(loss, cell, XS.astype(int)), TypeError, "floating", "int64", "astype")
+    refused(lambda: call(loss, cell, XS.astype(complex)), TypeError, "real numbers", "complex128")
     refused(lambda: call(loss, cell, XS[:, :1]), ValueError, "in_features=2", "got 1")
     refused(lambda: call(loss, cell, XS, np.zeros(H + 1)), ValueError, r"\[4\]", "Leave carry out")
     zeros = np.zeros((300_000, FEATURES))

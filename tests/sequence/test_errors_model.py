@@ -135,7 +135,7 @@ def step(carry, x):
     rngs_key=(model(SIMPLE, rngs=KEY), TypeError, "rngs must be a flax.nnx.Rngs", "Pass"),
     features=(lambda: model(SIMPLE)()(np.ones((T, 7))), ValueError, "in_features=2", "7 features"),
     rank=(lambda: model(SIMPLE)()(XS[0]), ValueError, "(..., T, I)", "got shape (2,)"),
-    whole=(lambda: model(SIMPLE)()(XS.astype(int)), TypeError, "floating-point", "int64"),
+    complex=(lambda: model(SIMPLE)()(XS.astype(complex)), TypeError, "real numbers", "complex128"),
     nothing=(lambda: model(SIMPLE)()(None), TypeError, "xs must be an array", "NoneType"),
     length=(
         lambda: model(SIMPLE)()(BATCH, lengths=[1, 2, 3, 9]),

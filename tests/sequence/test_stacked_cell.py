@@ -241,4 +241,4 @@ def test_inputs_and_carries_that_do_not_fit():
     for wrong in (carry[:2], carry[0], (*carry[1:], carry[0])):
         refused(lambda wrong=wrong: rj.unroll(stack(), XS, wrong), ValueError, "carry", "float64")
         refused(lambda wrong=wrong: stack()(wrong, XS[:, 0]), ValueError, "carry")
-    refused(lambda: stack()(some_carry(), jnp.zeros(IN, int)), TypeError, "floating", "int")
+    refused(lambda: stack()(some_carry(), jnp.zeros(IN, complex)), TypeError, "real", "complex")

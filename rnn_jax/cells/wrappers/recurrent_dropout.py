@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.cells.asking import carry_features, carry_form, part_names
+from rnn_jax.cells.asking import carry_features, carry_form, parameter_dtype, part_names
 from rnn_jax.cells.cell import Carry
 from rnn_jax.cells.claims import owner_of
 from rnn_jax.cells.structure import FusedForm, fused_form, input_rows, state_rows
@@ -51,9 +51,9 @@ class RecurrentDropout(CellWrapper):
     Raises:
       ValueError: a rate outside [0, 1), a part that the carry does not have.
       TypeError: a rate that is no number, no cell with an initial carry or one that does not say
-        its features, one number for a cell that has no fused form (an LSTM with peepholes, a GRU
-        with `reset_after=False`, an activation that is not this package's, zoneout, a cell of
-        another library), or a cell that has such noise already.
+        its features, one number for a cell that has no fused form (an LSTM with peepholes or a
+        projection, a GRU with `reset_after=False`, an activation that is not this package's,
+        zoneout, a cell of another library), or a cell that has such noise already.
 
     References:
       Y. Gal and Z. Ghahramani, "A theoretically grounded application of dropout in recurrent
@@ -108,6 +108,8 @@ class RecurrentDropout(CellWrapper):
         """What depends on the input and its noise alone; of a form, (..., P) for each kernel."""
         _, drop = noise
         if drop is not None:
+            if not jnp.issubdtype(x.dtype, jnp.floating):
+                x = x.astype(parameter_dtype(self.cell))
             x = dropped(x, drop, self.input_rate)
         if self.rates is not None:
             return project_with(self.cell, x, None)
@@ -161,11 +163,11 @@ def _masked_form(cell: Any) -> FusedForm:
         raise TypeError(
             "RecurrentDropout needs a cell whose weights all multiply the state or the input "
             f"as they are, so that a mask can stand between; got a {_form_of(cell)}, of which that "
-            "is not known or not so. Build an LSTMCell with peephole=False, a GRUCell with "
-            "reset_after=True, or a SimpleRNNCell with an activation of this package, given by "
-            "name; or name the parts of the carry that meet nothing but weights, as in "
-            'rate={"h": 0.3} for an LSTM with h in its carry_parts, or (0.0, 0.3) in the structure '
-            "of the carry."
+            "is not known or not so. Build an LSTMCell with peephole=False and no projection or a "
+            "GRUCell with reset_after=True, both of sigmoid and tanh, or a SimpleRNNCell with an "
+            "activation of this package, given by name; or name the parts of the carry that meet "
+            'nothing but weights, as in rate={"h": 0.3} for an LSTM with h in its carry_parts, or '
+            "(0.0, 0.3) in the structure of the carry."
         )
     return form
 
@@ -176,6 +178,8 @@ def _form_of(cell: Any) -> str:
     name = kind_of(owner_of(inner))
     if getattr(cell, "peephole", None) is not None:
         return f"{name} with peepholes"
+    if getattr(cell, "projection", None) is not None:
+        return f"{name} with a projection"
     if getattr(cell, "reset_after", True) is False:
         return f"{name} with reset_after=False"
     return name

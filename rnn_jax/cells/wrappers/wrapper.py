@@ -9,6 +9,7 @@ from flax import nnx
 from rnn_jax.cells.asking import (
     carry_maker,
     check_cell,
+    features_said_of_output,
     features_taken,
     make_carry,
     parameter_dtype,
@@ -136,6 +137,11 @@ class CellWrapper(nnx.RNNCellBase, SelfDescribing):
     def hidden_features(self) -> int:
         """H, the features of one hidden state; absent where the inner cell does not say."""
         return owner_of(self.cell).hidden_features
+
+    @property
+    def output_features(self) -> int:
+        """The features of one output; absent where the inner cell does not say."""
+        return features_said_of_output(self.cell)
 
     @property
     def carry_parts(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from rnn_jax.gradients.explain.memory_path import MemoryPath, split_path
 from rnn_jax.gradients.linearize import Record, Source, accept, check_jacobians, sizes_of
 from rnn_jax.gradients.numerics.scaled import log_exactly, log_frobenius
 from rnn_jax.gradients.precision import compiled
-from rnn_jax.sequence.calling import ArrayLike, Carry
+from rnn_jax.sequence.calling import Carry
 
 
 @struct.dataclass
@@ -99,7 +99,13 @@ class Attribution:
         return self.slopes
 
 
-def attribution(cell: Any, xs: ArrayLike | None = None, carry: Carry | None = None) -> Attribution:
+def attribution(
+    cell: Any,
+    xs: Any = None,
+    carry: Carry | None = None,
+    *,
+    feature_axes: int | None = None,
+) -> Attribution:
     """Takes every one-step Jacobian apart, to say why the signal shrinks or grows there.
 
     Every cell gets the norm of each step and of each block between the parts of its carry. A cell
@@ -109,21 +115,22 @@ def attribution(cell: Any, xs: ArrayLike | None = None, carry: Carry | None = No
 
     Args:
       cell: any callable pytree cell(carry, x) -> (carry, y).
-      xs: one sequence, (T, I); `jax.vmap` gives a batch.
+      xs: one sequence, (T, I), or a pytree of inputs; `jax.vmap` gives a batch.
       carry: initial carry; None asks the cell.
+      feature_axes: trailing axes of xs that are features; as for `unroll`.
 
     Returns:
       An `Attribution`.
 
     Raises:
       ValueError: wrong shapes, an empty sequence, or a result too large for memory.
-      TypeError: inputs or carries that are no floats, or a cell that needs `carry`.
+      TypeError: inputs or carries of the wrong type, or a cell that needs `carry`.
 
     References:
       S. Hochreiter and J. Schmidhuber, "Long short-term memory", 1997 (the constant error
       carousel, here with its forget gate).
     """
-    source = accept(cell, xs, carry)
+    source = accept(cell, xs, carry, feature_axes)
     check_jacobians("attribution", sizes_of(source), of=source)
     return _attribution(source)
 

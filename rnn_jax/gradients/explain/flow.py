@@ -21,6 +21,7 @@ from rnn_jax.gradients.explain.bounds import jacobian_log_bound
 from rnn_jax.gradients.explain.lags import by_lag
 from rnn_jax.gradients.explain.regime import classify
 from rnn_jax.gradients.explain.summary import summarize
+from rnn_jax.gradients.input_vectors import check_by_input
 from rnn_jax.gradients.jacobians.log_norms import check_log_norms, log_norms_of
 from rnn_jax.gradients.linearize import (
     Given,
@@ -38,7 +39,8 @@ from rnn_jax.gradients.signals.backprop import Loss, check_loss, loss_gradient, 
 from rnn_jax.gradients.signals.weight_gradient import weight_log_norms_of, why_without_weights
 from rnn_jax.gradients.spectra.lyapunov import LyapunovSpectrum, check_exponents, exponents_of
 from rnn_jax.gradients.spectra.singular_values import check_spectrum, log_singular_values_of
-from rnn_jax.sequence.calling import ArrayLike, Carry, check_batch_axes
+from rnn_jax.sequence.calling import Carry, check_batch_axes, describe
+from rnn_jax.sequence.inputs import leading_shape, resolve_feature_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -172,9 +174,10 @@ def _slope(curve: jax.Array) -> jax.Array:
 
 def gradient_flow(
     cell: Any,
-    xs: ArrayLike | None = None,
+    xs: Any = None,
     carry: Carry | None = None,
     *,
+    feature_axes: int | None = None,
     loss: Loss | None = None,
     wrt: str = "input",
     k: int = 8,
@@ -191,6 +194,7 @@ def gradient_flow(
       cell: any callable pytree cell(carry, x) -> (carry, y).
       xs: one sequence (T, I), or a batch (B, T, I).
       carry: initial carry, its leaves with B first for a batch; None asks the cell.
+      feature_axes: trailing axes of xs that are features; as for `unroll`.
       loss: loss(ys) -> scalar, of one sequence's outputs (T, H); adds the share of the weight
         gradient by step.
       wrt: "input", outputs by inputs, or "state", carries by carries (for systems without
@@ -208,32 +212,20 @@ def gradient_flow(
     Raises:
       ValueError: wrong shapes, unknown names, k below 1, an empty sequence, a loss that is no
         scalar, or a result too large for memory.
-      TypeError: inputs or carries that are no floats, or a cell that needs `carry`.
+      TypeError: inputs or carries of the wrong type, or a cell that needs `carry`.
     """
     check_choice("wrt", wrt, ("input", "state"))
     k = check_count("k", k, low=1)
     if loss is not None:
         check_loss(loss)
     wanted = _wanted(measures, loss, check_flag("spectrum", spectrum))
-    source = accept(cell, xs, carry, batched=True)
-    if isinstance(source, Problem):
-        if source.inputs.ndim > 3:
-            raise ValueError(
-                "xs must be one sequence (T, I) or a batch (B, T, I); got shape "
-                f"{source.inputs.shape}. Merge the batch axes: xs.reshape(-1, *xs.shape[-2:])."
-            )
-        if not source.inputs.shape[0]:
-            raise ValueError(
-                f"xs must hold at least one sequence; got shape {source.inputs.shape}, a batch of "
-                "none. Pass B of at least 1."
-            )
-        if source.carry is not None:
-            check_batch_axes(source.carry, source.inputs.shape[:-2])
-    batch = source.inputs.shape[:-2]
+    source = accept(cell, xs, carry, feature_axes, batched=True)
+    batch = _batch_of(source, feature_axes)
+    check_by_input(wrt, source.inputs)
     sizes = sizes_of(source, batched=bool(batch))
     k = min(k, sizes.state)
     wanted, omissions = _possible(wanted, source, sizes)
-    _check_room(source, sizes, wrt, k, wanted)
+    _check_room(source, sizes, wrt, k, wanted, math.prod(batch))
     flow, steps, ys = _measure(
         source, wrt=wrt, k=k, wanted=wanted, batched=bool(batch), keep="weight_log_norms" in wanted
     )
@@ -243,6 +235,33 @@ def gradient_flow(
         shares = _weight_shares(source, steps, gradients, batched=bool(batch))
         flow = dataclasses.replace(flow, weight_log_norms=shares)
     return dataclasses.replace(flow, omissions=omissions)
+
+
+def _batch_of(source: Given, feature_axes: int | None) -> tuple[int, ...]:
+    """(B,) of a batch, () of one sequence.
+
+    Raises:
+      ValueError: several batch axes, a batch of none, or a carry without the batch axis.
+    """
+    if isinstance(source, Linearization):
+        return source.outputs.shape[:-2]
+    axes = resolve_feature_axes(source.cell, feature_axes)
+    leading = leading_shape(source.inputs, axes)
+    batch = leading[:-1]
+    if len(batch) > 1:
+        raise ValueError(
+            "xs must be one sequence (T, I) or a batch (B, T, I); got "
+            f"{describe(source.inputs)}. Merge the batch axes: "
+            f"xs.reshape(-1, *xs.shape[{len(batch)}:])."
+        )
+    if not math.prod(batch):
+        raise ValueError(
+            f"xs must hold at least one sequence; got {describe(source.inputs)}, a batch of none. "
+            "Pass B of at least 1."
+        )
+    if source.carry is not None:
+        check_batch_axes(source.carry, batch)
+    return batch
 
 
 def _wanted(measures: Collection[str] | None, loss: Loss | None, spectrum: bool) -> tuple[str, ...]:
@@ -277,9 +296,10 @@ def _possible(
     return tuple(name for name in wanted if name not in left_out), omissions
 
 
-def _check_room(source: Given, sizes: Sizes, wrt: str, k: int, wanted: tuple[str, ...]) -> None:
+def _check_room(
+    source: Given, sizes: Sizes, wrt: str, k: int, wanted: tuple[str, ...], batch: int
+) -> None:
     """Raises ValueError for the first measure that does not fit into memory."""
-    batch = math.prod(source.inputs.shape[:-2])
     check_log_norms(sizes, wrt, of=source, batch=batch)
     if "exponents" in wanted:
         check_exponents(sizes, k, sizes.steps, of=source, batch=batch)
@@ -338,7 +358,7 @@ def _mapped(function: Callable[..., Any], source: Given, *, batched: bool) -> Ca
         return jax.vmap(function)
 
     def of_batch(source: Problem, *rest: Any) -> Any:
-        def one(inputs: jax.Array, carry: Carry | None, *rest: Any) -> Any:
+        def one(inputs: Any, carry: Carry | None, *rest: Any) -> Any:
             return function(Problem(source.cell, inputs, carry), *rest)
 
         return jax.vmap(one)(source.inputs, source.carry, *rest)

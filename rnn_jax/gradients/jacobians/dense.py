@@ -5,14 +5,21 @@ from typing import Any
 
 import jax
 
+from rnn_jax.gradients.input_vectors import check_by_input
 from rnn_jax.gradients.jacobians.propagation import AtStep, sweep_forward
 from rnn_jax.gradients.linearize import Given, Record, Source, accept, sizes_of
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.precision import compiled
-from rnn_jax.sequence.calling import ArrayLike, Carry
+from rnn_jax.sequence.calling import Carry
 
 
-def input_jacobian(cell: Any, xs: ArrayLike | None = None, carry: Carry | None = None) -> jax.Array:
+def input_jacobian(
+    cell: Any,
+    xs: Any = None,
+    carry: Carry | None = None,
+    *,
+    feature_axes: int | None = None,
+) -> jax.Array:
     """Exact Jacobian of every output with respect to every input.
 
     J[t, :, s, :] = ∂y_t/∂x_s = C_t A_{t−1} ⋯ A_{s+1} B_s    (D_t at s = t, 0 for s > t)
@@ -22,22 +29,31 @@ def input_jacobian(cell: Any, xs: ArrayLike | None = None, carry: Carry | None =
 
     Args:
       cell: any callable pytree cell(carry, x) -> (carry, y).
-      xs: one sequence, (T, I); `jax.vmap` gives a batch.
+      xs: one sequence, (T, I), or a pytree of inputs; `jax.vmap` gives a batch.
       carry: initial carry; None asks the cell.
+      feature_axes: trailing axes of xs that are features; as for `unroll`.
 
     Returns:
-      (T, H, T, I), H the size of the flattened output.
+      (T, H, T, I), H the size of the flattened output, I the floats of one input, flattened: whole
+      numbers in a pytree are held constant.
 
     Raises:
       ValueError: wrong shapes, an empty sequence, or a result too large for memory.
-      TypeError: inputs or carries that are no floats, or a cell that needs `carry`.
+      TypeError: inputs or carries of the wrong type, or a cell that needs `carry`.
     """
-    source = accept(cell, xs, carry)
+    source = accept(cell, xs, carry, feature_axes)
+    check_by_input("input", source.inputs)
     _check_fits(source, "input")
     return _sweep(source, wrt="input")
 
 
-def state_jacobian(cell: Any, xs: ArrayLike | None = None, carry: Carry | None = None) -> jax.Array:
+def state_jacobian(
+    cell: Any,
+    xs: Any = None,
+    carry: Carry | None = None,
+    *,
+    feature_axes: int | None = None,
+) -> jax.Array:
     """Exact Jacobian of every carry with respect to every earlier one, over the whole carry.
 
     J[t, :, s, :] = ∂carry_t/∂carry_s = A_t A_{t−1} ⋯ A_{s+1}    (I at s = t, 0 for s > t)
@@ -46,17 +62,18 @@ def state_jacobian(cell: Any, xs: ArrayLike | None = None, carry: Carry | None =
 
     Args:
       cell: any callable pytree cell(carry, x) -> (carry, y).
-      xs: one sequence, (T, I); `jax.vmap` gives a batch.
+      xs: one sequence, (T, I), or a pytree of inputs; `jax.vmap` gives a batch.
       carry: initial carry; None asks the cell.
+      feature_axes: trailing axes of xs that are features; as for `unroll`.
 
     Returns:
       (T, S, T, S), S the size of the flattened carry; index t is the carry after step t.
 
     Raises:
       ValueError: wrong shapes, an empty sequence, or a result too large for memory.
-      TypeError: inputs or carries that are no floats, or a cell that needs `carry`.
+      TypeError: inputs or carries of the wrong type, or a cell that needs `carry`.
     """
-    source = accept(cell, xs, carry)
+    source = accept(cell, xs, carry, feature_axes)
     _check_fits(source, "state")
     return _sweep(source, wrt="state")
 

@@ -10,6 +10,7 @@ from flax import struct
 from rnn_jax.arrays import nan_unless
 from rnn_jax.checks import check_choice, check_count, check_key
 from rnn_jax.gradients import loops
+from rnn_jax.gradients.input_vectors import check_by_input
 from rnn_jax.gradients.jacobians.log_norms import check_targets
 from rnn_jax.gradients.linearize import (
     Given,
@@ -44,9 +45,10 @@ class Estimate:
 
 def estimate_jacobian_log_norms(
     cell: Any,
-    xs: ArrayLike | None = None,
+    xs: Any = None,
     carry: Carry | None = None,
     *,
+    feature_axes: int | None = None,
     key: jax.Array,
     probes: int = 16,
     wrt: str = "input",
@@ -62,8 +64,9 @@ def estimate_jacobian_log_norms(
 
     Args:
       cell: any callable pytree cell(carry, x) -> (carry, y).
-      xs: one sequence, (T, I).
+      xs: one sequence, (T, I), or a pytree of inputs.
       carry: initial carry; None asks the cell.
+      feature_axes: trailing axes of xs that are features; as for `unroll`.
       key: a JAX random key.
       probes: how many random vectors for each target, at least 2; the standard error falls like
         1/√probes.
@@ -77,7 +80,7 @@ def estimate_jacobian_log_norms(
     Raises:
       ValueError: wrong shapes, unknown names, targets out of range, fewer than 2 probes, an empty
         sequence, or a result too large for memory.
-      TypeError: inputs or carries that are no floats, a key that is none, or a cell that needs
+      TypeError: inputs or carries of the wrong type, a key that is none, or a cell that needs
         `carry`.
 
     References:
@@ -86,7 +89,8 @@ def estimate_jacobian_log_norms(
     """
     check_choice("wrt", wrt, ("input", "state"))
     probes = check_count("probes", probes, low=2)
-    key, source = check_key(key), accept(cell, xs, carry)
+    key, source = check_key(key), accept(cell, xs, carry, feature_axes)
+    check_by_input(wrt, source.inputs)
     steps, size, outputs, _, dtype = sizes_of(source)
     ranks = check_targets([-1] if targets is None else targets, steps)
     rows, count = size if wrt == "state" else outputs, ranks.shape[0]
@@ -95,7 +99,7 @@ def estimate_jacobian_log_norms(
         [(2, count, steps), (steps, size + outputs), (3, count * probes, size + rows)],
         dtype,
         "Pass fewer targets or fewer probes.",
-        of=source,
+        of=(source, key, ranks),
     )
     return _estimated_log_norms(source, key, ranks, probes=probes, wrt=wrt)
 
@@ -162,9 +166,10 @@ def _average(logs: jax.Array) -> Estimate:
 
 def estimate_jacobian_log_singular_values(
     cell: Any,
-    xs: ArrayLike | None = None,
+    xs: Any = None,
     carry: Carry | None = None,
     *,
+    feature_axes: int | None = None,
     k: int,
     key: jax.Array,
     start: int = 0,
@@ -184,8 +189,9 @@ def estimate_jacobian_log_singular_values(
 
     Args:
       cell: any callable pytree cell(carry, x) -> (carry, y).
-      xs: one sequence, (T, I).
+      xs: one sequence, (T, I), or a pytree of inputs.
       carry: initial carry; None asks the cell.
+      feature_axes: trailing axes of xs that are features; as for `unroll`.
       k: how many, at most S.
       key: a JAX random key.
       start, stop: the two carries, as in `jacobian_log_singular_values`.
@@ -198,13 +204,13 @@ def estimate_jacobian_log_singular_values(
     Raises:
       ValueError: wrong shapes, numbers out of range, an empty sequence, or a result too large for
         memory.
-      TypeError: inputs or carries that are no floats, a key that is none, or a cell that needs
+      TypeError: inputs or carries of the wrong type, a key that is none, or a cell that needs
         `carry`.
 
     References:
       N. Halko, P.-G. Martinsson and J. Tropp, "Finding structure with randomness", 2011.
     """
-    key, source = check_key(key), accept(cell, xs, carry)
+    key, source = check_key(key), accept(cell, xs, carry, feature_axes)
     sizes = sizes_of(source)
     stop = sizes.steps if stop is None else check_count("stop", stop, high=sizes.steps)
     start = check_count("start", start, high=stop)
@@ -220,7 +226,7 @@ def estimate_jacobian_log_singular_values(
         [(stop + 1, sizes.state + sizes.output), (6, sizes.state, width)],
         sizes.dtype,
         "Use fewer steps, or a smaller k.",
-        of=source,
+        of=(source, key),
     )
     if start == stop:
         return jnp.zeros(k, sizes.dtype)

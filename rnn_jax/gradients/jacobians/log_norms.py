@@ -9,6 +9,7 @@ import numpy as np
 
 from rnn_jax.arrays import nan_unless
 from rnn_jax.checks import as_steps, check_choice, read_whole_numbers
+from rnn_jax.gradients.input_vectors import check_by_input
 from rnn_jax.gradients.jacobians.propagation import AtStep, sweep_backward, sweep_forward
 from rnn_jax.gradients.linearize import (
     Record,
@@ -26,9 +27,10 @@ from rnn_jax.sequence.calling import ArrayLike, Carry
 
 def jacobian_log_norms(
     cell: Any,
-    xs: ArrayLike | None = None,
+    xs: Any = None,
     carry: Carry | None = None,
     *,
+    feature_axes: int | None = None,
     wrt: str = "input",
     norm: str = "fro",
     targets: ArrayLike | None = None,
@@ -42,8 +44,9 @@ def jacobian_log_norms(
 
     Args:
       cell: any callable pytree cell(carry, x) -> (carry, y).
-      xs: one sequence, (T, I); `jax.vmap` gives a batch.
+      xs: one sequence, (T, I), or a pytree of inputs; `jax.vmap` gives a batch.
       carry: initial carry; None asks the cell.
+      feature_axes: trailing axes of xs that are features; as for `unroll`.
       wrt: "input", the outputs by the inputs, or "state", the carries by earlier carries.
       norm: "fro", the Frobenius norm, or "spectral", the largest singular value.
       targets: steps t in [−T, T), (K,): only these rows, in time and memory that grow with K; None
@@ -57,17 +60,19 @@ def jacobian_log_norms(
     Raises:
       ValueError: wrong shapes, unknown names, targets out of range, an empty sequence, or a
         result too large for memory.
-      TypeError: inputs or carries that are no floats, or a cell that needs `carry`.
+      TypeError: inputs or carries of the wrong type, or a cell that needs `carry`.
     """
     check_choice("wrt", wrt, ("input", "state"))
     check_choice("norm", norm, ("fro", "spectral"))
-    source = accept(cell, xs, carry)
+    source = accept(cell, xs, carry, feature_axes)
+    check_by_input(wrt, source.inputs)
     sizes = sizes_of(source)
     if targets is not None:
         targets = check_targets(targets, sizes.steps)
     if norm == "spectral":
         check_decomposable(sizes, 'norm="spectral"')
-    check_log_norms(sizes, wrt, None if targets is None else targets.shape[0], of=source)
+    count = None if targets is None else targets.shape[0]
+    check_log_norms(sizes, wrt, count, of=(source, targets))
     return _jacobian_log_norms(source, targets, wrt=wrt, norm=norm)
 
 

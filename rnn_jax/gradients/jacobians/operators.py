@@ -9,6 +9,7 @@ from flax import struct
 
 from rnn_jax.checks import check_choice, check_count
 from rnn_jax.gradients import loops
+from rnn_jax.gradients.input_vectors import check_by_input
 from rnn_jax.gradients.linearize import Given, Problem, Record, accept, sizes_of, up_to
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.numerics.scaled import LN2, normalised
@@ -29,7 +30,7 @@ class JacobianOperator:
       cell: the cell.
       carry: the initial carry of the sequence, as it was given; None asked the cell.
       states: the carry before each step, flattened, (n, S).
-      xs: the inputs, (n, I).
+      xs: the inputs of these steps, in the form in which they were given, (n, ...).
       wrt: "state" or "input".
       shape: (rows, columns) of J.
     """
@@ -37,7 +38,7 @@ class JacobianOperator:
     cell: Any
     carry: Carry
     states: jax.Array
-    xs: jax.Array
+    xs: Any
     wrt: str = struct.field(pytree_node=False)
     shape: tuple[int, int] = struct.field(pytree_node=False)
 
@@ -73,9 +74,10 @@ class JacobianOperator:
 
 def jacobian_operator(
     cell: Any,
-    xs: ArrayLike | None = None,
+    xs: Any = None,
     carry: Carry | None = None,
     *,
+    feature_axes: int | None = None,
     start: int | None = None,
     stop: int | None = None,
     wrt: str = "state",
@@ -89,8 +91,9 @@ def jacobian_operator(
 
     Args:
       cell: any callable pytree cell(carry, x) -> (carry, y).
-      xs: one sequence, (T, I); step t takes xs[t − 1].
+      xs: one sequence, (T, I), or a pytree of inputs; step t takes xs[t − 1].
       carry: initial carry; None asks the cell.
+      feature_axes: trailing axes of xs that are features; as for `unroll`.
       start, stop: for wrt="state" the two carries, 0 <= start <= stop <= T, carry_0 the initial
         one; for wrt="input" the step of the input and that of the output,
         1 <= start <= stop <= T. None is the first possible and T.
@@ -101,10 +104,11 @@ def jacobian_operator(
 
     Raises:
       ValueError: wrong shapes, steps out of range, unknown names, or an empty sequence.
-      TypeError: inputs or carries that are no floats, or a cell that needs `carry`.
+      TypeError: inputs or carries of the wrong type, or a cell that needs `carry`.
     """
     check_choice("wrt", wrt, ("input", "state"))
-    source = accept(cell, xs, carry)
+    source = accept(cell, xs, carry, feature_axes)
+    check_by_input(wrt, source.inputs)
     sizes = sizes_of(source)
     first = 0 if wrt == "state" else 1
     stop = sizes.steps if stop is None else check_count("stop", stop, low=first, high=sizes.steps)
@@ -124,23 +128,23 @@ def jacobian_operator(
 
 
 @functools.partial(compiled, static=("begin", "stop"))
-def _between(source: Given, *, begin: int, stop: int) -> tuple[jax.Array, jax.Array]:
-    """The states before some steps, (n, S), and their inputs, (n, I)."""
+def _between(source: Given, *, begin: int, stop: int) -> tuple[jax.Array, Any]:
+    """The states before some steps, (n, S), and their inputs."""
+    steps = slice(begin, stop)
     if begin == stop:
-        flat = Record(source).flat
-        return flat.initial[None][:0], source.inputs[:0]
+        return Record(source).flat.initial[None][:0], _at(source.inputs, steps)
     record = Record(up_to(source, stop))
-    return record.states[begin:stop], record.inputs[begin:stop]
+    return record.states[steps], _at(record.inputs, steps)
 
 
 @compiled
 def _matvec(operator: JacobianOperator, v: jax.Array) -> Scaled:
     maps = _maps(operator)
-    dtype, inputs = operator.states.dtype, operator.xs.shape[1]
+    dtype, columns = operator.states.dtype, operator.shape[1]
     state, y, at = v, None, maps.at
     if operator.wrt == "input":
         (first, at) = _split(at, 1)
-        state, y = maps.push(_only(first))(jnp.zeros(operator.states.shape[1], dtype), v)
+        state, y = maps.push(_at(first, 0))(jnp.zeros(operator.states.shape[1], dtype), v)
     exponent = jnp.asarray(0, jnp.int32)
 
     def body(moving: Any, at: Any) -> tuple[Any, None]:
@@ -148,7 +152,7 @@ def _matvec(operator: JacobianOperator, v: jax.Array) -> Scaled:
         tangent, shift = normalised(tangent, 0)
         if y is None:
             return (maps.push_state(at)(tangent), None, exponent + shift), None
-        after, y = maps.push(at)(tangent, jnp.zeros(inputs, dtype))
+        after, y = maps.push(at)(tangent, jnp.zeros(columns, dtype))
         return (after, y, exponent + shift), None
 
     (state, y, exponent), _ = loops.scan(body, (state, y, exponent), at)
@@ -162,7 +166,7 @@ def _rmatvec(operator: JacobianOperator, u: jax.Array) -> Scaled:
     state, by_input, at = u, None, maps.at
     if operator.wrt == "input":
         (at, last) = _split(at, -1)
-        state, by_input = maps.pull(_only(last))(jnp.zeros(size, dtype), u)
+        state, by_input = maps.pull(_at(last, 0))(jnp.zeros(size, dtype), u)
     exponent = jnp.asarray(0, jnp.int32)
 
     def body(moving: Any, at: Any) -> tuple[Any, None]:
@@ -179,19 +183,18 @@ def _rmatvec(operator: JacobianOperator, u: jax.Array) -> Scaled:
 
 
 def _maps(operator: JacobianOperator) -> StepMaps:
-    # Any one input serves: flattening looks at shapes only, and there may be no step at all.
-    x = jnp.zeros((1, operator.xs.shape[1]), operator.xs.dtype)
-    flat = Record(Problem(operator.cell, x, operator.carry)).flat
+    # Flattening looks at shapes only, so that there may be no step at all.
+    flat = Record(Problem(operator.cell, operator.xs, operator.carry)).flat
     return maps_at(flat, operator.states, operator.xs)
 
 
 def _split(at: Any, index: int) -> tuple[Any, Any]:
     """The steps before and from an index on."""
-    return jax.tree.map(lambda a: a[:index], at), jax.tree.map(lambda a: a[index:], at)
+    return _at(at, slice(None, index)), _at(at, slice(index, None))
 
 
-def _only(at: Any) -> Any:
-    return jax.tree.map(lambda a: a[0], at)
+def _at(tree: Any, index: Any) -> Any:
+    return jax.tree.map(lambda a: a[index], tree)
 
 
 def _finish(vector: jax.Array, exponent: jax.Array) -> Scaled:

@@ -20,7 +20,7 @@ from rnn_jax.gradients.numerics.scaled import (
 from rnn_jax.gradients.precision import compiled, full_precision
 from rnn_jax.gradients.step_maps import step_maps
 from rnn_jax.gradients.trajectory import flatten_outputs
-from rnn_jax.sequence.calling import ArrayLike, Carry
+from rnn_jax.sequence.calling import Carry
 
 Loss = Callable[[Any], jax.Array]
 
@@ -37,7 +37,7 @@ class BackpropSignal:
       total_log_norms: ln‖dL/dcarry_t‖, (T,), right far below the smallest float.
       part_log_norms: the same for each part of the carry alone, (T,) by name: "c" and "h" of an
         LSTM, "0.h", "1.h" … of a `StackedCell`, else the part's path in the carry.
-      inputs: dL/dx_t, (T, I).
+      inputs: dL/dx_t, (T, I), by the floats of one input, flattened.
       input_log_norms: ln‖dL/dx_t‖, (T,).
       initial: dL/dcarry_0, (S,).
     """
@@ -54,7 +54,12 @@ class BackpropSignal:
 
 
 def backprop_signal(
-    loss: Loss, cell: Any, xs: ArrayLike | None = None, carry: Carry | None = None
+    loss: Loss,
+    cell: Any,
+    xs: Any = None,
+    carry: Carry | None = None,
+    *,
+    feature_axes: int | None = None,
 ) -> BackpropSignal:
     """The gradient of a loss with respect to each carry, by step, in plain numbers and in logs.
 
@@ -67,15 +72,16 @@ def backprop_signal(
     Args:
       loss: loss(ys) -> scalar, of the outputs (T, H) that `unroll` gives.
       cell: any callable pytree cell(carry, x) -> (carry, y).
-      xs: one sequence, (T, I); `jax.vmap` gives a batch.
+      xs: one sequence, (T, I), or a pytree of inputs; `jax.vmap` gives a batch.
       carry: initial carry; None asks the cell.
+      feature_axes: trailing axes of xs that are features; as for `unroll`.
 
     Returns:
       A `BackpropSignal`.
 
     Raises:
       ValueError: a loss that is no scalar, wrong shapes, or an empty sequence.
-      TypeError: a loss that is not callable, inputs or carries that are no floats, or a cell that
+      TypeError: a loss that is not callable, inputs or carries of the wrong type, or a cell that
         needs `carry`.
 
     References:
@@ -83,7 +89,7 @@ def backprop_signal(
       networks", 2013, equations 3 to 5.
     """
     check_loss(loss)
-    source, ys = outputs_of(accept(cell, xs, carry))
+    source, ys = outputs_of(accept(cell, xs, carry, feature_axes))
     return _signal(source, loss_gradient(loss, ys))
 
 

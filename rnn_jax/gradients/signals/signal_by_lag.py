@@ -19,11 +19,16 @@ from rnn_jax.gradients.signals.backprop import (
     signal_of,
 )
 from rnn_jax.gradients.step_maps import step_maps
-from rnn_jax.sequence.calling import ArrayLike, Carry
+from rnn_jax.sequence.calling import Carry
 
 
 def backprop_signal_log_norms(
-    loss: Loss, cell: Any, xs: ArrayLike | None = None, carry: Carry | None = None
+    loss: Loss,
+    cell: Any,
+    xs: Any = None,
+    carry: Carry | None = None,
+    *,
+    feature_axes: int | None = None,
 ) -> jax.Array:
     """Log-norm of what the loss at each step sends back to each earlier carry.
 
@@ -37,8 +42,9 @@ def backprop_signal_log_norms(
     Args:
       loss: loss(ys) -> scalar, of the outputs (T, H) that `unroll` gives.
       cell: any callable pytree cell(carry, x) -> (carry, y).
-      xs: one sequence, (T, I).
+      xs: one sequence, (T, I), or a pytree of inputs.
       carry: initial carry; None asks the cell.
+      feature_axes: trailing axes of xs that are features; as for `unroll`.
 
     Returns:
       (T, T); row t is the step of the loss, column s the step of use; −inf for s > t, for steps
@@ -47,11 +53,11 @@ def backprop_signal_log_norms(
     Raises:
       ValueError: a loss that is no scalar, wrong shapes, an empty sequence, or a result too large
         for memory.
-      TypeError: a loss that is not callable, inputs or carries that are no floats, or a cell that
+      TypeError: a loss that is not callable, inputs or carries of the wrong type, or a cell that
         needs `carry`.
     """
     check_loss(loss)
-    source = accept(cell, xs, carry)
+    source = accept(cell, xs, carry, feature_axes)
     steps, size, *_, dtype = sizes_of(source)
     check_fits(
         "backprop_signal_log_norms",

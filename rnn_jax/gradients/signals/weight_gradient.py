@@ -20,11 +20,16 @@ from rnn_jax.gradients.signals.backprop import (
     signal_of,
 )
 from rnn_jax.gradients.trajectory import flatten_outputs
-from rnn_jax.sequence.calling import ArrayLike, Carry
+from rnn_jax.sequence.calling import Carry
 
 
 def weight_gradient_by_step(
-    loss: Loss, cell: Any, xs: ArrayLike | None = None, carry: Carry | None = None
+    loss: Loss,
+    cell: Any,
+    xs: Any = None,
+    carry: Carry | None = None,
+    *,
+    feature_axes: int | None = None,
 ) -> Any:
     """The share of dL/dW that comes through the use of the weights at each step.
 
@@ -35,8 +40,9 @@ def weight_gradient_by_step(
     Args:
       loss: loss(ys) -> scalar, of the outputs (T, H) that `unroll` gives.
       cell: a callable pytree cell(carry, x) -> (carry, y) with at least one array.
-      xs: one sequence, (T, I); `jax.vmap` gives a batch.
+      xs: one sequence, (T, I), or a pytree of inputs; `jax.vmap` gives a batch.
       carry: initial carry; None asks the cell.
+      feature_axes: trailing axes of xs that are features; as for `unroll`.
 
     Returns:
       A pytree like `cell`, each leaf with a leading axis T.
@@ -44,11 +50,11 @@ def weight_gradient_by_step(
     Raises:
       ValueError: a loss that is no scalar, wrong shapes, an empty sequence, a cell without arrays,
         or a result too large for memory.
-      TypeError: a loss that is not callable, inputs or carries that are no floats, or a cell that
+      TypeError: a loss that is not callable, inputs or carries of the wrong type, or a cell that
         needs `carry`.
     """
     check_loss(loss)
-    source = _with_weights(accept(cell, xs, carry))
+    source = _with_weights(accept(cell, xs, carry, feature_axes))
     sizes, leaves = sizes_of(source), jax.tree.leaves(source.cell)
     check_fits(
         "weight_gradient_by_step",
@@ -62,7 +68,12 @@ def weight_gradient_by_step(
 
 
 def weight_gradient_log_norms(
-    loss: Loss, cell: Any, xs: ArrayLike | None = None, carry: Carry | None = None
+    loss: Loss,
+    cell: Any,
+    xs: Any = None,
+    carry: Carry | None = None,
+    *,
+    feature_axes: int | None = None,
 ) -> jax.Array:
     """ln of the Frobenius norm, over all weights together, of each step's share of dL/dW.
 
@@ -79,7 +90,7 @@ def weight_gradient_log_norms(
       ValueError, TypeError: as `weight_gradient_by_step`.
     """
     check_loss(loss)
-    ran, ys = outputs_of(_with_weights(accept(cell, xs, carry)))
+    ran, ys = outputs_of(_with_weights(accept(cell, xs, carry, feature_axes)))
     return _share_log_norms(ran, loss_gradient(loss, ys))
 
 
@@ -125,7 +136,7 @@ def _step_of_weights(record: Record) -> Callable[..., Any]:
     """One step as a function of the weights, those that make the initial carry among them."""
     flat = record.flat
 
-    def step(cell: Any, is_first: jax.Array, state_prev: jax.Array, x: jax.Array) -> Any:
+    def step(cell: Any, is_first: jax.Array, state_prev: jax.Array, x: Any) -> Any:
         if flat.initial_of is not None:
             # An initial carry that is learned acts through the first step alone.
             state_prev = lax.select(is_first, flat.initial_of(cell), state_prev)
@@ -134,7 +145,7 @@ def _step_of_weights(record: Record) -> Callable[..., Any]:
     return step
 
 
-def _uses(record: Record) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _uses(record: Record) -> tuple[jax.Array, jax.Array, Any]:
     """(is it the first, the state before, the input) of each use of the weights."""
     return jnp.arange(record.sizes.steps) == 0, record.states[:-1], record.inputs
 

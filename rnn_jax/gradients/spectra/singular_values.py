@@ -22,7 +22,8 @@ from rnn_jax.gradients.numerics.graded import Graded, empty_product, flip, multi
 from rnn_jax.gradients.numerics.jacobi import log_singular_values
 from rnn_jax.gradients.numerics.scaled import exponent_of, power_of_two
 from rnn_jax.gradients.precision import compiled
-from rnn_jax.sequence.calling import ArrayLike, Carry
+from rnn_jax.gradients.spectra.frame import check_leading
+from rnn_jax.sequence.calling import Carry
 
 # Columns of one step that differ by more than 2 to this become a diagonal factor of their own.
 _COLUMN_SPREAD = 6
@@ -33,9 +34,10 @@ _TURNS = 2
 
 def jacobian_log_singular_values(
     cell: Any,
-    xs: ArrayLike | None = None,
+    xs: Any = None,
     carry: Carry | None = None,
     *,
+    feature_axes: int | None = None,
     start: int = 0,
     stop: int | None = None,
     k: int | None = None,
@@ -57,8 +59,9 @@ def jacobian_log_singular_values(
 
     Args:
       cell: any callable pytree cell(carry, x) -> (carry, y).
-      xs: one sequence, (T, I); `jax.vmap` gives a batch.
+      xs: one sequence, (T, I), or a pytree of inputs; `jax.vmap` gives a batch.
       carry: initial carry; None asks the cell.
+      feature_axes: trailing axes of xs that are features; as for `unroll`.
       start, stop: the two carries, 0 <= start <= stop <= T; carry_0 is the initial one, carry_t
         the one after step t; stop=None is T.
       k: return the k largest only; None gives all S. (All are computed in any case.)
@@ -71,7 +74,7 @@ def jacobian_log_singular_values(
     Raises:
       ValueError: wrong shapes, steps out of range, an empty sequence, or a result too large for
         memory.
-      TypeError: inputs or carries that are no floats, or a cell that needs `carry`; also
+      TypeError: inputs or carries of the wrong type, or a cell that needs `carry`; also
         differentiating this call: `lyapunov_exponents` and `flossing_penalty` are made for that.
 
     References:
@@ -80,15 +83,13 @@ def jacobian_log_singular_values(
       A. Bojanczyk, M. Ewerbring, F. Luk and P. Van Dooren, "An accurate product SVD algorithm",
       1991 (the product kept in its factors).
     """
-    source = accept(cell, xs, carry)
+    source = accept(cell, xs, carry, feature_axes)
     sizes = sizes_of(source)
     stop = sizes.steps if stop is None else check_count("stop", stop, high=sizes.steps)
     start = check_count("start", start, high=stop)
-    k = sizes.state if k is None else check_count("k", k, low=1)
+    k = check_leading(k, sizes)
     check_decomposable(sizes, "jacobian_log_singular_values")
     check_spectrum(sizes._replace(steps=stop), of=source)
-    if k > sizes.state:
-        raise ValueError(f"k must be at most the size of the carry, S = {sizes.state}; got {k}.")
     if start == stop:
         return jnp.zeros(k, sizes.dtype)
     return _of_factors(_factors(source, start=start, stop=stop))[:k]

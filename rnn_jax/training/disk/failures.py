@@ -1,5 +1,6 @@
 """Members whose loss or update was not finite: said, kept for inspection, or raised."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ import jax
 import numpy as np
 
 from rnn_jax.training.display import Display
-from rnn_jax.training.step import NEVER, MemberStatus, TrainState
+from rnn_jax.training.report import NEVER, MemberStatus
+from rnn_jax.training.step import TrainState
 
 
 @dataclass
@@ -18,11 +20,13 @@ class Failure:
     Attributes:
       member: its index; 0 for a single model.
       step: the first step, counted from 0, whose loss, gradient or update was not finite.
+      terms: of the objective that were not finite there, as far as is known.
       kept: where its last finite state lies, if anywhere.
     """
 
     member: int
     step: int
+    terms: tuple[str, ...] = ()
     kept: Path | None = None
 
     @property
@@ -36,6 +40,7 @@ class Failure:
         return {
             "member": self.member,
             "step": self.step,
+            **({"terms": list(self.terms)} if self.terms else {}),
             "meaning": "the state before this step, counted from 0; with the run's config.json the "
             "step can be made again",
         }
@@ -53,9 +58,11 @@ class Failure:
           FloatingPointError: if that is what was asked for.
         """
         where = "" if self.kept is None else f" Its last finite state lies in {self.kept}."
+        named = " and ".join(map(repr, self.terms))
+        of_terms = f", by the objective's term {named}" if self.terms else ""
         text = (
             f"member {self.member}: loss, gradient or update of training step {self.step} is not "
-            f"finite.{where}"
+            f"finite{of_terms}.{where}"
         )
         if on_nonfinite == "raise":
             raise FloatingPointError(
@@ -66,10 +73,25 @@ class Failure:
         display.say(f"{text} {done}")
 
 
-def new_failures(before: MemberStatus | None, after: MemberStatus) -> list[Failure]:
-    """The members that failed between two moments, or ever."""
+def new_failures(
+    before: MemberStatus | None, after: MemberStatus, broken: Mapping[str, Any] | None = None
+) -> list[Failure]:
+    """The members that failed between two moments, or ever.
+
+    Args:
+      before, after: of all members; None is before the first step.
+      broken: which terms of the objective were not finite there; see `Report`.
+    """
     steps = np.atleast_1d(after.failed_at)
     fresh = steps != NEVER
     if before is not None:
         fresh &= np.atleast_1d(before.failed_at) == NEVER
-    return [Failure(int(member), int(steps[member])) for member in np.flatnonzero(fresh)]
+    by_term = {name: np.atleast_1d(values) for name, values in (broken or {}).items()}
+    return [
+        Failure(
+            int(member),
+            int(steps[member]),
+            tuple(name for name, values in by_term.items() if values[member]),
+        )
+        for member in np.flatnonzero(fresh)
+    ]

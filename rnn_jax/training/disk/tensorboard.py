@@ -33,6 +33,7 @@ class TensorBoard:
         """Adds rows of metrics."""
         for row in rows:
             scalars = {"training/loss": row["loss"], "training/gradient_norm": row["gradient_norm"]}
+            scalars |= {f"training/{name}": v for name, v in row.get("terms", {}).items()}
             scalars |= {f"evaluation/{name}": v for name, v in row["evaluation"].items()}
             for name, value in scalars.items():
                 self._add(name, np.asarray(value, float), row["step"])
