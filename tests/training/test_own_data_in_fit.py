@@ -99,6 +99,17 @@ def test_validation_is_of_all_examples_whatever_is_run_at_a_time(size):
     np.testing.assert_allclose(metrics["largest"][-1], np.max(abs(outputs - targets)), rtol=1e-12)
 
 
+def test_a_function_is_a_loss_without_metrics():
+    def loss(outputs, batch):
+        return jnp.mean(jnp.sum(jnp.square(outputs - batch.targets), axis=-1))
+
+    task = arrays(loss=loss, validation=examples(1, 5))
+    result = fit(task)
+    toys.same(result.model, fit(arrays(validation=examples(1, 5))).model)
+    assert list(result.history.metrics) == ["loss"]
+    assert np.isnan(task.chance_loss)
+
+
 def test_without_validation_it_evaluates_on_examples_that_it_trains_on():
     inputs, targets = examples()
     result = fit(arrays(), evaluation_size=1)
