@@ -284,10 +284,20 @@ class Stateful:
         self.place = state["place"] if self.form is dict else int(state)
 
 
+def reusing():
+    """Batches in the same arrays, written into for each of them."""
+    inputs, targets = np.empty((SIZE, 2, 2)), np.empty((SIZE, 2))
+    for batch in batches():
+        inputs[:], targets[:] = batch.inputs, batch.targets
+        yield inputs, targets
+    inputs[:] = 7.0
+
+
 SOURCES = {
     "list": lambda: batches(),
     "function": lambda: lambda: iter(batches()),
     "by epoch": lambda: by_epoch,
+    "the same arrays": lambda: reusing,
     "state": Stateful,
     "state in bytes": lambda: Stateful(bytes),
     "dicts": lambda: [batch._asdict() for batch in batches()],
