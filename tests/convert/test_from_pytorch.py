@@ -40,7 +40,6 @@ CASES = [
     ("lstm", "no bias"),
     ("projection", "both ways"),
     ("gru", "both ways"),
-    ("gru", "no bias"),
 ]
 
 

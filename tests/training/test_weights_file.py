@@ -13,7 +13,7 @@ import optax
 import pytest
 import safetensors.numpy
 from flax import nnx
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from jax.tree_util import Partial
@@ -116,13 +116,16 @@ def test_what_is_loaded_is_what_was_saved_bit_for_bit(name, tmp_path):
 
 
 def test_a_loaded_model_computes_what_the_saved_one_does_and_is_trained_on(tmp_path):
-    saved = model(1)
+    saved, like = (rj.GRUCell(2, 3, rngs=nnx.Rngs(seed)) for seed in (1, 2))
     rj.save(tmp_path / "model", saved)
-    loaded = rj.load(tmp_path / "model", model(2))
-    xs = jnp.ones((2, 4, 2))
-    np.testing.assert_array_equal(loaded(xs), saved(xs))
-    gradient = jax.grad(lambda model: jnp.sum(model(xs)))(loaded)
-    chex.assert_trees_all_equal_shapes_and_dtypes(gradient, saved)
+    loaded = rj.load(tmp_path / "model", like)
+
+    @jax.jit
+    @jax.value_and_grad
+    def measured(cell):
+        return jnp.sum(rj.unroll(cell, jnp.ones((4, 2)))[1])
+
+    chex.assert_trees_all_equal(measured(loaded), measured(saved))
 
 
 @given(
@@ -135,7 +138,6 @@ def test_a_loaded_model_computes_what_the_saved_one_does_and_is_trained_on(tmp_p
     ),
     names=st.lists(st.text(max_size=4), min_size=4, max_size=4, unique=True),
 )
-@settings(max_examples=25)
 def test_any_dict_of_arrays_comes_back(tmp_path_factory, arrays, names):
     path = tmp_path_factory.mktemp("any") / "file"
     tree = dict(zip(names, arrays, strict=False))
