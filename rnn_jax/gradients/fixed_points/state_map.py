@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from rnn_jax.cells.asking import as_pytree
 from rnn_jax.gradients.differentiation import step_jacobians
 from rnn_jax.gradients.precision import FULL
-from rnn_jax.sequence.calling import Carry, as_pytree, check_carry_leaves, describe, resolve_step
+from rnn_jax.sequence.calling import Carry, check_carry_leaves, describe, resolve_step
 
 Step = Callable[[jax.Array, jax.Array], jax.Array]
 
