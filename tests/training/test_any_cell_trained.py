@@ -1,5 +1,7 @@
 """Cells of other libraries within models: trained, kept on disk, several at once, looked at."""
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -137,6 +139,34 @@ def test_a_model_of_tokens_trains_its_table_and_is_looked_at():
     assert all(
         np.all(np.isfinite(record)) for record in result.history.probes["gates"].values.values()
     )
+
+
+class Named(NamedTuple):
+    """A cell that is a tuple of its weights."""
+
+    kernel: jax.Array
+
+    def __call__(self, carry, x):
+        h = jnp.tanh(x @ self.kernel + carry)
+        return h, h
+
+    def initialize_carry(self, input_shape):
+        return jnp.zeros((*input_shape[:-1], H))
+
+
+def test_a_cell_that_is_a_tuple_is_trained_wherever_it_stands():
+    def cell(size):
+        return Named(jnp.ones((size, H)))
+
+    layers = [
+        cell(2),
+        rj.Bidirectional(cell(H), rj.LearnedCarry(rj.as_cell(cell(H), in_features=H))),
+    ]
+    model = rj.SequenceModel(layers, in_features=2)
+    assert trained_leaves(model) == [True] * 4
+    # As against a tuple of arrays that a module keeps.
+    model.kept = nnx.data((jnp.zeros(1), jnp.zeros(1)))
+    assert sum(trained_leaves(model)) == 4
 
 
 @pytest.mark.parametrize("index", range(4))
