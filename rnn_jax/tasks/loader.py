@@ -88,7 +88,11 @@ def _read_validation(value: Any) -> Batch:
             f"others are done; got {kind_of(value)}. Pass (inputs, targets), or an iterable of "
             "batches that training does not see."
         )
-    parts = [as_examples(part, f"batch {n} of validation") for n, part in enumerate(value)]
+    # Copies: a source may give the same arrays again and again, and write into them.
+    parts = [
+        jax.tree.map(np.array, as_examples(part, f"batch {n} of validation"))
+        for n, part in enumerate(value)
+    ]
     if not parts:
         raise ValueError("validation must have a batch at least; got none. Pass some examples.")
     structures = {jax.tree.structure(part) for part in parts}

@@ -135,7 +135,8 @@ class Arrays(OwnData):
     Each epoch is a permutation of the N examples, drawn from the run's seed and the number of the
     epoch; batches follow one another through it and into the next one, so every example comes once
     in each epoch and every batch is full. Which examples a step has depends on its number alone.
-    Members of an ensemble each have an order of their own.
+    Members of an ensemble each have an order of their own. Probes look at the steps that all
+    sequences have, and so at no padding.
 
     Evaluations are of the whole validation set: exact, no sample of it. Without one they draw from
     the training examples, and say how well these are fitted, not how well others would be.

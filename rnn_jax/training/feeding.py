@@ -13,7 +13,7 @@ from rnn_jax.tasks.loader import Loader
 from rnn_jax.tasks.own_data import count_of
 from rnn_jax.training.devices.layout import Layout
 from rnn_jax.training.plan import Plan
-from rnn_jax.training.reading import Position, Reader
+from rnn_jax.training.reading import Position, Reader, digest_of
 
 # Bytes of the batches that lie on the device at once, about: those of the steps under way, and as
 # many that were read ahead.
@@ -26,7 +26,7 @@ class Chunk(NamedTuple):
     Attributes:
       batches: with a leading axis for the steps.
       length: how many steps.
-      position: of the reader after them.
+      position: of the reader after them, with the last batch itself as "last".
     """
 
     batches: Batch
@@ -50,12 +50,12 @@ class Feed:
     def __init__(self, loader: Loader):
         self._reader = Reader(loader)
         self._start = self._reader.position()
-        self.first: Batch = self._reader.next()
+        self.first: Batch = jax.tree.map(np.array, self._reader.next())
         # For whoever asks for the form of a batch before the data are begun.
         self.task = loader.holding(
             jax.tree.map(lambda leaf: leaf[None], self.first), loader.validation
         )
-        self._pending: list[Batch] = [self.first]
+        self._pending = [self.first]
         self._position = self._start
         self._found = True  # Whether the reader is where it has to go on.
         self._chunks: Iterator[Chunk] | None = None
@@ -89,8 +89,10 @@ class Feed:
 
     @property
     def position(self) -> Position | None:
-        """After the batches of the calls that are done."""
-        return self._position
+        """After the batches of the calls that are done, as JSON has it."""
+        if self._position is None or not isinstance(self._position.get("last"), Batch):
+            return self._position
+        return {**self._position, "last": digest_of(self._position["last"])}
 
     def go_to(self, position: Position) -> None:
         """Goes to where an earlier process was, once a batch is asked for: it may take long."""
@@ -146,8 +148,16 @@ class Feed:
             assert self._position is not None
             self._reader.go_to(self._position)
             self._pending, self._found = [], True
-        parts = [self._pending.pop() for _ in self._pending[:length]]
-        parts += [self._reader.next() for _ in range(length - len(parts))]
-        batches = jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
+        batches = jax.tree.map(lambda leaf: np.empty((length, *leaf.shape), leaf.dtype), self.first)
+        rows = jax.tree.leaves(batches)
+        for number in range(length):
+            batch = self._pending.pop() if self._pending else self._reader.next()
+            # At once: a source may give the same arrays again and again, and write into them.
+            for row, leaf in zip(rows, jax.tree.leaves(batch), strict=True):
+                row[number] = leaf
+        position = self._reader.position()
+        if position is not None and "last" in position:
+            # Its digest is made when a checkpoint asks for it.
+            position["last"] = jax.tree.map(lambda leaf: leaf[-1], batches)
         placed: Any = layout.place_everywhere(jax.tree.map(jax.numpy.asarray, batches))
-        return Chunk(placed, length, self._reader.position())
+        return Chunk(placed, length, position)

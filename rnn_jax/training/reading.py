@@ -35,29 +35,30 @@ class Reader:
         self._epoch, self._in_epoch = 0, 0
         self._iterator = self._begun()
         self._forms: str | None = None
-        self._last: Batch | None = None
 
     def next(self) -> Batch:
-        """The next batch, checked, on the host.
+        """The next batch, checked, on the host; the source may write into it later.
 
         Raises:
           ValueError, TypeError: there is none, it is no batch, or it is not as the ones before.
         """
         batch = self._checked(self._next())
         self.drawn += 1
-        self._last = batch
         return batch
 
     def position(self) -> Position | None:
-        """Where it is, for `go_to` in another process; None if that cannot find it again."""
+        """Where it is, for `go_to` in another process; None if that cannot find it again.
+
+        To a place that is found by reading again `digest_of` the last batch has to be added, as
+        "last".
+        """
         if _keeps_state(self._iterator):
             state = _as_json(self._iterator.get_state())
             return {"batches": self.drawn, "epoch": self._epoch, "state": state}
         if self._source is self._iterator:
             return None
-        last = None if self._last is None else _digest(self._last)
         place = {"epoch": self._epoch, "in_epoch": self._in_epoch} if self._by_epoch else {}
-        return {"batches": self.drawn, "last": last, **place}
+        return {"batches": self.drawn, "last": None, **place}
 
     def go_to(self, position: Position) -> None:
         """Goes to where another reader of the same data was.
@@ -78,8 +79,7 @@ class Reader:
             last = self._next()
         if last is None:
             return
-        self._last = self._checked(last)
-        if _digest(self._last) != position["last"]:
+        if digest_of(self._checked(last)) != position["last"]:
             raise ValueError(
                 "source must give the same batches when it is read again, so that a run goes on "
                 f"where it was; got another batch {self.drawn - 1} than before. Shuffle by a seed, "
@@ -186,7 +186,7 @@ def _as_json(state: Any) -> Any:
             "get_state of an iterator must return bytes or what JSON has, so that a checkpoint can "
             f"keep it; got {kind_of(state)}. Wrap it, or pass a function of the epoch."
         )
-    return {"json": state}
+    return {"json": again}  # A copy, which the iterator does not write into.
 
 
 def _from_json(kept: Any) -> Any:
@@ -202,7 +202,8 @@ def _forms(batch: Batch) -> str:
     )
 
 
-def _digest(batch: Batch) -> str:
+def digest_of(batch: Batch) -> str:
+    """SHA-256 of the form and the bytes of a batch."""
     found = hashlib.sha256(_forms(batch).encode())
     for leaf in jax.tree.leaves(batch):
         found.update(np.ascontiguousarray(leaf).tobytes())

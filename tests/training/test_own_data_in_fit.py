@@ -99,6 +99,17 @@ def test_validation_is_of_all_examples_whatever_is_run_at_a_time(size):
     np.testing.assert_allclose(metrics["largest"][-1], np.max(abs(outputs - targets)), rtol=1e-12)
 
 
+def test_a_function_is_a_loss_without_metrics():
+    def loss(outputs, batch):
+        return jnp.mean(jnp.sum(jnp.square(outputs - batch.targets), axis=-1))
+
+    task = arrays(loss=loss, validation=examples(1, 5))
+    result = fit(task)
+    toys.same(result.model, fit(arrays(validation=examples(1, 5))).model)
+    assert list(result.history.metrics) == ["loss"]
+    assert np.isnan(task.chance_loss)
+
+
 def test_without_validation_it_evaluates_on_examples_that_it_trains_on():
     inputs, targets = examples()
     result = fit(arrays(), evaluation_size=1)
@@ -273,10 +284,20 @@ class Stateful:
         self.place = state["place"] if self.form is dict else int(state)
 
 
+def reusing():
+    """Batches in the same arrays, written into for each of them."""
+    inputs, targets = np.empty((SIZE, 2, 2)), np.empty((SIZE, 2))
+    for batch in batches():
+        inputs[:], targets[:] = batch.inputs, batch.targets
+        yield inputs, targets
+    inputs[:] = 7.0
+
+
 SOURCES = {
     "list": lambda: batches(),
     "function": lambda: lambda: iter(batches()),
     "by epoch": lambda: by_epoch,
+    "the same arrays": lambda: reusing,
     "state": Stateful,
     "state in bytes": lambda: Stateful(bytes),
     "dicts": lambda: [batch._asdict() for batch in batches()],
