@@ -29,6 +29,14 @@ from rnn_jax.gradients.signals.weight_gradient import (
     weight_gradient_by_step,
     weight_gradient_log_norms,
 )
+from rnn_jax.gradients.spectra.covariant import (
+    CovariantLyapunovVectors,
+    covariant_lyapunov_vectors,
+)
+from rnn_jax.gradients.spectra.finite_time import (
+    LocalLyapunovExponents,
+    local_lyapunov_exponents,
+)
 from rnn_jax.gradients.spectra.lyapunov import LyapunovSpectrum, lyapunov_exponents
 from rnn_jax.gradients.spectra.singular_values import jacobian_log_singular_values
 
@@ -36,11 +44,13 @@ __all__ = [
     "Attribution",
     "BackpropSignal",
     "Branch",
+    "CovariantLyapunovVectors",
     "Estimate",
     "FixedPoints",
     "GradientFlow",
     "JacobianOperator",
     "Linearization",
+    "LocalLyapunovExponents",
     "LyapunovSpectrum",
     "MemoryPath",
     "attribution",
@@ -48,6 +58,7 @@ __all__ = [
     "backprop_signal_log_norms",
     "by_lag",
     "continue_fixed_points",
+    "covariant_lyapunov_vectors",
     "estimate_jacobian_log_norms",
     "estimate_jacobian_log_singular_values",
     "fixed_points",
@@ -59,6 +70,7 @@ __all__ = [
     "jacobian_log_singular_values",
     "jacobian_operator",
     "linearize",
+    "local_lyapunov_exponents",
     "lyapunov_exponents",
     "orthogonality_penalty",
     "sample_starts",

@@ -1,18 +1,19 @@
 """What a task is: sequences drawn from a key, a loss, and when it counts as solved."""
 
-from collections.abc import Iterable
-from typing import Any, ClassVar, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.checks import check_number, kind_of
+from rnn_jax.checks import check_number, check_size, kind_of
 
 Metrics = dict[str, jax.Array]
 
 # What a history has beside a task's metrics.
 RESERVED = (
+    "best_at",
     "evaluation",
     "failed_at",
     "gradient_norm",
@@ -23,6 +24,7 @@ RESERVED = (
     "solved",
     "solved_at",
     "step",
+    "stopped_at",
     "terms",
     "updates",
 )
@@ -32,25 +34,33 @@ class Batch(NamedTuple):
     """A batch of examples.
 
     Attributes:
-      inputs: (B, T, I).
+      inputs: (B, T, I), tokens (B, T), or a pytree of such arrays, as the model takes them.
       targets: numbers, (B, O) for a task with one answer a sequence and (B, T, O) for one with an
         answer at every step; or whole numbers that name classes, (B,) or (B, T).
       weights: how much each target counts, (B,) or (B, T); 0 where there is none.
+      lengths: valid steps of each sequence, counted from the first, (B,); None where all are.
+      mask: whether each step is valid, (B, T), in place of lengths; None where all are.
+
+    `fit` hands lengths and mask on to the model, and losses count no step that is not valid.
     """
 
-    inputs: jax.Array
+    inputs: Any
     targets: jax.Array
     weights: jax.Array
+    lengths: jax.Array | None = None
+    mask: jax.Array | None = None
 
 
 class Task(Protocol):
-    """A synthetic task.
+    """What is learnt: a synthetic task, or the user's own.
 
     `fit` reads it while it traces its loop, anew in each call, so what a task holds may change
-    between two calls, and not within one.
+    between two calls, and not within one. Arrays that it holds become constants of the compiled
+    loop; `Arrays` and `Loader` hold large data.
 
     A task whose examples are finite in number also has `sample_held_out`, of the same form as
-    `sample`, for evaluation on examples that no training has seen.
+    `sample`, for evaluation on examples that no training has seen; or a method `arrays`, which
+    returns them as `Arrays`, to be trained on in epochs and evaluated on as a whole.
     """
 
     @property
@@ -91,31 +101,47 @@ class Task(Protocol):
 
 
 class SquaredError:
-    """The loss, metrics and end of a task whose answers are numbers.
+    """Mean squared error over the answers that count, its metrics, and when it counts as solved.
 
-    A task that inherits it has a field `solved_below` and names its `readout`: "last", one answer
-    a sequence, or "all", one at every step.
+    L = Σ w ‖o − y‖² / Σ w
+
+    w is the weight of an answer, and 0 at steps beyond a sequence's length or outside its mask;
+    whatever stands there, NaN too, changes neither the loss nor its gradient.
+
+    By itself it is the loss of the user's own data, Arrays(…, loss=SquaredError()). A task whose
+    answers are numbers inherits it, and has a field `solved_below` and a `readout`.
+
+    Args:
+      solved_below: the error under which the task counts as solved; None is never.
+
+    Raises:
+      TypeError, ValueError: `solved_below` is no positive number.
     """
 
-    solved_below: float
-    readout: ClassVar[str]
+    solved_below: float | None
+
+    def __init__(self, *, solved_below: float | None = None):
+        self.solved_below = solved_below
+        self.__post_init__()
 
     def __post_init__(self) -> None:
-        if check_number("solved_below", self.solved_below) <= 0:
+        if self.solved_below is not None and check_number("solved_below", self.solved_below) <= 0:
             raise ValueError(
                 f"solved_below must be a positive error; got {self.solved_below}. Pass for "
                 "example solved_below=0.01."
             )
 
     def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
-        """Weighted mean squared error of outputs of the shape of the targets.
+        """Weighted mean squared error of outputs of the shape of the targets, (B, O) or (B, T, O).
 
         Raises:
           ValueError: outputs of another shape, which would broadcast against the targets.
         """
-        _check_shape(outputs, batch.targets.shape, self.readout)
-        errors = jnp.sum(jnp.square(outputs - batch.targets), axis=-1)
-        return weighted_mean(errors, batch.weights)
+        _check_shape(outputs, batch.targets.shape, "last" if batch.targets.ndim == 2 else "all")
+        weights = counted_weights(batch)
+        # Before it is squared, or NaN at a step that does not count would be in the gradient.
+        difference = _where_counted(weights, outputs - batch.targets)
+        return weighted_mean(jnp.sum(jnp.square(difference), axis=-1), weights)
 
     def metrics(self, outputs: jax.Array, batch: Batch) -> Metrics:
         """{"mse"}: the mean squared error."""
@@ -123,24 +149,67 @@ class SquaredError:
 
     def solved(self, metrics: Metrics) -> jax.Array:
         """Whether the error is below `solved_below`."""
+        if self.solved_below is None:
+            return jnp.bool_(False)
         return metrics["mse"] < self.solved_below
 
 
 class CrossEntropy:
-    """The loss, metrics and end of a task whose answers are classes.
+    """Mean cross-entropy over the answers that count, its metrics, and when it counts as solved.
 
-    A task that inherits it has a field `solved_above` and properties `readout` and `out_features`,
-    the number of classes.
+    L = −Σ w c_y ln p(y) / Σ w c_y,    p = softmax(o)
+
+    w is the weight of an answer, and 0 at steps beyond a sequence's length or outside its mask,
+    whatever stands there; c_y is the weight of the class y, 1 if no others are given.
+
+    By itself it is the loss of the user's own data, Arrays(…, loss=CrossEntropy()). A task whose
+    answers are classes inherits it, and has a field `solved_above` and properties `readout` and
+    `out_features`, the number of classes.
+
+    Args:
+      classes: how many there are; None is as many as `class_weights` has, or as the data have.
+      class_weights: positive numbers, one for each class, (classes,), as for classes that are rare;
+        None counts all alike. They weigh the loss and not the accuracy.
+      solved_above: the accuracy in (0, 1) over which the task counts as solved; None is never.
+
+    Raises:
+      TypeError, ValueError: arguments that are not what they should be.
     """
 
-    solved_above: float
+    solved_above: float | None
+    classes: int | None = None
+    class_weights: tuple[float, ...] | None = None
+
+    def __init__(
+        self,
+        *,
+        classes: int | None = None,
+        class_weights: Sequence[float] | np.ndarray | jax.Array | None = None,
+        solved_above: float | None = None,
+    ):
+        self.class_weights = _read_class_weights(class_weights)
+        known = None if self.class_weights is None else len(self.class_weights)
+        self.classes = known if classes is None else check_size("classes", classes)
+        if known is not None and self.classes != known:
+            raise ValueError(
+                f"class_weights must have one number for each of the {classes} classes; got "
+                f"{known}. Pass {classes} of them."
+            )
+        self.solved_above = solved_above
+        self.__post_init__()
 
     def __post_init__(self) -> None:
-        if not 0 < check_number("solved_above", self.solved_above) < 1:
+        above = self.solved_above
+        if above is not None and not 0 < check_number("solved_above", above) < 1:
             raise ValueError(
-                f"solved_above must be an accuracy in (0, 1); got {self.solved_above}. Pass for "
+                f"solved_above must be an accuracy in (0, 1); got {above}. Pass for "
                 "example solved_above=0.99."
             )
+
+    @property
+    def out_features(self) -> Any:
+        """O: the number of classes; None for that of the data."""
+        return self.classes
 
     def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
         """Weighted mean of −ln p(target), in nats, where p = softmax(outputs).
@@ -152,141 +221,51 @@ class CrossEntropy:
         Raises:
           ValueError: outputs of another shape.
         """
-        classes: int = self.out_features  # type: ignore[attr-defined]
-        _check_shape(outputs, (*batch.targets.shape, classes), self.readout)  # type: ignore[attr-defined]
-        logits = jax.nn.log_softmax(outputs)
-        chosen = jnp.take_along_axis(logits, batch.targets[..., None], axis=-1)[..., 0]
-        return weighted_mean(-chosen, batch.weights)
+        classes: int = self.out_features or jnp.shape(outputs)[-1]
+        readout = "last" if batch.targets.ndim == 1 else "all"
+        _check_shape(outputs, (*batch.targets.shape, classes), readout)
+        weights = counted_weights(batch)
+        targets: Any = jnp.where(weights > 0, batch.targets, jnp.zeros_like(batch.targets))
+        # Before the logarithm, or NaN at a step that does not count would be in the gradient.
+        logits = jax.nn.log_softmax(_where_counted(weights, outputs))
+        chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+        if self.class_weights is not None:
+            own = jnp.array(self.class_weights, weights.dtype)
+            weights = weights * own[targets]
+        return weighted_mean(-chosen, weights)
 
     def metrics(self, outputs: jax.Array, batch: Batch) -> Metrics:
         """{"cross_entropy", "accuracy"}: nats, and the share of the weight that is right."""
         loss = self.loss(outputs, batch)
         right = (jnp.argmax(outputs, axis=-1) == batch.targets).astype(outputs.dtype)
-        return {"cross_entropy": loss, "accuracy": weighted_mean(right, batch.weights)}
+        return {"cross_entropy": loss, "accuracy": weighted_mean(right, counted_weights(batch))}
 
     def solved(self, metrics: Metrics) -> jax.Array:
         """Whether the accuracy is above `solved_above`."""
+        if self.solved_above is None:
+            return jnp.bool_(False)
         return metrics["accuracy"] > self.solved_above
 
 
-def check_batch(batch: Any, batch_size: int, method: str) -> Any:
-    """Returns what a task has drawn, if a loop can train on it.
-
-    Args:
-      batch: a `Batch`, or anything else with inputs (B, ...).
-      batch_size: B, how many examples were asked for.
-      method: of the task that has drawn it.
-
-    Raises:
-      TypeError: it has no array of inputs.
-      ValueError: it does not have B examples.
-    """
-    inputs: Any = getattr(batch, "inputs", None)
-    if not _is_array(inputs):
-        got = kind_of(batch) if inputs is None else f"inputs of type {kind_of(inputs)}"
-        raise TypeError(
-            f"a task's {method} must return a batch with arrays inputs, targets and weights; got "
-            f"{got}. Return rnn_jax.tasks.Batch(inputs, targets, weights)."
-        )
-    own = batch._asdict() if isinstance(batch, Batch) else {"inputs": inputs}
-    for name, array in own.items():
-        if not _is_array(array):
-            raise TypeError(
-                f"a task's {method} must return a batch of arrays; got {kind_of(array)} for "
-                f"{name}. Pass jnp.ones(batch_size) as weights that count each target alike."
-            )
-        if array.shape[:1] != (batch_size,):
-            raise ValueError(
-                f"a task's {method} must draw as many examples as it was asked for, here "
-                f"{batch_size}; got {name} of shape {array.shape}. Lead with an axis of batch_size."
-            )
-    return batch
-
-
-def check_loss(loss: Any) -> jax.Array:
-    """Returns a task's loss, if it can be differentiated.
-
-    Raises:
-      TypeError: it is no array of floats.
-      ValueError: it is no scalar.
-    """
-    if not isinstance(loss, jax.Array) or not jnp.issubdtype(loss.dtype, jnp.floating):
-        raise TypeError(
-            "the task's loss must be a JAX scalar of real floats that is computed from the "
-            f"outputs; got {_kind_or_type(loss)}. Compute it with jax.numpy."
-        )
-    if loss.shape != ():
-        raise ValueError(
-            f"the task's loss must be a scalar; got shape {loss.shape}. Return a mean."
-        )
-    return loss
-
-
-def check_metrics(metrics: Any, taken: Iterable[str] = ()) -> Metrics:
-    """Returns a task's metrics, if a history can hold them.
-
-    Args:
-      metrics: what the task returned.
-      taken: names that are given already, beside those that every history has.
-
-    Raises:
-      TypeError: no dict, names that are no strings, or values that are no numbers of JAX.
-      ValueError: values that are no scalars, or names that are taken.
-    """
-    if not isinstance(metrics, dict):
-        raise TypeError(
-            f"the task's metrics must be a dict of scalars by name; got {kind_of(metrics)}. Return "
-            'for example {"mse": loss}, or {} for none.'
-        )
-    for name, metric in metrics.items():
-        if not isinstance(name, str):
-            raise TypeError(
-                f"the name of a metric must be a string; got {name!r} of type {kind_of(name)}. "
-                f'Name it, for example "{name}".'
-            )
-        if name in RESERVED or name in taken:
-            raise ValueError(
-                f"a metric must not be named {name!r}, which the history has already. Rename it."
-            )
-        if not _is_array(metric) or not _is_real(metric.dtype):
-            raise TypeError(
-                "each of the task's metrics must be a scalar of real numbers computed with "
-                f"jax.numpy; got {_kind_or_type(metric)} for {name!r}. Pass it through "
-                "jnp.asarray, or leave it out."
-            )
-        if metric.shape != ():
-            raise ValueError(
-                f"each of the task's metrics must be a scalar; got shape {metric.shape} for "
-                f"{name!r}. Take a mean."
-            )
-    return metrics
-
-
-def check_solved(solved: Any) -> jax.Array:
-    """Returns a task's verdict as an array.
-
-    Raises:
-      TypeError: it is neither true nor false.
-      ValueError: it is several.
-    """
-    if isinstance(solved, bool):
-        return jnp.bool_(solved)
-    if not _is_array(solved) or solved.dtype != jnp.bool_:
-        raise TypeError(
-            "the task's solved must return whether it is solved, a scalar of booleans; got "
-            f'{_kind_or_type(solved)}. Return for example metrics["mse"] < 0.01, or False.'
-        )
-    if solved.shape != ():
-        raise ValueError(
-            f"the task's solved must return one scalar; got shape {solved.shape}. Reduce it, for "
-            "example with jnp.all."
-        )
-    return jnp.asarray(solved)
+def counted_weights(batch: Batch) -> jax.Array:
+    """The weights of a batch, 0 at steps that are not valid by its lengths or mask."""
+    weights = batch.weights
+    valid, lengths = getattr(batch, "mask", None), getattr(batch, "lengths", None)
+    if lengths is not None:
+        valid = jnp.arange(weights.shape[-1])[None, :] < lengths[:, None]
+    if valid is None or weights.ndim == 1:  # One answer a sequence is that of its last valid step.
+        return weights
+    return jnp.where(valid, weights, jnp.zeros_like(weights))
 
 
 def weighted_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
     """Σ w v / Σ w, over all axes."""
     return jnp.sum(values * weights) / jnp.sum(weights)
+
+
+def _where_counted(weights: jax.Array, values: jax.Array) -> jax.Array:
+    """`values`, (..., O), and 0 where the weight, (...), is 0."""
+    return jnp.where((weights > 0)[..., None], values, jnp.zeros_like(values))
 
 
 def _check_shape(outputs: jax.Array, expected: tuple[int, ...], readout: str) -> None:
@@ -298,14 +277,20 @@ def _check_shape(outputs: jax.Array, expected: tuple[int, ...], readout: str) ->
         )
 
 
-def _is_array(value: Any) -> bool:
-    return isinstance(value, (jax.Array, np.ndarray, np.generic))
-
-
-def _is_real(dtype: Any) -> bool:
-    return any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))
-
-
-def _kind_or_type(value: Any) -> str:
-    """For messages."""
-    return f"an array of {value.dtype}" if isinstance(value, jax.Array) else kind_of(value)
+def _read_class_weights(weights: Any) -> tuple[float, ...] | None:
+    if weights is None:
+        return None
+    try:
+        numbers = np.asarray(weights, float)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"class_weights must be positive numbers, one for each class; got {kind_of(weights)}. "
+            "Pass for example [1.0, 4.0]."
+        ) from None
+    if numbers.ndim != 1 or not numbers.size or not np.all((numbers > 0) & (numbers < np.inf)):
+        raise ValueError(
+            "class_weights must be positive numbers, one for each class; got "
+            f"{np.array2string(numbers, threshold=8)}. Pass for example [1.0, 4.0]; classes that "
+            "are not to count have weights of 0 in the data."
+        )
+    return tuple(numbers.tolist())

@@ -18,8 +18,9 @@ class SequentialDigits(SequentialImages):
     """Sequential digits: read an image of 8 by 8 pixels one pixel a step, and name the digit.
 
     The images are the 1797 that come with scikit-learn, in 64 steps from the upper left, row by
-    row, or in one random order. A fixed fifth of them, 360, is held out: `sample` draws from the
-    rest, `sample_held_out` from them. A small stand-in for sequential MNIST that needs no download.
+    row, or in one random order. A fixed fifth of them, 360, is held out: `fit` trains on the rest,
+    epoch by epoch, and evaluates on all 360; `sample` draws from the rest, `sample_held_out` from
+    them. A small stand-in for sequential MNIST that needs no download.
 
     Who remembers nothing sees the last pixel when the class is asked for, and pays the entropy of
     the class given it. That is a number of the data: with the shares of the classes among the

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.checks import check_count, check_key, check_size
+from rnn_jax.checks import check_count
 from rnn_jax.tasks.base import Batch, CrossEntropy
+from rnn_jax.tasks.own_data import Arrays
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,24 +25,10 @@ class ImageSet:
     pixels: np.ndarray
     labels: np.ndarray
 
-    @functools.cached_property
-    def on_device(self) -> tuple[jax.Array, jax.Array]:
-        """(the pixels in words of four, (N, ⌈T/4⌉), the labels, (N,)), the same arrays each time.
-
-        A program that draws from them holds them as constants, and takes the longer to compile the
-        more numbers they are: as words, the 60,000 images of MNIST add half a second, as bytes one
-        and more. The scope makes them real arrays even if the first to ask is being traced.
-        """
-        padded = np.pad(self.pixels, ((0, 0), (0, -self.pixels.shape[1] % 4)))
-        with jax.ensure_compile_time_eval():
-            return jnp.asarray(padded.view("<u4")), jnp.asarray(self.labels, jnp.int32)
-
-    def draw(self, key: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
-        """(pixels, (B, T), unsigned bytes, and labels, (B,)) of images drawn with replacement."""
-        words, labels = self.on_device
-        index = jax.random.randint(key, (size,), 0, len(self.labels))
-        pixels = jax.lax.bitcast_convert_type(words[index], jnp.uint8).reshape(size, -1)
-        return pixels[:, : self.pixels.shape[1]], labels[index].astype(int)
+    def on_device(self) -> Batch:
+        """The images as they are stored: pixels (N, T, 1), bytes."""
+        pixels, labels = jnp.asarray(self.pixels[..., None]), jnp.asarray(self.labels, jnp.int32)
+        return Batch(pixels, labels, jnp.ones(len(self.labels), bool))
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +37,37 @@ class Images:
 
     training: ImageSet
     held_out: ImageSet
+
+    @functools.cached_property
+    def on_device(self) -> tuple[Batch, Batch]:
+        """Both, the same arrays each time; real ones even if the first to ask is being traced."""
+        with jax.ensure_compile_time_eval():
+            return self.training.on_device(), self.held_out.on_device()
+
+
+class PixelByPixel(Arrays):
+    """The images of a task, a quarter as large as they are shown: a byte for each pixel.
+
+    Args:
+      task: which images, in which order of pixels.
+    """
+
+    def __init__(self, task: "SequentialImages"):
+        self.training, self.validation = task.images().on_device
+        self.criterion, self.readout = task, task.readout
+        self.in_features, self.out_features = task.in_features, task.out_features
+        self.steps = self.shortest = task.steps
+
+    @property
+    def chance_loss(self) -> float:
+        """That of the task, whose best predictor sees the last pixel."""
+        return float(self.criterion.chance_loss)
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Numbers from 0, black, to 1, white, in the order of the task."""
+        pixels = batch.inputs[:, self.criterion.order].astype(float)
+        inputs = pixels / self.criterion.white
+        return Batch(inputs, batch.targets.astype(int), jnp.ones_like(inputs[:, 0, 0]))
 
 
 class SequentialImages(CrossEntropy):
@@ -115,6 +133,10 @@ class SequentialImages(CrossEntropy):
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         return float(-np.sum(counts * np.log(np.where(counts > 0, shares, 1))) / counts.sum())
 
+    def arrays(self) -> PixelByPixel:
+        """The images, for `fit`: it trains on them in epochs, and evaluates on all held out."""
+        return PixelByPixel(self)
+
     def sample(self, key: jax.Array, batch_size: int) -> Batch:
         """Draws a batch of the training images, with replacement.
 
@@ -125,14 +147,9 @@ class SequentialImages(CrossEntropy):
         Returns:
           inputs (B, T, 1), from 0, black, to 1, white; targets (B,), the classes; weights (B,).
         """
-        return self._batch(self.images().training, key, batch_size)
+        return self.arrays().sample(key, batch_size)
 
     def sample_held_out(self, key: jax.Array, batch_size: int) -> Batch:
         """Draws a batch of the images held out, with replacement, of the form of `sample`."""
-        return self._batch(self.images().held_out, key, batch_size)
-
-    def _batch(self, images: ImageSet, key: jax.Array, batch_size: int) -> Batch:
-        size = check_size("batch_size", batch_size)
-        pixels, labels = images.draw(check_key(key), size)
-        inputs = pixels[:, self.order].astype(float) / self.white
-        return Batch(inputs[..., None], labels, jnp.ones_like(inputs[:, 0]))
+        images = self.arrays()
+        return images.holding(images.validation, None).sample(key, batch_size)

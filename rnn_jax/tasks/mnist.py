@@ -17,8 +17,8 @@ class SequentialMNIST(SequentialImages):
     names: train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and
     t10k-labels-idx1-ubyte. MNIST has 28 by 28 pixels, 784 steps, and Fashion-MNIST has the same
     form; any size and any number of classes will do. Pixels come from the upper left, row by row,
-    or in one random order. `sample` draws from the training images, `sample_held_out` from the
-    others.
+    or in one random order. `fit` trains on the training images, epoch by epoch, and evaluates on
+    all of the others; `sample` draws from the former, `sample_held_out` from the latter.
 
     Who remembers nothing sees the last pixel when the class is asked for, and pays the entropy of
     the class given it. That is a number of the data: with the shares of the classes among the

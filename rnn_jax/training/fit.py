@@ -10,6 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from rnn_jax.checks import check_count, check_flag, check_number, check_size, kind_of
+from rnn_jax.tasks.loader import Loader
 from rnn_jax.training.devices import processes
 from rnn_jax.training.devices.layout import fetch, make_layout
 from rnn_jax.training.disk import configuration
@@ -20,6 +21,8 @@ from rnn_jax.training.disk.run_directory import RunDirectory
 from rnn_jax.training.disk.tensorboard import TensorBoard
 from rnn_jax.training.display import Display, LiveDisplay
 from rnn_jax.training.ensemble import ensemble_size
+from rnn_jax.training.fed_program import FedProgram
+from rnn_jax.training.feeding import Feed
 from rnn_jax.training.history import History, make_history
 from rnn_jax.training.optimizer import check_hyperparameters
 from rnn_jax.training.plan import make_plan
@@ -37,7 +40,8 @@ class FitResult(NamedTuple):
     Attributes:
       model: as it is after the last step, with a leading axis for an ensemble.
       history: losses, metrics and what probes saw.
-      best_model: of the evaluation with the smallest loss, for each member its own.
+      best_model: of the best evaluation, by default that with the smallest loss, for each member
+        its own.
       steps: training steps done; fewer than asked for if all members stopped before.
       optimizer_state: as it is after the last step.
     """
@@ -55,7 +59,7 @@ def fit(
     optimizer: Any,
     *,
     steps: int,
-    batch_size: int,
+    batch_size: int | None = None,
     seed: int,
     directory: str | Path | None = None,
     resume: bool = True,
@@ -68,6 +72,9 @@ def fit(
     evaluate_every: int = 100,
     evaluation_size: int | None = None,
     stop_when_solved: bool = True,
+    best: str | tuple[str, str] = "loss",
+    patience: int | None = None,
+    min_delta: float = 0.0,
     on_nonfinite: str = "stop",
     checkpoint_seconds: float = 10.0,
     progress: bool = False,
@@ -91,12 +98,15 @@ def fit(
         other pytree every leaf is trained. Training calls modules as they are; evaluations and
         probes call a copy as after its `.eval()`, whose state goes no further. The model that is
         passed is never written to.
-      task: what is learnt, such as rnn_jax.tasks.Adding(100).
+      task: what is learnt, such as rnn_jax.tasks.Adding(100); the user's own data as
+        `rnn_jax.tasks.Arrays` where they fit on the device, and as `rnn_jax.tasks.Loader` where
+        they do not. Where data have lengths or a mask, the model's call must take them.
       optimizer: an optax transformation or `optax.MultiSteps`; clipping belongs into it
         (`optax.chain(optax.clip_by_global_norm(1.0), optax.adam(3e-3))`). Line searches such as
         `optax.lbfgs` see the loss on the batch, noise and state of their step.
       steps: training steps in all, below 2^31; a run that was longer already is left as it is.
-      batch_size: B, sequences of each step and member.
+      batch_size: B, sequences of each step and member; left out for a `Loader`, whose batches have
+        their size.
       seed: of data and noise, in [0, 2^63). Member i of an ensemble draws from stream i, a single
         model from stream 0.
       directory: a folder for all of the run, see `RunDirectory`; None leaves nothing on disk. The
@@ -121,9 +131,14 @@ def fit(
       members: E of an ensemble whose model does not itself say so, by `ensemble_size`.
       evaluate_every: steps between evaluations, each a row of the history.
       evaluation_size: fresh sequences in each evaluation; None is 256, rounded up to a multiple of
-        batch_size.
+        batch_size. Of a validation set, how many are run at a time: all of them count.
       stop_when_solved: a member that has met the task's `solved` is left as it is; when all have,
         the run ends.
+      best: the metric by which `best_model` is chosen, by its name in `History.metrics`: "loss",
+        "accuracy", …; of one whose better direction is not known a pair, such as ("f1", "max").
+      patience: evaluations without improvement of that metric after which a member stops, as it
+        does when it has solved the task, see `History.stopped_at`; None is no end.
+      min_delta: by how much the metric must be better than at the last improvement to be one.
       on_nonfinite: what a member does at a step whose loss, gradient or update is not finite, or
         makes its state so: "stop" for good, "skip" the step, or "raise" and end the run. Where it
         stops, all stays as it was before that step, and is kept in the directory for inspection;
@@ -150,16 +165,20 @@ def fit(
       Terminated: with a directory, on SIGTERM or Ctrl-C, after all is saved and a line on the
         standard error has said so; a SystemExit.
     """
+    feed = Feed(task) if isinstance(task, Loader) else None
     plan = make_plan(
-        task,
+        task if feed is None else feed.task,
         optimizer,
-        batch_size=batch_size,
+        batch_size=batch_size if feed is None else feed.check_batch_size(batch_size),
         evaluation_size=evaluation_size,
         evaluate_every=evaluate_every,
         stop_when_solved=stop_when_solved,
         on_nonfinite=on_nonfinite,
         probes=probes,
         hyperparameters=hyperparameters,
+        best=best,
+        patience=patience,
+        min_delta=min_delta,
         objective=objective,
     )
     steps = check_count("steps", steps, high=2**31 - 1)
@@ -181,7 +200,12 @@ def fit(
     layout = make_layout(members, mesh, plan.batch_size, plan.evaluation_size)
     hyperparameters = check_hyperparameters(hyperparameters, members, model, trained)
     folder = _check_directory(directory, tensorboard)
-    program = Program(plan, layout, seed, hyperparameters)
+    if feed is None:
+        program = Program(plan, layout, seed, hyperparameters)
+    else:
+        program = FedProgram(feed, plan, layout, seed, hyperparameters)
+        if folder is not None:
+            feed.check_resumable()
     key_bits = fetch(jax.random.key_data(program.key))
 
     def journal() -> Journal:
@@ -193,6 +217,8 @@ def fit(
     title = f"{type(task).__name__}{'' if members is None else f' × {members}'}"
     shown = progress and processes.is_first()
     with contextlib.ExitStack() as stack:
+        if feed is not None:
+            stack.callback(feed.close)
         stopping = Stopping() if folder is None else stack.enter_context(Stopping())
         start = program.start(model)
         # Before anything is written, so that a mistake found here leaves no folder behind.

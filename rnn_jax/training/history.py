@@ -10,7 +10,7 @@ import numpy as np
 
 from rnn_jax.training.disk.records import Row, plain
 from rnn_jax.training.plan import Plan
-from rnn_jax.training.step import NEVER, Findings, Report
+from rnn_jax.training.report import NEVER, Findings, Report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,6 +51,10 @@ class History:
       failed_at: the first step, counted from 0, whose loss or update was not finite, (…); NaN if
         none.
       skipped: steps left out because they were not finite, (…).
+      best_at: training steps done at the best evaluation, that of `FitResult.best_model`, (…); NaN
+        if there was none.
+      stopped_at: training steps done when the patience with evaluations that are no better was
+        over, (…); NaN if it was not.
       probes: by probe.
       terms: of an `objective`, by name, the mean of each term, without its weight, over the same
         steps as `loss`, (…, K); "task" is the task's own loss. Steps at which a term had weight 0
@@ -69,6 +73,8 @@ class History:
     solved_at: np.ndarray
     failed_at: np.ndarray
     skipped: np.ndarray
+    best_at: np.ndarray
+    stopped_at: np.ndarray
     probes: dict[str, ProbeRecord]
     terms: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
@@ -126,6 +132,8 @@ def row_of(step: int, report: Report) -> Row:
             "solved_at": status.solved_at,
             "failed_at": status.failed_at,
             "skipped": status.skipped,
+            "best_at": status.best_at,
+            "stopped_at": status.stopped_at,
         }
     )
 
@@ -174,6 +182,8 @@ def make_history(rows: list[Row], found: list[Row], members: int | None) -> Hist
         solved_at=last("solved_at", NEVER),
         failed_at=last("failed_at", NEVER),
         skipped=last("skipped", 0).astype(int),
+        best_at=last("best_at", NEVER),
+        stopped_at=last("stopped_at", NEVER),
         probes=_probe_records(found, members),
         terms={name: series(lambda row, n=name: row["terms"][n]) for name in terms},
     )

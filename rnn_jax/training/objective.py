@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnn_jax.checks import check_number, kind_of
-from rnn_jax.tasks.base import RESERVED, check_loss
+from rnn_jax.tasks.base import RESERVED
+from rnn_jax.tasks.contract import check_loss
 
 # A number, or a function from the number of a training step, counted from 0, to one.
 Weight = float | Callable[[jax.Array], Any]

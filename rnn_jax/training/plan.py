@@ -12,6 +12,7 @@ from rnn_jax.checks import check_choice, check_flag, check_size, kind_of
 from rnn_jax.training.objective import Objective, check_objective
 from rnn_jax.training.optimizer import as_transformation, check_optimizer
 from rnn_jax.training.probes import Probe
+from rnn_jax.training.selection import Selection, make_selection
 
 ON_NONFINITE = ("stop", "skip", "raise")
 # Sequences at least in each evaluation, where nothing else is said.
@@ -26,11 +27,12 @@ class Plan:
       task: what is learnt.
       optimizer: an optax transformation, or a function from hyperparameters to one.
       batch_size: B of each training step.
-      evaluation_size: sequences in each evaluation.
+      evaluation_size: sequences in each evaluation, or at a time of a validation set.
       evaluate_every: training steps between evaluations: one call of the compiled loop.
       stop_when_solved: a member that has solved the task stays as it is.
       on_nonfinite: "stop", "skip" or "raise".
       probes: what is measured on the way.
+      selection: which evaluation is the best, and when to stop for want of a better one.
       objective: what is minimised; None is the task's loss alone.
       trained: which leaves of a model are trained; None is all that are parameters.
     """
@@ -43,6 +45,7 @@ class Plan:
     stop_when_solved: bool
     on_nonfinite: str
     probes: tuple[Probe, ...]
+    selection: Selection
     objective: Objective | None = None
     trained: tuple[bool, ...] | None = None
 
@@ -67,13 +70,16 @@ def make_plan(
     task: Any,
     optimizer: Any,
     *,
-    batch_size: int,
+    batch_size: int | None,
     evaluation_size: int | None,
     evaluate_every: int,
     stop_when_solved: bool,
     on_nonfinite: str,
     probes: Probe | Sequence[Probe],
     hyperparameters: Any,
+    best: Any = "loss",
+    patience: int | None = None,
+    min_delta: float = 0.0,
     objective: Any = None,
 ) -> Plan:
     """Checks what the user gave.
@@ -81,12 +87,15 @@ def make_plan(
     Raises:
       ValueError, TypeError: with the rule, what arrived and the fix.
     """
+    task = _check_task(task)
+    # One with a finite number of examples is trained on each of them in turn.
+    task = task.arrays() if hasattr(task, "arrays") else task
     batch_size = check_size("batch_size", batch_size)
     # A multiple of the batch, so that devices that share the batch can share this one too.
     evaluated = batch_size * -(-_EVALUATED // batch_size)
     checked_probes = _check_probes(probes)
     return Plan(
-        task=_check_task(task),
+        task=task,
         optimizer=check_optimizer(optimizer, hyperparameters),
         batch_size=batch_size,
         evaluation_size=(
@@ -96,6 +105,7 @@ def make_plan(
         stop_when_solved=check_flag("stop_when_solved", stop_when_solved),
         on_nonfinite=check_choice("on_nonfinite", on_nonfinite, ON_NONFINITE),
         probes=checked_probes,
+        selection=make_selection(best, patience, min_delta),
         objective=check_objective(objective, tuple(probe.name for probe in checked_probes)),
     )
 
@@ -105,7 +115,8 @@ def _check_task(task: Any) -> Any:
     if isinstance(task, type) or missing:
         raise TypeError(
             "task must have sample, loss, metrics and solved; got "
-            f"{kind_of(task)}. Pass for example rnn_jax.tasks.Adding(100)."
+            f"{kind_of(task)}. Pass for example rnn_jax.tasks.Adding(100), or data of your own as "
+            "rnn_jax.tasks.Arrays or rnn_jax.tasks.Loader."
         )
     return task
 

@@ -8,19 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rnn_jax.training.data import Data, data_of, holding
 from rnn_jax.training.devices.layout import Layout, fetch
 from rnn_jax.training.ensemble import key_of
+from rnn_jax.training.model_call import run_model
 from rnn_jax.training.plan import Plan
 from rnn_jax.training.program_cache import cached_program
-from rnn_jax.training.step import (
-    Findings,
-    Report,
-    TrainState,
-    init_train_state,
-    run_model,
-    run_probe,
-    train_steps,
-)
+from rnn_jax.training.report import Findings, Report
+from rnn_jax.training.step import TrainState, init_train_state, run_probe, train_steps
 from rnn_jax.training.variables import in_evaluation
 
 
@@ -47,6 +42,7 @@ class Program:
             key = jax.vmap(functools.partial(jax.random.fold_in, data_key))(members)
         self.key, self._hyperparameters = layout.place((key, hyperparameters))
         self._probe_key = layout.place_everywhere(probe_key)
+        self._data: Data = layout.place_everywhere(data_of(plan.task))
         self._train: dict[int, Callable[..., tuple[TrainState, Report]]] = {}
         self._measure: Callable[..., Findings] | None = None
 
@@ -73,7 +69,7 @@ class Program:
         if not steps:
             return
         try:
-            self._trained_for(self.plan.next_length(0, steps), state)
+            self._trace(self.plan.next_length(0, steps), state)
         except (TypeError, ValueError) as error:
             members = self._members_of(state.model)
             if members is None:
@@ -93,7 +89,7 @@ class Program:
 
         def loss(model: Any) -> jax.Array:
             batch = task.sample(self._probe_key, size)
-            return task.loss(run_model(in_evaluation(model), batch.inputs, None), batch)
+            return task.loss(run_model(in_evaluation(model), batch, None), batch)
 
         try:
             jax.eval_shape(jax.vmap(loss), model)
@@ -102,28 +98,45 @@ class Program:
         return int(axes.pop()[0])
 
     def advance(self, state: TrainState, first: int, length: int) -> tuple[TrainState, Report]:
-        """`length` steps from `first` on; the report's numbers are on the host."""
+        """`length` steps from `first` on; the report is on the host, NaN for means of no steps."""
         train = self._trained_for(length, state)
         state, report = train(*self._arguments(state), np.int32(first))
-        return state, fetch(report)
+        return state, report.fetched()
+
+    def begin(self, done: int, steps: int) -> None:
+        """Steps from `done` to `steps` are about to be made."""
+
+    @property
+    def position(self) -> Any:
+        """The place in the data after the steps that are done, for a checkpoint; None of none."""
+        return None
+
+    def go_to(self, position: Any) -> None:
+        """Goes to the place in the data of a checkpoint."""
 
     def measure(self, state: TrainState) -> Findings:
         """What all probes find in the models as they are; numbers on the host."""
         if not self.plan.probes:
             return {}
 
-        def measure(model: Any, probe_key: jax.Array) -> Findings:
+        def measure(model: Any, probe_key: jax.Array, data: Data) -> Findings:
+            plan = holding(self.plan, data)
+
             def one(model: Any) -> Findings:
                 return {
-                    probe.name: run_probe(self.plan, probe, probe_key, model)
-                    for probe in self.plan.probes
+                    probe.name: run_probe(plan, probe, probe_key, model) for probe in plan.probes
                 }
 
             return self.layout.replicate(self.layout.over_members(one)(model))
 
+        arguments = (state.model, self._probe_key, self._data)
         if self._measure is None:
-            self._measure = cached_program(measure, state.model, self._probe_key)
-        return fetch(self._measure(state.model, self._probe_key))
+            self._measure = cached_program(measure, *arguments)
+        return fetch(self._measure(*arguments))
+
+    def _trace(self, length: int, state: TrainState) -> None:
+        """Traces what a call of `length` steps runs."""
+        self._trained_for(length, state)
 
     def _trained_for(
         self, length: int, state: TrainState
@@ -136,11 +149,14 @@ class Program:
                 key: jax.Array,
                 probe_key: jax.Array,
                 hyperparameters: Any,
+                data: Data,
                 first: jax.Array,
             ) -> tuple[TrainState, Report]:
+                plan = holding(self.plan, data)
+
                 def one(state: TrainState, key: jax.Array, own: Any) -> tuple[TrainState, Report]:
                     spread = self.layout.spread
-                    return train_steps(self.plan, spread, length, state, key, probe_key, own, first)
+                    return train_steps(plan, spread, length, state, key, probe_key, own, first)
 
                 state, report = self.layout.over_members(one)(state, key, hyperparameters)
                 return self.layout.constrain(state), self.layout.replicate(report)
@@ -149,4 +165,4 @@ class Program:
         return self._train[length]
 
     def _arguments(self, state: TrainState) -> tuple[Any, ...]:
-        return state, self.key, self._probe_key, self._hyperparameters
+        return state, self.key, self._probe_key, self._hyperparameters, self._data

@@ -19,7 +19,8 @@ from rnn_jax.training.disk.tensorboard import TensorBoard
 from rnn_jax.training.display import Display
 from rnn_jax.training.history import last_probe_rows, probe_rows, row_of
 from rnn_jax.training.program import Program
-from rnn_jax.training.step import MemberStatus, Report, TrainState, has_stopped
+from rnn_jax.training.report import MemberStatus, Report, has_stopped
+from rnn_jax.training.step import TrainState
 from rnn_jax.training.stopping import Stopping, Terminated
 
 
@@ -35,6 +36,7 @@ class Run:
 
     def __init__(self, program: Program, journal: Journal, state: TrainState, done: int):
         self.state, self.done, self.journal = state, done, journal
+        self._saved = done
         self.board: TensorBoard | None = None
         self._program, self._plan = program, program.plan
         # A run that goes on beyond its former end has measured there already.
@@ -54,6 +56,7 @@ class Run:
           Terminated: it was asked to leave, and has saved.
         """
         display.begin(self.done)
+        self._program.begin(self.done, steps)
         status: MemberStatus = fetch(self.state.status)
         if self._plan.on_nonfinite == "raise":
             for failure in new_failures(None, status):
@@ -83,7 +86,12 @@ class Run:
     def _advance(self, steps: int) -> tuple[Report, int]:
         """(what the next call of the loop reports, steps done before it)."""
         first, length = self.done, self._plan.next_length(self.done, steps)
-        self.state, report = self._program.advance(self.state, first, length)
+        try:
+            self.state, report = self._program.advance(self.state, first, length)
+        except Exception:  # Such as of a loader: what is done stays done.
+            if first > self._saved:
+                self._save([])
+            raise
         self.done = first + length
         return report, first
 
@@ -106,6 +114,7 @@ class Run:
     def _save(self, failures: list[Failure]) -> None:
         state = fetch(self.state)
         processes.only_first(lambda: self._keep(state, failures))
+        self._saved = self.done
 
     def _keep(self, state: TrainState, failures: list[Failure]) -> None:
         # First, because a process that goes on from the checkpoint no longer sees them fail. What
@@ -113,7 +122,7 @@ class Run:
         for failure in failures if self._plan.on_nonfinite != "skip" else ():
             own = failure.state_of(state, self._program.layout.members)
             failure.kept = self.journal.keep_failed(failure.name, own, failure.notes)
-        self.journal.save(self.done, state)
+        self.journal.save(self.done, state, self._program.position)
 
 
 @contextlib.contextmanager
@@ -159,12 +168,19 @@ def _restored(program: Program, journal: Journal, start: TrainState) -> tuple[Tr
 
     def read() -> dict[str, Any]:
         nonlocal host
-        host, done = journal.restore(host)
-        return {"done": done, "metrics": journal.metric_rows, "probes": journal.probe_rows}
+        host, done = journal.restore(host, program.position)
+        return {
+            "done": done,
+            "metrics": journal.metric_rows,
+            "probes": journal.probe_rows,
+            "data": journal.data_position,
+        }
 
     answer = processes.only_first(read)
     done = answer["done"]
     journal.metric_rows, journal.probe_rows = answer["metrics"], answer["probes"]
+    if answer["data"] is not None:
+        program.go_to(answer["data"])
     if done == 0:
         return start, 0
     if jax.process_count() > 1:

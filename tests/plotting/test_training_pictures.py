@@ -46,6 +46,8 @@ def make_history(mse, solved_at=np.nan, probes=None):
         solved_at=np.broadcast_to(solved_at, batch),
         failed_at=never,
         skipped=np.zeros(batch, int),
+        best_at=never,
+        stopped_at=never,
         probes=probes or {},
     )
 

@@ -7,8 +7,11 @@ import sys
 
 import jax
 import numpy as np
+import optax
 import pytest
+from flax import nnx
 
+import rnn_jax as rj
 from rnn_jax.tasks.digits import SequentialDigits
 from tasks import test_laws
 from tasks.drawing import draw, memoryless_loss
@@ -87,6 +90,23 @@ def test_what_every_task_keeps(law):
         law(PERMUTED, False)
     else:
         law(PERMUTED)
+
+
+def test_fit_evaluates_on_all_images_held_out_and_knows_the_rest_as_bytes():
+    rngs = nnx.Rngs(0)
+    model = rj.SequenceModel(rj.SimpleRNNCell(1, 3, rngs=rngs), 10, rngs=rngs)
+    pace = {"steps": 2, "batch_size": 20, "seed": 0, "evaluation_size": 200}
+    result = rj.fit(model, PERMUTED, optax.adam(0.01), **pace)
+    apart = np.random.RandomState(0).permutation(len(LABELS))[:360]
+    outputs = np.asarray(result.model(PIXELS[apart][:, PERMUTED.order, None] / 16))
+    right = outputs.argmax(axis=-1) == LABELS[apart]
+    np.testing.assert_allclose(result.history["accuracy"], [right.mean()], rtol=1e-12)
+    images = PERMUTED.arrays()
+    assert (len(images), images.training.inputs.dtype) == (1437, np.uint8)
+    assert images.chance_loss == PERMUTED.chance_loss
+    batch = images.take(np.arange(4))
+    rows = places(batch, PERMUTED.order)
+    np.testing.assert_array_equal(batch.targets, LABELS[rows])
 
 
 def test_the_first_to_draw_may_be_traced():

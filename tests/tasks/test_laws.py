@@ -53,7 +53,9 @@ def test_shapes_are_those_the_task_names(task):
     drawn = batches(task)[:1]
     if hasattr(task, "sample_held_out"):
         drawn.append(task.sample_held_out(KEYS[0], SIZE))
-    for inputs, targets, weights in drawn:
+    for batch in drawn:
+        inputs, targets, weights = batch[:3]
+        assert batch.lengths is batch.mask is None
         assert inputs.shape == (SIZE, task.steps, task.in_features)
         answers = {"last": (SIZE,), "all": (SIZE, task.steps)}[task.readout]
         assert weights.shape == answers
@@ -66,7 +68,7 @@ def test_shapes_are_those_the_task_names(task):
 def test_numbers_are_of_the_default_type(task, x64):
     with jax.enable_x64(x64):
         draw = functools.partial(task.sample, batch_size=SIZE)
-        inputs, targets, weights = jax.eval_shape(draw, jax.random.key(0))
+        inputs, targets, weights, *_ = jax.eval_shape(draw, jax.random.key(0))
     number, whole = (jnp.float64, jnp.int64) if x64 else (jnp.float32, jnp.int32)
     assert inputs.dtype == weights.dtype == number
     assert targets.dtype == (whole if isinstance(task, CrossEntropy) else number)
@@ -96,7 +98,7 @@ def test_compiled_and_mapped_over_keys_a_batch_is_what_each_key_alone_gives(task
 @every_task
 def test_all_is_finite_classes_exist_and_some_answer_counts(task):
     for batch in batches(task):
-        assert all(np.isfinite(leaf).all() for leaf in batch)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(batch))
         weights = batch.weights
         assert (weights >= 0).all()
         assert (weights.reshape(SIZE, -1).sum(axis=1) > 0).all()

@@ -7,7 +7,7 @@ import multiprocessing
 import pickle
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +72,39 @@ def _schedule() -> Any:
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rates))
 
 
+def examples(count: int = 14) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(inputs, targets, lengths) of sequences of one's own, padded with NaN."""
+    rng = np.random.default_rng(0)
+    inputs, lengths = rng.normal(size=(count, 5, 2)), rng.integers(1, 6, count)
+    targets = inputs[:, 0, :1] - inputs[:, 0, 1:]
+    inputs[np.arange(5) >= lengths[:, None]] = np.nan
+    return inputs, targets, lengths
+
+
+def batches(epoch: int) -> Iterator[tuple[np.ndarray, ...]]:
+    """Batches of three of them, four in an epoch."""
+    order = np.random.default_rng(epoch).permutation(14)
+    for start in range(0, 12, 3):
+        yield tuple(part[order[start : start + 3]] for part in examples())
+
+
 # (model, other arguments of fit): the latter are made where they are used, as they cannot travel.
 CASES: dict[str, tuple[Callable[[], Any], Callable[[], dict[str, Any]]]] = {
-    "lstm, schedule": (
+    "lstm, schedule, arrays": (
         lstm,
-        lambda: {"optimizer": _schedule(), "probes": rj.GateProbe(every=3, batch_size=2)},
+        lambda: {
+            "task": rj.tasks.Arrays(*examples(), validation=0.3),
+            "optimizer": _schedule(),
+            "probes": rj.GateProbe(every=3, batch_size=2),
+        },
     ),
-    "simple, dropout": (
+    "simple, dropout, loader": (
         noisy,
-        lambda: {"optimizer": optax.sgd(0.05, momentum=0.9), "probes": Weights(every=2)},
+        lambda: {
+            "task": rj.tasks.Loader(batches, validation=examples(4)),
+            "optimizer": optax.sgd(0.05, momentum=0.9),
+            "probes": Weights(every=2),
+        },
     ),
     # The first learns nothing, the others until they are good enough.
     "gru, ensemble": (

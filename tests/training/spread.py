@@ -77,6 +77,13 @@ def eight() -> Any:
     return toys.linears(*range(8))
 
 
+def own_data() -> rj.tasks.Arrays:
+    """Of which the last part of an evaluation is filled up."""
+    inputs, targets, *_ = toys.batch(0, 40)
+    held_out, targets_held_out, *_ = toys.batch(1, 21)
+    return rj.tasks.Arrays(inputs, targets, validation=(held_out, targets_held_out))
+
+
 def _noisy() -> optax.GradientTransformation:
     return optax.chain(optax.add_noise(0.5, 0.55, jax.random.key(3)), optax.sgd(0.05))
 
@@ -110,6 +117,11 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
         "members": 8,
         "optimizer": toys.breaking,
         "hyperparameters": [-1.0, 4.0, *[-1.0] * 6],
+    },
+    "arrays": lambda: {"model": eight(), "members": 8, "task": own_data()},
+    "loader": lambda: {
+        "model": toys.linear(),
+        "task": toys.loader([toys.batch(seed, 16) for seed in range(4)]),
     },
     # Goes on until it is told to leave.
     "endless": lambda: {"model": eight(), "members": 8, "steps": 10**9},

@@ -9,7 +9,7 @@ import pytest
 
 import rnn_jax as rj
 from rnn_jax.training.disk.checkpoints import read_checkpoint
-from rnn_jax.training.disk.configuration import read_config
+from rnn_jax.training.disk.configuration import FORMAT, read_config
 from training import runs, small_disks, toys
 
 
@@ -195,7 +195,9 @@ def test_rows_whose_file_is_taken_away_in_the_middle_are_not_lost_without_a_word
 # Formats.
 
 
-@pytest.mark.parametrize(("found", "words"), [(1, "an older .* Go on with"), (3, "a newer .* Upd")])
+@pytest.mark.parametrize(
+    ("found", "words"), [(FORMAT - 1, "an older .* Go on with"), (FORMAT + 1, "a newer .* Upd")]
+)
 def test_a_run_of_another_format_is_refused_by_name(found, words, half):
     config = json.loads((half / "config.json").read_text())
     config["run"]["format"] = found

@@ -31,6 +31,8 @@ EIGHT = {
     "states on both": ("states", ((2, 4), ("ensemble", "batch")), 8),
     "rates": ("rates", ((8,), ("ensemble",)), 8),
     "random keys on both": ("noisy", ((2, 4), ("ensemble", "batch")), 8),
+    "own arrays on both": ("arrays", ((2, 4), ("ensemble", "batch")), 8),
+    "batches of a loader": ("loader", ((8,), ("batch",)), 8),
     "one that breaks": ("breaking", ((4, 2), ("ensemble", "batch")), 8),
 }
 TO_EIGHT = {name: EIGHT[name] for name in ("a batch of a network", "random keys on both")}

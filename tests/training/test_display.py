@@ -13,7 +13,7 @@ from rich.console import Console
 import rnn_jax as rj
 from rnn_jax.training.display import LiveDisplay
 from rnn_jax.training.plan import make_plan
-from rnn_jax.training.step import NEVER, MemberStatus, Report
+from rnn_jax.training.report import NEVER, MemberStatus, Report
 
 EVERY = 2
 
@@ -37,7 +37,8 @@ def plan():
 
 
 def report(loss, solved_at, failed_at):
-    status = MemberStatus(np.array(solved_at), np.array(failed_at), np.zeros_like(solved_at))
+    none, never = np.zeros_like(solved_at), np.full_like(solved_at, NEVER)
+    status = MemberStatus(np.array(solved_at), np.array(failed_at), none, never, never, none)
     loss = np.array(loss)
     metrics = {"loss": loss, "mse": loss}
     return Report(loss, loss, np.full(loss.shape, EVERY), metrics, {}, status, {}, {})

@@ -158,6 +158,13 @@ def test_models_that_are_refused(call, error, words):
 
 @table(
     no_task=(lambda: fit(task="adding"), TypeError, "task must have sample", "str", "Pass"),
+    batches=(
+        lambda: fit(task=[(np.ones((4, 2, 2)), np.ones((4, 2)))], batch_size=None),
+        TypeError,
+        "task must have sample",
+        "list",
+        "rnn_jax.tasks.Loader",
+    ),
     a_class=(
         lambda: fit(task=rj.tasks.Adding),
         TypeError,

@@ -13,7 +13,7 @@ from training import dying, killing, runs, toys
 from training.killing import Trap
 
 # Together more than twenty random moments.
-KILLED = ["lstm, schedule", "simple, dropout", "gru, ensemble"]
+KILLED = ["lstm, schedule, arrays", "simple, dropout, loader", "gru, ensemble"]
 MOMENTS = 8
 
 
@@ -74,7 +74,7 @@ def test_a_run_that_is_killed_at_random_moments_ends_bit_for_bit_as_it_would_hav
 
 
 def test_a_run_that_is_killed_before_any_use_of_its_directory_ends_bit_for_bit(whole, tmp_path):
-    case = "simple, dropout"
+    case = "simple, dropout, loader"
     undisturbed, result, _ = whole(case)
     directory, keep = tmp_path / "run", tmp_path / "kept"
     rng = np.random.default_rng(0)
@@ -117,11 +117,16 @@ def light(monkeypatch):
     monkeypatch.setenv("PATH", "")
 
 
-BREAKING = {"optimizer": toys.breaking(3), "on_nonfinite": "stop"}
+# Of three batches, so that an epoch ends within the run.
+BREAKING = {
+    "task": toys.loader([toys.batch(seed) for seed in range(3)]),
+    "optimizer": toys.breaking(3),
+    "on_nonfinite": "stop",
+}
 
 
 @pytest.mark.filterwarnings("ignore:member:RuntimeWarning")
-@pytest.mark.parametrize("changes", [{}, BREAKING], ids=["whole", "breaking"])
+@pytest.mark.parametrize("changes", [{}, BREAKING], ids=["whole", "loader, breaking"])
 def test_a_run_that_dies_at_any_use_of_the_disk_ends_bit_for_bit(changes, tmp_path, light):
     changes = {**changes, "steps": 4}
     with dying.life_in(tmp_path / "whole") as life:

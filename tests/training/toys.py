@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jax.tree_util import Partial
 
+from rnn_jax import tasks
 from rnn_jax.tasks.base import Batch, Metrics
 
 # What an optimiser and a loop have to go through, and no more: two features, no recurrence.
@@ -40,6 +41,17 @@ class Mixing:
 
     def solved(self, metrics: Metrics) -> jax.Array:
         return metrics["mse"] < self.solved_below
+
+
+def batch(seed: int, size: int = 3) -> Batch:
+    """A batch of the mixture, on the host."""
+    drawn = Mixing().sample(jax.random.key(seed), size)
+    return jax.tree.map(np.asarray, drawn)
+
+
+def loader(source: Any, **options: Any) -> tasks.Loader:
+    """The mixture from batches of the host."""
+    return tasks.Loader(source, validation=batch(100, 5), **options)
 
 
 def affine_last(weights: dict[str, jax.Array], inputs: jax.Array) -> jax.Array:

@@ -11,6 +11,8 @@ import jax
 import numpy as np
 
 from rnn_jax.checks import is_key
+from rnn_jax.tasks.base import Batch
+from rnn_jax.training.data import batch_form
 from rnn_jax.training.disk import source
 from rnn_jax.training.disk.checkpoints import Form, form_differences, form_of, named_leaves
 from rnn_jax.training.disk.files import reason, write_whole
@@ -22,7 +24,7 @@ from rnn_jax.training.plan import Plan
 from rnn_jax.training.variables import trained_leaves
 
 # Of the folder; a run of another one is refused, and not misread.
-FORMAT = 2
+FORMAT = 3
 
 # Of programs, the versions and the backend for which the same source may give another program;
 # where one of them changed, programs cannot be compared.
@@ -53,7 +55,7 @@ def describe(
     """
     first = None if hyperparameters is None else jax.tree.map(lambda a: a[0], hyperparameters)
     numbers = jax.tree.map(lambda a: np.asarray(a).tolist(), hyperparameters)
-    inputs = jax.eval_shape(lambda: plan.task.sample(jax.random.key(0), plan.batch_size)).inputs
+    batch = batch_form(plan)
     return plain(
         {
             **_circumstances(),
@@ -71,7 +73,10 @@ def describe(
             "frozen": _frozen(plan, model),
             "hyperparameters": described(numbers),
             "members": members,
-            "inputs": {"shape": inputs.shape, "dtype": str(inputs.dtype)},
+            "selection": described(plan.selection),
+            "inputs": _form_in_words(batch.inputs),
+            "lengths": _form_in_words(getattr(batch, "lengths", None)),
+            "mask": _form_in_words(getattr(batch, "mask", None)),
             "model": {
                 "structure": described_form(model),
                 "weights": {name: _weights(leaf) for name, leaf in named_leaves(model)},
@@ -110,8 +115,11 @@ def model_differences(there: Description, model: Any) -> list[str]:
     found += _structure_differences(there, here)
     if found or not _comparable("model", there, here):
         return found
-    inputs = jax.ShapeDtypeStruct(tuple(there["inputs"]["shape"]), there["inputs"]["dtype"])
-    here["programs"] = {"model": model_digest(_one_member(model, there["members"]), inputs)}
+    inputs, lengths, mask = (_form_of_words(there[name]) for name in ("inputs", "lengths", "mask"))
+    if inputs is None:  # Of a pytree of inputs there is no form in words to build one from.
+        return found
+    batch: Any = Batch(inputs, None, None, lengths, mask)  # type: ignore[arg-type]
+    here["programs"] = {"model": model_digest(_one_member(model, there["members"]), batch)}
     return _program_differences("model", there, here)
 
 
@@ -178,6 +186,19 @@ def _circumstances() -> Description:
         "backend": jax.default_backend(),
         "x64": bool(jax.config.jax_enable_x64),  # type: ignore[attr-defined]
     }
+
+
+def _form_in_words(form: Any) -> Any:
+    if form is None or hasattr(form, "shape"):
+        return None if form is None else {"shape": form.shape, "dtype": str(form.dtype)}
+    leaves = {name: _form_in_words(leaf) for name, leaf in named_leaves(form)}
+    return {"structure": str(jax.tree.structure(form)), "leaves": leaves}
+
+
+def _form_of_words(words: Any) -> Any:
+    if not isinstance(words, dict) or {*words} != {"shape", "dtype"}:
+        return None
+    return jax.ShapeDtypeStruct(tuple(words["shape"]), words["dtype"])
 
 
 def _frozen(plan: Plan, model: Any) -> Any:

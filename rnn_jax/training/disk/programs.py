@@ -9,11 +9,20 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jax.sharding import Mesh, Sharding
 
+from rnn_jax.tasks.base import Batch
+from rnn_jax.training.data import (
+    Data,
+    batch_form,
+    data_of,
+    entries_of,
+    holding,
+    training_batch,
+)
 from rnn_jax.training.disk.values import number_digest, without_addresses
+from rnn_jax.training.model_call import run_model
 from rnn_jax.training.objective import Objective, Part, minimised
 from rnn_jax.training.optimizer import apply_optimizer, standard_promotion
 from rnn_jax.training.plan import Plan
-from rnn_jax.training.step import run_model
 from rnn_jax.training.variables import in_evaluation, merge, split, state_after
 
 # Of an operation: where it came from and where it runs, and not what it computes.
@@ -29,18 +38,18 @@ def program_digests(plan: Plan, model: Any, hyperparameters: Any) -> dict[str, s
       hyperparameters: of the first member, or None.
     """
     task, key = plan.task, jax.eval_shape(lambda: jax.random.key(0))
-    batch = jax.eval_shape(lambda key: task.sample(key, plan.batch_size), key)
+    batch = batch_form(plan)
     outputs = jax.eval_shape(
-        lambda model, xs: run_model(in_evaluation(model), xs, None), model, batch.inputs
+        lambda model, batch: run_model(in_evaluation(model), batch, None), model, batch
     )
     metrics = jax.eval_shape(task.metrics, outputs, batch)
     digests = {
-        "task.sample": program_digest(lambda key: task.sample(key, plan.batch_size), key),
+        "task.sample": _sample_digest(plan, key),
         # With its gradient, because a rule for that may be the task's own.
         "task.loss": program_digest(jax.value_and_grad(task.loss), outputs, batch),
         "task.metrics": program_digest(task.metrics, outputs, batch),
         "task.solved": program_digest(task.solved, metrics),
-        "model": model_digest(model, batch.inputs),
+        "model": model_digest(model, batch),
         "optimizer": _optimizer_digest(plan, model, hyperparameters),
     }
     if plan.objective is not None:
@@ -57,32 +66,46 @@ def program_digests(plan: Plan, model: Any, hyperparameters: Any) -> dict[str, s
     return digests
 
 
-def model_digest(model: Any, inputs: Any) -> str:
+def _sample_digest(plan: Plan, key: Any) -> str:
+    """Of what a step trains on; the user's own data are arguments, and have digests themselves."""
+
+    def draw(data: Data, key: Any, first: Any) -> Any:
+        own = holding(plan, data)
+        entry = jax.tree.map(lambda leaf: leaf[0], entries_of(own, key, first, 1))
+        return training_batch(own, key, entry)
+
+    return program_digest(draw, data_of(plan.task), key, jax.ShapeDtypeStruct((), np.int32))
+
+
+def model_digest(model: Any, batch: Any) -> str:
     """Of what one model computes in evaluation, and in training with its gradient.
 
     Args:
       model: one member, its arrays or their forms.
-      inputs: the form of a batch, (B, T, I).
+      batch: the form of one, its targets and weights apart.
     """
     parameters, variables = split(model)
     key = jax.eval_shape(lambda: jax.random.key(0))
 
-    def evaluate(model: Any, xs: Any) -> Any:
-        return run_model(in_evaluation(model), xs, None)
+    valid = (getattr(batch, name, None) for name in ("lengths", "mask"))
+    read: Any = Batch(batch.inputs, None, None, *valid)  # type: ignore[arg-type]
 
-    def train(parameters: Any, variables: Any, xs: Any, key: Any, cotangent: Any) -> Any:
+    def evaluate(model: Any, batch: Any) -> Any:
+        return run_model(in_evaluation(model), batch, None)
+
+    def train(parameters: Any, variables: Any, batch: Any, key: Any, cotangent: Any) -> Any:
         def outputs(parameters: Any) -> tuple[Any, Any]:
             called = merge(parameters, variables)
-            ys = run_model(called, xs, key)
+            ys = run_model(called, batch, key)
             return ys, state_after(called, merge(parameters, variables))
 
         ys, pull_back, state = jax.vjp(outputs, parameters, has_aux=True)
         return ys, state, pull_back(cotangent)
 
-    outputs = jax.eval_shape(evaluate, model, inputs)
+    outputs = jax.eval_shape(evaluate, model, read)
     parts = (
-        program_digest(evaluate, model, inputs),
-        program_digest(train, parameters, variables, inputs, key, outputs),
+        program_digest(evaluate, model, read),
+        program_digest(train, parameters, variables, read, key, outputs),
     )
     return _short("".join(parts))
 
@@ -95,7 +118,7 @@ def _term_digest(plan: Plan, part: Part, model: Any, batch: Any) -> str:
 
     def term(parameters: Any, variables: Any, batch: Any, key: Any, step: Any) -> Any:
         called = merge(parameters, variables)
-        outputs = run_model(called, batch.inputs, key)
+        outputs = run_model(called, batch, key)
         value, found = minimised(alone, plan.task, called, batch, outputs, key, step)
         return value, found
 

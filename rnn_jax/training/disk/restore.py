@@ -23,8 +23,8 @@ def restore(directory: str | Path, model: M, *, which: str = "last") -> M:
       directory: that `fit` was given.
       model: built as the one that was trained, such as the one the run began with: equal
         structure, shapes and functions. Its numbers are not used.
-      which: "last", the model as it was then, or "best", that of the evaluation with the smallest
-        loss (for each member its own).
+      which: "last", the model as it was then, or "best", that of the best evaluation (for each
+        member its own), which is that with the smallest loss if `fit` was told no other metric.
 
     Returns:
       A model like `model`.

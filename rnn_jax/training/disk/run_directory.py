@@ -41,7 +41,8 @@ class RunDirectory(Journal):
     metrics.jsonl   a row for each evaluation; equal, byte for byte, however often it was killed
     probes.jsonl    a row for each measurement of a probe
     sessions.jsonl  a row for each call that worked here: when, where, from and to which step
-    checkpoints/    the last two states: models, best models, optimiser, status
+    checkpoints/    the last two states: models, best models, optimiser, status; of a `Loader` the
+                    place in the data
     uncommitted-*   of each git repository in use, its changes since the commit that config.json
                     names; only of files under git, no others are copied
     nonfinite/      last finite states of members that failed
@@ -82,13 +83,13 @@ class RunDirectory(Journal):
             )
             self._open = undone.pop_all()
 
-    def restore(self, start: TrainState) -> tuple[TrainState, int]:
+    def restore(self, start: TrainState, position: Any = None) -> tuple[TrainState, int]:
         """The latest checkpoint that can be read; one that cannot is set aside, with a warning.
 
         Raises:
           ValueError: there are checkpoints and none can be read, or there are rows and none.
         """
-        state, step = self._latest(start)
+        state, step = self._latest(start, position)
         session = {
             "event": "start",
             "at": _now(),
@@ -110,12 +111,13 @@ class RunDirectory(Journal):
         """Whether enough seconds have passed since the last time."""
         return time.monotonic() - self._saved_at >= self._pause
 
-    def save(self, step: int, state: TrainState) -> None:
+    def save(self, step: int, state: TrainState, position: Any = None) -> None:
         """Writes a checkpoint of all that was recorded so far; on the disk when this returns."""
         notes = {
             "metrics": self._metrics.position,
             "probes": self._probes.position,
             "key": plain(self._key_data),
+            "data": position,
         }
         begun = time.monotonic()
         self._checkpoints.save(step, state, notes)
@@ -167,7 +169,7 @@ class RunDirectory(Journal):
                 f"{'; '.join(unlike)}. Start it as it was, or pass another directory."
             )
 
-    def _latest(self, start: TrainState) -> tuple[TrainState, int]:
+    def _latest(self, start: TrainState, position: Any) -> tuple[TrainState, int]:
         """Nothing is moved or cut before it is known what to go on from."""
         unusable: dict[int, str] = {}
         whole = False
@@ -182,13 +184,14 @@ class RunDirectory(Journal):
                 continue
             self._set_aside(unusable)
             self._cut(notes["metrics"], notes["probes"])
+            self.data_position = notes.get("data")
             return state, step
         if unusable:
             self._refuse(unusable, whole)
-        self._begin(start)
+        self._begin(start, position)
         return start, 0
 
-    def _begin(self, start: TrainState) -> None:
+    def _begin(self, start: TrainState, position: Any) -> None:
         """The first checkpoint, before the first row."""
         rows = [file.path.name for file in (self._metrics, self._probes) if file.size()]
         if rows:
@@ -199,7 +202,7 @@ class RunDirectory(Journal):
                 "to begin again, or pass another directory."
             )
         self._cut(START, START)
-        self.save(0, start)
+        self.save(0, start, position)
 
     def _refuse(self, unusable: dict[int, str], whole: bool) -> None:
         """Says what is wrong; if no state is left, makes way for a new beginning."""
