@@ -25,6 +25,7 @@ CALLS: dict[str, Callable[[Any, jax.Array], Any]] = {
     "jacobian_log_norms": rj.jacobian_log_norms,
     "jacobian_log_singular_values": rj.jacobian_log_singular_values,
     "lyapunov_exponents, k = 8": partial(rj.lyapunov_exponents, k=8),
+    "covariant_lyapunov_vectors, k = 8": partial(rj.covariant_lyapunov_vectors, k=8),
     "weight_gradient_by_step": partial(rj.weight_gradient_by_step, jnp.sum),
     "backprop_signal": partial(rj.backprop_signal, jnp.sum),
     "gradient_flow": rj.gradient_flow,

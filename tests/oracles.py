@@ -45,6 +45,7 @@ ACTIVATIONS: dict[str, tuple[Elementwise, Elementwise]] = {  # phi, phi'; at a k
     "relu": (lambda z: np.maximum(z, 0.0), lambda z: np.where(z > 0, 1.0, 0.0)),
     "leaky_relu": (lambda z: np.where(z >= 0, z, 0.01 * z), lambda z: np.where(z >= 0, 1.0, 0.01)),
     "identity": (lambda z: z.copy(), np.ones_like),
+    "softplus": (lambda z: np.logaddexp(0.0, z), sigmoid),
 }
 
 

@@ -157,6 +157,62 @@ def lyapunov_growth(
     return np.stack(growth), np.array(steps)
 
 
+def covariant_vectors(
+    As: Array, k: int | None = None, warmup: int = 0, tail: int = 0
+) -> tuple[Array, Array]:
+    """(vectors (N+1, S, k), log growth (N, k)) by Ginelli et al. 2007, step by step."""
+    Q = np.eye(As.shape[1])[:, :k]
+    Qs, Rs = [Q], []
+    for A in As:
+        Q, R = np.linalg.qr(A @ Q)
+        Qs.append(Q)
+        Rs.append(R)
+    C = np.eye(Q.shape[1])
+    vectors, growth = [Qs[-1] @ C], []
+    for Q, R in zip(Qs[-2::-1], Rs[::-1], strict=True):
+        C = np.linalg.solve(R, C)
+        lengths = np.linalg.norm(C, axis=0)
+        C = C / lengths
+        vectors.append(Q @ C)
+        growth.append(-np.log(lengths))
+    stop = len(As) - tail
+    return np.stack(vectors[::-1])[warmup : stop + 1], np.stack(growth[::-1])[warmup:stop]
+
+
+def covariant_vectors_exactly(As: Array, digits: int) -> tuple[Array, Array]:
+    """The same for all S, by what they are: (A_T ⋯ A_{t+1})⁻¹ q_i, with so many digits.
+
+    q_i are the Gram–Schmidt vectors of the product A_T ⋯ A_1; nothing is re-orthonormalised.
+    """
+    size = As.shape[1]
+    with mpmath.workdps(digits):
+        matrices = [mpmath.matrix(A.tolist()) for A in As]
+        V = mpmath.eye(size)
+        for A in matrices:
+            V = A * V
+        for i in range(size):
+            for j in range(i):
+                V[:, i] -= mpmath.fdot(V[:, i], V[:, j]) * V[:, j]
+            V[:, i] /= mpmath.norm(V[:, i])
+        vectors, growth = [np.array(V.tolist(), float)], []
+        for A in reversed(matrices):
+            V = mpmath.inverse(A) * V
+            lengths = [mpmath.norm(V[:, i]) for i in range(size)]
+            for i, length in enumerate(lengths):
+                V[:, i] /= length
+            vectors.append(np.array(V.tolist(), float))
+            growth.append([-float(mpmath.log(length)) for length in lengths])
+    return np.stack(vectors[::-1]), np.array(growth[::-1])
+
+
+def smallest_angle(one: Array, other: Array) -> float:
+    """Between the spans of columns, by the pair of unit vectors that are nearest."""
+    Q, P = np.linalg.qr(one)[0], np.linalg.qr(other)[0]
+    U, _, Wt = np.linalg.svd(Q.T @ P)
+    u, w = Q @ U[:, 0], P @ Wt[0]
+    return 2 * np.arctan2(np.linalg.norm(u - w), np.linalg.norm(u + w))
+
+
 def kaplan_yorke(exponents: Sequence[float], size: int) -> float:
     """j + Σ_{i≤j} λ_i / |λ_{j+1}|, j the most exponents whose sum is not negative."""
     total = 0.0

@@ -41,6 +41,15 @@ def simple_of(size):
     return rj.SimpleRNNCell(size, size, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
 
 
+def step_of(kernel, h, x):
+    h = jnp.tanh(x + h @ kernel)
+    return h, h
+
+
+def own_cell():
+    return rj.as_cell(jax.tree_util.Partial(step_of, jnp.eye(H)), initial_carry=jnp.full(H, 0.1))
+
+
 def flow_in_words(cell, xs):
     """All that a flow says of itself."""
     flow = rj.gradient_flow(cell, xs, loss=loss, spectrum=True, k=2)
@@ -57,6 +66,16 @@ def operators(cell, xs):
         nowhere.rmatvec(jnp.ones(2 * H)),
         by_input.rmatvec(jnp.ones(H)),
     )
+
+
+def exponents(cell, xs):
+    found = rj.lyapunov_exponents(cell, xs, k=2, warmup=1)
+    return found, found.finite_time(1)
+
+
+def covariant(cell, xs):
+    found = rj.covariant_lyapunov_vectors(cell, xs, k=2, tail=1)
+    return found, found.vectors, found.exponents, found.splitting_angles(1)
 
 
 def gradient_of(penalty):
@@ -80,7 +99,8 @@ CALLS = {
     "jacobian_log_singular_values": (cell, rj.jacobian_log_singular_values),
     "jacobian_log_bound": (simple, lambda c, xs: rj.jacobian_log_bound(c, T) + jnp.sum(xs)),
     "jacobian_operator": (cell, operators),
-    "lyapunov_exponents": (cell, lambda c, xs: rj.lyapunov_exponents(c, xs, k=2, warmup=1)),
+    "lyapunov_exponents": (cell, exponents),
+    "covariant_lyapunov_vectors": (cell, covariant),
     "weight_gradient_by_step": (cell, functools.partial(rj.weight_gradient_by_step, loss)),
     "weight_gradient_log_norms": (cell, functools.partial(rj.weight_gradient_log_norms, loss)),
     "backprop_signal": (cell, functools.partial(rj.backprop_signal, loss)),
@@ -94,6 +114,7 @@ CALLS = {
         cell,
         functools.partial(rj.estimate_jacobian_log_singular_values, key=KEY, k=2),
     ),
+    "sample_starts": (cell, lambda c, xs: rj.sample_starts(c, xs, 3, 0.1, key=KEY)),
     "gradient_flow": (cell, flow_in_words),
     "by_lag": (cell, lambda c, xs: rj.by_lag(rj.jacobian_log_norms(c, xs), "min")),
     "flossing_penalty": (cell, gradient_of(flossing)),
@@ -102,6 +123,7 @@ CALLS = {
         cell,
         gradient_of(lambda c, xs: rj.orthogonality_penalty(c) + jnp.sum(xs)),
     ),
+    "as_cell": (own_cell, rj.unroll),
     "SequenceModel": (model, lambda m, xs: m(xs)),
     "Bidirectional": (lambda: rj.Bidirectional(cell(), cell_again()), lambda b, xs: b(xs)),
 }
@@ -110,8 +132,11 @@ ELSEWHERE = {
     "convert",  # arrays of the host, tests/convert
     "activation_slope_range",  # of a name, in plain Python
     "leaky_relu",  # makes an activation
+    "local_lyapunov_exponents",  # which are `finite_time` of lyapunov_exponents
     "ensemble",  # makes models
     "fit",  # a loop of the host, tests/training
+    "fixed_points",  # searches of the host, tests/gradients/test_fixed_point_records.py
+    "continue_fixed_points",
     "member",
     "load",  # files, tests/training
     "restore",

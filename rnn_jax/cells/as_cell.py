@@ -30,8 +30,10 @@ def as_cell(
     carry_0 = initial_carry,    carry_t, y_t = function(carry_{t−1}, x_t)
 
     Everything that takes cells takes the result: `SequenceModel`, `StackedCell`, `Bidirectional`,
-    the wrappers, `fit`. What is trained are the pytree leaves of the callable. A function has none:
-    what it closes over is constant. So hand parameters over, as in
+    the wrappers, `fit`. What `fit` trains are the pytree leaves of the callable, but of an NNX
+    module its `nnx.Param`. (Flax's own `nnx.Optimizer` trains `nnx.Param` alone, which leaves of
+    other libraries are not.) A function has none: what it closes over is constant. So hand
+    parameters over, as in
 
       as_cell(jax.tree_util.Partial(step, parameters), initial_carry=jnp.zeros(64))
 

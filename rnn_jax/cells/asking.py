@@ -32,7 +32,7 @@ def as_pytree(cell: Any) -> Any:
 
     Raises:
       TypeError: the cell is not callable, is a class, is a Linen module without its variables,
-        sees the future, or has leaves that are no arrays.
+        sees the future or takes whole sequences, or has leaves that are no arrays.
     """
     if isinstance(cell, type):
         raise TypeError(
@@ -50,6 +50,11 @@ def as_pytree(cell: Any) -> Any:
             f"{type(cell).__name__}, which is no cell: it sees the future. Call it on whole "
             "sequences, make it a layer of a SequenceModel, or pass one of its cells, "
             ".forward or .backward."
+        )
+    if getattr(cell, "takes_sequences", False):
+        raise TypeError(
+            f"a cell must take one step, cell(carry, x) -> (carry, y); got {type(cell).__name__}, "
+            "which takes whole sequences. Pass its layers, .cells."
         )
     if not callable(cell):
         raise TypeError(
@@ -174,7 +179,8 @@ def parameter_dtype(cell: Any) -> Any:
     if found is not None:
         return jnp.dtype(found)
     kinds = [leaf.dtype for leaf in jax.tree.leaves(cell) if hasattr(leaf, "dtype")]
-    kinds = [kind for kind in kinds if jnp.issubdtype(kind, jnp.inexact)]
+    # NumPy's float64 is float32 to JAX unless it is told otherwise.
+    kinds = [jax.dtypes.canonicalize_dtype(k) for k in kinds if jnp.issubdtype(k, jnp.inexact)]
     if not kinds:
         return jax.dtypes.canonicalize_dtype(float)
     return jnp.finfo(functools.reduce(jnp.promote_types, kinds)).dtype

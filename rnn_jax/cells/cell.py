@@ -194,7 +194,7 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
                 f"{input_shape!r} of type {type(input_shape).__name__}. Pass x.shape."
             )
         dtype = self.carry_dtype or self.dtype or self.param_dtype
-        shapes = self._part_shapes(tuple(input_shape[:-1]))
+        shapes = _part_shapes(self, tuple(input_shape[:-1]))
         if carry_init is None:
             parts = [jnp.zeros(shape, dtype) for shape in shapes]
         elif rngs is None:
@@ -221,7 +221,7 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
 
     def _check_carry(self, carry: Carry, x: jax.Array) -> None:
         """Raises unless the carry has this cell's parts, each (..., H) with the axes of x."""
-        expected = self._part_shapes(x.shape[:-1])
+        expected = _part_shapes(self, x.shape[:-1])
         parts = carry if len(self.carry_parts) > 1 else (carry,)
         shapes = [getattr(part, "shape", None) for part in parts] if _is_sequence(parts) else []
         if shapes != expected:
@@ -236,11 +236,6 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
         for name, part in zip(self.carry_parts, parts, strict=True):
             _check_floats(f"carry part {name}", part)
 
-    def _part_shapes(self, batch: tuple[int, ...]) -> list[tuple[int, ...]]:
-        """The shape of each part of the carry."""
-        sizes = {"h": self.output_features}
-        return [(*batch, sizes.get(part, self.hidden_features)) for part in self.carry_parts]
-
     @property
     def output_features(self) -> int:
         """The features of one output h, which the recurrent kernel sees: H if nothing is between.
@@ -253,6 +248,12 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
     def num_feature_axes(self) -> int:
         """The number of trailing axes of an input that are features: 1."""
         return 1
+
+
+def _part_shapes(cell: RNNCell, batch: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The shape of each part of a cell's carry."""
+    sizes = {"h": cell.output_features}
+    return [(*batch, sizes.get(part, cell.hidden_features)) for part in cell.carry_parts]
 
 
 def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:

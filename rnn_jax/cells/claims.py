@@ -6,8 +6,9 @@ claim makes calls faster or richer, never different, so it counts only for the v
 the cell runs. Everything that asks a cell for a claim asks `claim`, whose rule is:
 
 a claim that class C makes holds for an object unless a class before C in its method resolution
-order (a subclass, or a mixin in front), or the object itself, has another version of any attribute
-that C or a base of C defines, for whatever a step does it does with those.
+order (a subclass, or a mixin in front), one that has come between C and a base of C (a sibling that
+a subclass of both brings along), or the object itself, has another version of any attribute that C
+or a base of C defines, for whatever a step does it does with those.
 
 What is known to have no part in a step (how an object is built, printed or copied; the initial
 carry) may differ, and whoever changes the mathematics may make a claim anew. Attributes that are
@@ -174,9 +175,22 @@ def _differs(
             return bool(own[name] != versions[0])
         is_field = any(name in vars(cls).get("__dataclass_fields__", ()) for cls in ancestry)
         return _is_code(versions[0]) and not is_field
-    return any(name in vars(cls) for cls in overriding) or any(
-        _replaced(cls, name) for cls in ancestry
+    return (
+        any(name in vars(cls) for cls in overriding)
+        or _comes_between(name, ancestry)
+        or any(_replaced(cls, name) for cls in ancestry)
     )
+
+
+def _comes_between(name: str, ancestry: tuple[type, ...]) -> bool:
+    """Whether a class that the maker of a claim does not know has an attribute before one it does.
+
+    With `class Both(Maker, Sibling)`, where both are subclasses of `Base`, Python asks `Sibling`
+    before `Base`, also for what `Maker` inherits or asks `super()` for.
+    """
+    known = ancestry[0].__mro__
+    of_maker = [cls in known for cls in ancestry if name in vars(cls)]
+    return of_maker != sorted(of_maker, reverse=True)
 
 
 def _replaced(cls: type, name: str) -> bool:

@@ -5,6 +5,10 @@ from rnn_jax.gradients.explain.bounds import jacobian_log_bound
 from rnn_jax.gradients.explain.flow import GradientFlow, gradient_flow
 from rnn_jax.gradients.explain.lags import by_lag
 from rnn_jax.gradients.explain.memory_path import MemoryPath
+from rnn_jax.gradients.fixed_points.continuation import Branch, continue_fixed_points
+from rnn_jax.gradients.fixed_points.finder import fixed_points
+from rnn_jax.gradients.fixed_points.record import FixedPoints
+from rnn_jax.gradients.fixed_points.starts import sample_starts
 from rnn_jax.gradients.jacobians.dense import input_jacobian, state_jacobian
 from rnn_jax.gradients.jacobians.estimates import (
     Estimate,
@@ -25,24 +29,39 @@ from rnn_jax.gradients.signals.weight_gradient import (
     weight_gradient_by_step,
     weight_gradient_log_norms,
 )
+from rnn_jax.gradients.spectra.covariant import (
+    CovariantLyapunovVectors,
+    covariant_lyapunov_vectors,
+)
+from rnn_jax.gradients.spectra.finite_time import (
+    LocalLyapunovExponents,
+    local_lyapunov_exponents,
+)
 from rnn_jax.gradients.spectra.lyapunov import LyapunovSpectrum, lyapunov_exponents
 from rnn_jax.gradients.spectra.singular_values import jacobian_log_singular_values
 
 __all__ = [
     "Attribution",
     "BackpropSignal",
+    "Branch",
+    "CovariantLyapunovVectors",
     "Estimate",
+    "FixedPoints",
     "GradientFlow",
     "JacobianOperator",
     "Linearization",
+    "LocalLyapunovExponents",
     "LyapunovSpectrum",
     "MemoryPath",
     "attribution",
     "backprop_signal",
     "backprop_signal_log_norms",
     "by_lag",
+    "continue_fixed_points",
+    "covariant_lyapunov_vectors",
     "estimate_jacobian_log_norms",
     "estimate_jacobian_log_singular_values",
+    "fixed_points",
     "flossing_penalty",
     "gradient_flow",
     "input_jacobian",
@@ -51,8 +70,10 @@ __all__ = [
     "jacobian_log_singular_values",
     "jacobian_operator",
     "linearize",
+    "local_lyapunov_exponents",
     "lyapunov_exponents",
     "orthogonality_penalty",
+    "sample_starts",
     "state_jacobian",
     "vanishing_penalty",
     "weight_gradient_by_step",

@@ -57,10 +57,16 @@ def step_jacobians(step: Step, state: jax.Array, x: jax.Array) -> Jacobians:
       TypeError: the step can be differentiated in neither direction.
       Exception: whatever the step itself raises.
     """
+    # Of both arguments at once, as if they were of one type.
+    common = np.promote_types(state.dtype, x.dtype)
+
+    def of_one_type(s: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return step(s.astype(state.dtype), u.astype(x.dtype))
 
     def by(transformation: Callable[..., Any]) -> Callable[[], Jacobians]:
         def jacobians() -> Jacobians:
-            (a, b), (c, d) = transformation(step, (0, 1))(state, x)
+            by_both = transformation(of_one_type, (0, 1))
+            (a, b), (c, d) = by_both(state.astype(common), x.astype(common))
             return Jacobians(a, b, c, d)
 
         return jacobians
@@ -99,7 +105,7 @@ def pushforward(
 
     def by_rows() -> tuple[Any, Any]:
         out, pull = jax.vjp(function, *primals)
-        flat, unravel = ravel_pytree(_floats(out))
+        flat, unravel = _raveled(_floats(out))
 
         def row(unit: jax.Array) -> list[jax.Array]:
             return _floats(pull(_with_float0(out, unravel(unit))))
@@ -134,7 +140,7 @@ def pullback(
         return out, pull
 
     def by_columns() -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
-        flat, unravel = ravel_pytree(_floats(primals))
+        flat, unravel = _raveled(_floats(primals))
 
         def column(unit: jax.Array) -> tuple[Any, list[jax.Array]]:
             out, along = jax.jvp(function, primals, _with_float0(primals, unravel(unit)))
@@ -183,6 +189,13 @@ def _combined(parts: list[jax.Array], weights: list[jax.Array], like: jax.Array)
         term = jnp.matmul(part.reshape(like.size, -1), jnp.ravel(weight), precision="highest")
         total = total + term.astype(like.dtype)
     return total
+
+
+def _raveled(floats: list[jax.Array]) -> tuple[jax.Array, Callable[[jax.Array], Any]]:
+    """`ravel_pytree`, also of several types where the user has forbidden promotion."""
+    with jax.numpy_dtype_promotion("standard"):
+        flat, unravel = ravel_pytree(floats)
+    return flat, unravel
 
 
 def _floats(tree: Any) -> list[jax.Array]:

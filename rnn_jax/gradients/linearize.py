@@ -388,5 +388,6 @@ def _by_automatic_differentiation(
 ) -> tuple[jax.Array, ...]:
     """One step's Jacobians, those of the output too unless they are rows of the carry's."""
     step, numbers = flat.step_from(x)
-    jacobians = step_jacobians(step, state, numbers)
-    return jacobians[:2] if flat.output_rows else jacobians
+    # In reverse mode those by inputs are of the inputs' type.
+    jacobians = [part.astype(state.dtype) for part in step_jacobians(step, state, numbers)]
+    return tuple(jacobians[:2] if flat.output_rows else jacobians)

@@ -60,7 +60,8 @@ def maps_at(flat: FlatCell, states: jax.Array, xs: Any) -> StepMaps:
 
         def along(v: jax.Array, u: jax.Array) -> Pair:
             tangents = varying_like((v, u.astype(numbers.dtype)), at)
-            return pushforward(step, (state, numbers), tangents)[1]
+            after: Pair = pushforward(step, (state, numbers), tangents)[1]
+            return after
 
         return along
 
@@ -68,7 +69,12 @@ def maps_at(flat: FlatCell, states: jax.Array, xs: Any) -> StepMaps:
         state, x = at
         step, numbers = flat.step_from(x)
         result, back = pullback(step, state, numbers)
-        return lambda w, z: back(varying_like((w, z), result))
+
+        def through(w: jax.Array, z: jax.Array) -> Pair:
+            by_state, by_input = back(varying_like((w, z), result))
+            return by_state, by_input.astype(w.dtype)
+
+        return through
 
     def push_state(at: At) -> Map:
         return _push_of_state(flat, *at)

@@ -26,8 +26,9 @@ class FlatCell(NamedTuple):
     """A cell seen as (state, x) -> (state, y) on vectors; x is in the cell's own form.
 
     Attributes:
-      step: one step, (S,), x -> (S,), (O,).
+      step: one step, (S,), x -> (S,), (O,), to be differentiated: all in the carry's type.
       step_of: the same with the cell as first argument, to differentiate by its weights.
+      advance: the same as `step`, its output in its own type.
       initial: the initial state, (S,).
       initial_of: the initial state that another cell of this structure makes for itself; None
         where the carry was given.
@@ -46,6 +47,7 @@ class FlatCell(NamedTuple):
 
     step: Callable[[jax.Array, Any], tuple[jax.Array, jax.Array]]
     step_of: Callable[[Any, jax.Array, Any], tuple[jax.Array, jax.Array]]
+    advance: Callable[[jax.Array, Any], tuple[jax.Array, jax.Array]]
     initial: jax.Array
     initial_of: Callable[[Any], jax.Array] | None
     unravel: Callable[[jax.Array], Carry]
@@ -86,9 +88,13 @@ def flatten_cell(cell: Any, xs: Any, carry: Carry | None) -> FlatCell:
         jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), first.output)
     )
 
-    def step_of(cell: Any, state: jax.Array, x: Any) -> tuple[jax.Array, jax.Array]:
+    def advance(cell: Any, state: jax.Array, x: Any) -> tuple[jax.Array, jax.Array]:
         after, y = cell(unravel(state), x)
         return ravel_pytree(after)[0], ravel_pytree(y)[0]
+
+    def step_of(cell: Any, state: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        after, y = advance(cell, state, x)
+        return after, y.astype(initial.dtype)
 
     def initial_of(cell: Any) -> jax.Array:
         return ravel_pytree(resolve_carry(cell, x, None))[0].astype(initial.dtype)
@@ -99,6 +105,7 @@ def flatten_cell(cell: Any, xs: Any, carry: Carry | None) -> FlatCell:
     return FlatCell(
         step=partial(step_of, cell),
         step_of=step_of,
+        advance=partial(advance, cell),
         initial=initial,
         initial_of=initial_of if carry is None else None,
         unravel=unravel,
@@ -116,7 +123,7 @@ def run(flat: FlatCell, xs: Any) -> tuple[jax.Array, jax.Array]:
     """The trajectory: states (T+1, S) from the initial one on, and outputs (T, O)."""
 
     def body(state: jax.Array, x: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        after, y = flat.step(state, x)
+        after, y = flat.advance(state, x)
         return after, (after, y)
 
     _, (states, ys) = lax.scan(body, flat.initial, xs)

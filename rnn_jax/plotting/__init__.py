@@ -1,8 +1,10 @@
 """Results in, matplotlib Axes out: the only part of the package that imports matplotlib."""
 
 from rnn_jax.plotting.attribution_panels import plot_attribution
+from rnn_jax.plotting.fixed_point_plane import plot_fixed_points
 from rnn_jax.plotting.flow_figure import flow_figure
 from rnn_jax.plotting.gate_panels import plot_gates
+from rnn_jax.plotting.local_exponents import plot_local_exponents
 from rnn_jax.plotting.maps import plot_log_norms
 from rnn_jax.plotting.norm_by_lag import plot_by_lag
 from rnn_jax.plotting.spectra import plot_exponents, plot_singular_values
@@ -19,9 +21,11 @@ __all__ = [
     "plot_attribution",
     "plot_by_lag",
     "plot_exponents",
+    "plot_fixed_points",
     "plot_flow_while_learning",
     "plot_gates",
     "plot_learning",
+    "plot_local_exponents",
     "plot_log_norms",
     "plot_singular_values",
     "plot_terms",

@@ -83,6 +83,9 @@ class SequenceModel(nnx.Module):
       J. L. Ba, J. R. Kiros and G. E. Hinton, "Layer normalization", 2016.
     """
 
+    # What asks for a cell looks here; see `as_pytree`.
+    takes_sequences = True
+
     def __init__(
         self,
         cells: Any,
@@ -101,8 +104,8 @@ class SequenceModel(nnx.Module):
         forms = trace_layers(layers, in_features, "SequenceModel")
         normalised = check_flag("layer_norm", layer_norm)
         dense = out_features is not None
-        if rngs is not None or dense or normalised or embedding is not None:
-            rngs = check_rngs(rngs)
+        drawn = dense or normalised or embedding is not None
+        source: Any = check_rngs(rngs) if drawn or rngs is not None else None
         # Marked as data, because Flax takes pytrees that are none of its own for constants.
         self.cells = nnx.List(map(nnx.data, layers))
         self.in_features, top = forms[0].taken, forms[-1]
@@ -122,21 +125,25 @@ class SequenceModel(nnx.Module):
                 "hidden_features, or leave residual out."
             )
         init = get_initializer("kernel_init", kernel_init)
-        kernel = bias = None
-        if dense and rngs is not None:
-            shape = (top.given, self.out_features)
-            kernel = nnx.Param(initialize("kernel_init", init, rngs.params(), shape, top.dtype))
-            bias = nnx.Param(jnp.zeros(self.out_features, top.dtype))
-        # Assigned once, for Flax keeps to what an attribute first is, array or not.
-        self.kernel, self.bias = kernel, bias
+        # W_o and b_o, or None. Flax keeps to what an attribute first is, array or not.
+        self.kernel: Any = (
+            None
+            if not dense
+            else nnx.Param(
+                initialize(
+                    "kernel_init", init, source.params(), (top.given, self.out_features), top.dtype
+                )
+            )
+        )
+        self.bias: Any = nnx.Param(jnp.zeros(self.out_features, top.dtype)) if dense else None
         self.norms = nnx.List(
-            nnx.LayerNorm(form.taken, param_dtype=form.dtype, use_fast_variance=False, rngs=rngs)
+            nnx.LayerNorm(form.taken, param_dtype=form.dtype, use_fast_variance=False, rngs=source)
             for form in (forms[1:] if normalised else [])
         )
         self.embedding = (
             None
-            if embedding is None or rngs is None
-            else Embedding(embedding, self.in_features, param_dtype=forms[0].dtype, rngs=rngs)
+            if embedding is None
+            else Embedding(embedding, self.in_features, param_dtype=forms[0].dtype, rngs=source)
         )
         # Of a Bidirectional on top, the features that are forward's.
         self._forward = top.forward
@@ -290,7 +297,7 @@ class SequenceModel(nnx.Module):
             h = ys
         if self.readout == "last":
             h = self._at_the_end(h, valid)
-        if self.kernel is not None and self.bias is not None:
+        if self.kernel is not None:
             h = affine(*promote(h, self.kernel[...], self.bias[...]))
         return tuple(after), h
 

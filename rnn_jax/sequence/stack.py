@@ -40,7 +40,11 @@ class StackedCell(nnx.RNNCellBase, SelfDescribing):
         layers = check_layers(cells, causal=True)
         # What cells do not say of themselves, the first input shows.
         for depth, (below, above) in enumerate(itertools.pairwise(layers)):
-            check_fit(getattr(owner_of(below), "hidden_features", None), above, depth + 1)
+            owner = owner_of(below)
+            said = getattr(owner, "output_features", None) or getattr(
+                owner, "hidden_features", None
+            )
+            check_fit(said, above, depth + 1)
         # Marked as data, because Flax takes pytrees that are none of its own for constants.
         self.cells = nnx.List(map(nnx.data, layers))
 

@@ -67,11 +67,12 @@ def unroll(
     Args:
       cell: any callable pytree cell(carry, x) -> (carry, y) on one sequence's step.
       xs: inputs, (..., T, I): an array, or a pytree of arrays that all lead with (..., T), of which
-        the cell is given one step. Real numbers of any type; what a cell of this package is given
-        in whole numbers or booleans is promoted to the type of its parameters.
-      feature_axes: how many trailing axes of xs are features, which one step is given as they are:
-        3 for images (..., T, height, width, channels), 0 for tokens (..., T). Of a pytree, those of
-        the leaf with the most axes; by its leading axes the others are cut. None asks the cell
+        the cell is given one step; tuples and lists of arrays are pytrees, and not stacked. Real
+        numbers of any type: whole numbers and booleans are promoted by this package's cells to the
+        type of their parameters.
+      feature_axes: how many trailing axes of xs are features: 3 for images (..., T, height, width,
+        channels), 0 for tokens (..., T). Of a pytree, those of the leaf with the most axes; the
+        axes before them are those that all leaves lead with. None asks the cell
         (`cell.num_feature_axes`), and is 1 if it does not say.
       carry: where to go on, its leaves with the leading axes of xs: the last carry of the steps
         before. None starts a sequence.

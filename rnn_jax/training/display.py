@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rnn_jax.training.plan import Plan
-from rnn_jax.training.step import NEVER, Report, has_stopped
+from rnn_jax.training.report import NEVER, Report, has_stopped
 
 # Lines for a whole run where there is no terminal to draw in.
 _LINES = 20

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax.training.data import Data, holding
-from rnn_jax.training.devices.layout import Layout, fetch
+from rnn_jax.training.devices.layout import Layout
 from rnn_jax.training.feeding import Feed
 from rnn_jax.training.plan import Plan
 from rnn_jax.training.program import Program
 from rnn_jax.training.program_cache import cached_program
 from rnn_jax.training.reading import Position
-from rnn_jax.training.step import Records, Report, TrainState, conclude, run_steps
+from rnn_jax.training.report import Records, Report
+from rnn_jax.training.step import TrainState, conclude, run_steps
 
 
 class FedProgram(Program):
@@ -62,7 +63,7 @@ class FedProgram(Program):
             done, position = done + chunk.length, chunk.position
         arguments = (state, self.key, tuple(parts), self._data, np.int32(done))
         state, report = self._conclusion_for(arguments)(*arguments)
-        report = fetch(report)
+        report = report.fetched()
         self._feed.done(position)
         return state, report
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from rnn_jax.training.disk.records import Row, plain
 from rnn_jax.training.plan import Plan
-from rnn_jax.training.step import NEVER, Findings, Report
+from rnn_jax.training.report import NEVER, Findings, Report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,6 +16,7 @@ from rnn_jax.gradients.penalties import (
     orthogonality_penalty,
     vanishing_penalty,
 )
+from rnn_jax.sequence import layers
 from rnn_jax.sequence.bidirectional import Bidirectional
 from rnn_jax.sequence.model import SequenceModel
 from rnn_jax.sequence.unroll import unroll
@@ -80,13 +81,7 @@ def cells_of(model: Any) -> list[Any]:
       TypeError: no `SequenceModel`.
     """
     _check_model(model)
-    return [
-        cell
-        for layer in model.cells
-        for cell in (
-            (layer.forward, layer.backward) if isinstance(layer, Bidirectional) else (layer,)
-        )
-    ]
+    return [cell for layer in model.cells for cell in layers.cells_of(layer)]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from rnn_jax.gradients.explain.attribution import along_trajectory
 from rnn_jax.gradients.explain.flow import GradientFlow
 from rnn_jax.gradients.jacobians.log_norms import jacobian_log_norms
 from rnn_jax.gradients.linearize import Problem, Record, accept, sizes_of
+from rnn_jax.gradients.precision import compiled
 from rnn_jax.gradients.spectra.lyapunov import lyapunov_exponents
 from rnn_jax.sequence.bidirectional import Bidirectional
 from rnn_jax.sequence.calling import describe
@@ -80,14 +81,21 @@ def recurrent_cell(model: Any) -> Any:
     """The cell of a `SequenceModel`: its only layer, or its layers as one `StackedCell`.
 
     Raises:
-      ValueError: a model whose layers are not simply stacked: both directions, residual paths or
-        layer norm.
+      ValueError: a model whose layers are not simply stacked on the inputs: both directions,
+        residual paths, layer norm, or a call of its own.
       TypeError: no `SequenceModel`.
     """
     if not isinstance(model, SequenceModel):
         raise TypeError(
             f"only of a SequenceModel is it known which cell to look at; got {kind_of(model)}. "
             "Pass cell=, a function from the model to its cell."
+        )
+    if any(_is_overridden(model, name) for name in ("__call__", "_outputs", "_normalised")):
+        raise ValueError(
+            "a probe can look at layers that are simply stacked on the inputs; got a "
+            f"{kind_of(model)}, which has a call of its own, so what it gives its layers cannot be "
+            "known. Pass cell=, for example lambda model: model.cells[0] for the first layer along "
+            "the inputs as the task gives them."
         )
     layers = list(model.cells)
     if model.residual or model.norms or any(isinstance(layer, Bidirectional) for layer in layers):
@@ -97,6 +105,10 @@ def recurrent_cell(model: Any) -> Any:
             "model.cells[0] for the first layer alone."
         )
     return layers[0] if len(layers) == 1 else StackedCell(layers)
+
+
+def _is_overridden(model: SequenceModel, name: str) -> bool:
+    return name in vars(model) or getattr(type(model), name) is not getattr(SequenceModel, name)
 
 
 @dataclass(frozen=True)
@@ -220,13 +232,8 @@ class GateProbe(_CellProbe):
         Raises:
           ValueError: the cell has no gates.
         """
-        cell, xs = self._cell_of(model), self._inputs_of(model, xs)
-        cell = as_pytree(cell)
-
-        def along(x: jax.Array) -> Finding:
-            return along_trajectory(Record(Problem(cell, x, None)), "gates")
-
-        gates = jax.vmap(along)(xs)
+        cell = as_pytree(self._cell_of(model))
+        gates = _gates_along(cell, self._inputs_of(model, xs))
         if not isinstance(gates, dict):
             raise TypeError(
                 f"the gates of a cell must be a dict of activations by name; {kind_of(cell)} "
@@ -244,3 +251,13 @@ class GateProbe(_CellProbe):
             found[f"{name}_shut"] = jnp.mean((gate < 0.1).astype(gate.dtype))
             found[f"{name}_open"] = jnp.mean((gate > 0.9).astype(gate.dtype))
         return found
+
+
+@compiled
+def _gates_along(cell: Any, xs: jax.Array) -> Any:
+    """The gates of a cell along each of some sequences (B, T, I), as it says them."""
+
+    def along(x: jax.Array) -> Any:
+        return along_trajectory(Record(Problem(cell, x, None)), "gates")
+
+    return jax.vmap(along)(xs)

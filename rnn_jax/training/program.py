@@ -14,14 +14,8 @@ from rnn_jax.training.ensemble import key_of
 from rnn_jax.training.model_call import run_model
 from rnn_jax.training.plan import Plan
 from rnn_jax.training.program_cache import cached_program
-from rnn_jax.training.step import (
-    Findings,
-    Report,
-    TrainState,
-    init_train_state,
-    run_probe,
-    train_steps,
-)
+from rnn_jax.training.report import Findings, Report
+from rnn_jax.training.step import TrainState, init_train_state, run_probe, train_steps
 from rnn_jax.training.variables import in_evaluation
 
 
@@ -104,10 +98,10 @@ class Program:
         return int(axes.pop()[0])
 
     def advance(self, state: TrainState, first: int, length: int) -> tuple[TrainState, Report]:
-        """`length` steps from `first` on; the report's numbers are on the host."""
+        """`length` steps from `first` on; the report is on the host, NaN for means of no steps."""
         train = self._trained_for(length, state)
         state, report = train(*self._arguments(state), np.int32(first))
-        return state, fetch(report)
+        return state, report.fetched()
 
     def begin(self, done: int, steps: int) -> None:
         """Steps from `done` to `steps` are about to be made."""

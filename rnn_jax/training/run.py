@@ -19,7 +19,8 @@ from rnn_jax.training.disk.tensorboard import TensorBoard
 from rnn_jax.training.display import Display
 from rnn_jax.training.history import last_probe_rows, probe_rows, row_of
 from rnn_jax.training.program import Program
-from rnn_jax.training.step import MemberStatus, Report, TrainState, has_stopped
+from rnn_jax.training.report import MemberStatus, Report, has_stopped
+from rnn_jax.training.step import TrainState
 from rnn_jax.training.stopping import Stopping, Terminated
 
 

@@ -20,10 +20,21 @@ from rnn_jax.training.data import (
 )
 from rnn_jax.training.model_call import run_model
 from rnn_jax.training.monitoring import global_norm
-from rnn_jax.training.objective import TermValue, check_names, minimised
+from rnn_jax.training.objective import check_names, minimised
 from rnn_jax.training.optimizer import apply_optimizer, parameters_type, standard_promotion
 from rnn_jax.training.plan import Plan
 from rnn_jax.training.probes import Finding, Probe, check_finding
+from rnn_jax.training.report import (
+    NEVER,
+    Findings,
+    MemberStatus,
+    Records,
+    Report,
+    StepReport,
+    has_stopped,
+    initial_status,
+    mean_over,
+)
 from rnn_jax.training.selection import improves
 from rnn_jax.training.variables import (
     in_evaluation,
@@ -33,36 +44,11 @@ from rnn_jax.training.variables import (
     state_stays_finite,
 )
 
-# The value of a step that has not come.
-NEVER = -1
 # More steps than a run can have.
 _NO_STEP = 2**31 - 1
 
 # Lays the batch axis of inputs over devices, where there are several.
 Spread = Callable[[Any], Any]
-
-# By probe.
-Findings = dict[str, Finding]
-
-
-class MemberStatus(NamedTuple):
-    """How a member stands; whole numbers, `NEVER` where it has not happened.
-
-    Attributes:
-      solved_at: training steps done when an evaluation first said that the task is solved.
-      failed_at: the first step, counted from 0, whose loss or update was not finite.
-      skipped: steps whose update was left out because it was not finite.
-      best_at: training steps done at the best evaluation so far.
-      stopped_at: training steps done when there had been no improvement for too long.
-      waited: evaluations since the last improvement.
-    """
-
-    solved_at: jax.Array
-    failed_at: jax.Array
-    skipped: jax.Array
-    best_at: jax.Array
-    stopped_at: jax.Array
-    waited: jax.Array
 
 
 class TrainState(NamedTuple):
@@ -83,61 +69,6 @@ class TrainState(NamedTuple):
     best_score: jax.Array
     reference: jax.Array
     status: MemberStatus
-
-
-class Report(NamedTuple):
-    """What one member did over some steps.
-
-    Attributes:
-      loss: mean of what was minimised at the steps whose update was made; NaN if there was none.
-      gradient_norm: mean of the gradients' global norms, before the optimiser, over these steps.
-      updates: how many these were.
-      metrics: of the model after the last step, on fresh data.
-      probes: by probe what it measured, with a leading axis for the moments it might have.
-      status: after the last step.
-      terms: by name, mean of each term of an objective over those of the steps at which its weight
-        was not 0; NaN if there was none.
-      broken: by name, whether a term was not finite at the step at which the member failed.
-    """
-
-    loss: jax.Array
-    gradient_norm: jax.Array
-    updates: jax.Array
-    metrics: dict[str, jax.Array]
-    probes: dict[str, dict[str, jax.Array]]
-    status: MemberStatus
-    terms: dict[str, jax.Array]
-    broken: dict[str, jax.Array]
-
-
-class StepReport(NamedTuple):
-    """What one training step did.
-
-    Attributes:
-      loss: what was minimised, before the update.
-      gradient_norm: of its gradient.
-      updated: whether the update was made.
-      terms: of the objective, by name.
-      broken: by name, whether a term was not finite where the member failed for the first time.
-    """
-
-    loss: jax.Array
-    gradient_norm: jax.Array
-    updated: jax.Array
-    terms: dict[str, TermValue]
-    broken: dict[str, jax.Array]
-
-
-class Records(NamedTuple):
-    """What some steps left, before anything is averaged.
-
-    Attributes:
-      found: by probe what it measured, with a leading axis for the moments it might have.
-      steps: of each step.
-    """
-
-    found: Findings
-    steps: StepReport
 
 
 def init_train_state(plan: Plan, model: Any, hyperparameters: Any) -> TrainState:
@@ -224,25 +155,18 @@ def conclude(
     state, metrics = evaluate(plan, spread, key, state, done)
     steps = records.steps
     return state, Report(
-        loss=_mean_over(steps.loss, steps.updated),
-        gradient_norm=_mean_over(steps.gradient_norm, steps.updated),
+        loss=mean_over(steps.loss, steps.updated),
+        gradient_norm=mean_over(steps.gradient_norm, steps.updated),
         updates=jnp.sum(steps.updated, dtype=jnp.int32),
         metrics=metrics,
         probes=records.found,
         status=state.status,
         terms={
-            name: _mean_over(term.value, steps.updated & term.counted)
+            name: mean_over(term.value, steps.updated & term.counted)
             for name, term in steps.terms.items()
         },
         broken={name: jnp.any(broken) for name, broken in steps.broken.items()},
     )
-
-
-def has_stopped(plan: Plan, status: MemberStatus) -> Any:
-    """Whether a member's steps no longer change it."""
-    by_failure = (status.failed_at != NEVER) & (plan.on_nonfinite != "skip")
-    by_success = (status.solved_at != NEVER) & plan.stop_when_solved
-    return by_failure | by_success | (status.stopped_at != NEVER)
 
 
 def run_probe(plan: Plan, probe: Probe, probe_key: jax.Array, model: Any) -> Finding:
@@ -355,15 +279,6 @@ def _select(plan: Plan, state: TrainState, metrics: Metrics, done: jax.Array) ->
     )
 
 
-def initial_status() -> MemberStatus:
-    """Of a member that has not begun."""
-    never = jnp.int32(NEVER)
-    none = jnp.int32(0)
-    return MemberStatus(
-        solved_at=never, failed_at=never, skipped=none, best_at=never, stopped_at=never, waited=none
-    )
-
-
 def _all_finite(tree: Any) -> jax.Array:
     return functools.reduce(
         jnp.logical_and, [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
@@ -372,8 +287,3 @@ def _all_finite(tree: Any) -> jax.Array:
 
 def _choose(condition: jax.Array, yes: Any, no: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
-
-
-def _mean_over(values: jax.Array, updated: jax.Array) -> jax.Array:
-    """Mean over the steps that updated the model; NaN if there was none."""
-    return jnp.mean(values, where=updated)

@@ -107,6 +107,34 @@ def test_another_version_of_a_method_voids_every_claim(name, wrap, method, way, 
         assert_runs_its_own_call(cell)
 
 
+def beside(cell, method):
+    """The cell, as one of a class that inherits from its own and from a sibling of that."""
+    cls = type(cell)
+    base = cls.__mro__[1]
+    sibling = type("Sibling", (base,), {method: changed(getattr(base, method))})
+    return recast(cell, type("Both", (cls, sibling), {}))
+
+
+@pytest.mark.parametrize(
+    ("name", "wrap", "method"),
+    [
+        (name, wrap, method)
+        for name, wrap in SWEPT
+        for method in methods_of(type(built(name, wrap)).__mro__[1])
+    ],
+)
+def test_a_sibling_that_comes_between_a_class_and_its_base_voids_every_claim(name, wrap, method):
+    cell = beside(built(name, wrap), method)
+    assert not claims_of(cell)
+    if wrap == "plain" and method in ("project", "_product", "__call__"):
+        assert_runs_its_own_call(cell)
+
+
+def test_a_sibling_that_has_no_part_in_a_step_leaves_claims_as_they_are():
+    cell = beside(built("lstm"), "initialize_carry")
+    assert claims_of(cell) == claims_of(built("lstm"))
+
+
 @pytest.mark.parametrize("wrap", sorted(set(WRAPPERS) - {"plain"}))
 @pytest.mark.parametrize("method", ["step", "__call__", "_product"])
 def test_a_cell_with_another_step_is_taken_at_its_step_inside_wrappers(wrap, method, monkeypatch):

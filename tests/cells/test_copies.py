@@ -396,6 +396,8 @@ def results():
         "linearization": rj.linearize(cell, XS),
         "flow": rj.gradient_flow(cell, XS, loss=loss),
         "spectrum": rj.lyapunov_exponents(cell, XS),
+        "covariant": rj.covariant_lyapunov_vectors(cell, XS),
+        "local": rj.LocalLyapunovExponents(jnp.zeros((3, 2)), window=2, start=1),
         "attribution": rj.attribution(cell, XS),
         "operator": rj.jacobian_operator(cell, XS),
         "estimate": rj.estimate_jacobian_log_norms(cell, XS, key=jax.random.key(0)),

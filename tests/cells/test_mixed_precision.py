@@ -102,6 +102,7 @@ def test_a_type_that_is_no_float_is_refused():
     [
         rj.jacobian_log_singular_values,
         rj.lyapunov_exponents,
+        rj.covariant_lyapunov_vectors,
         lambda cell, xs: rj.jacobian_log_norms(cell, xs, norm="spectral"),
     ],
 )

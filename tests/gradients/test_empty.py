@@ -12,6 +12,7 @@ from training import toys
 
 XS = jnp.ones((4, 2))
 CALLS = [
+    "covariant_lyapunov_vectors",
     "gradient_flow",
     "input_jacobian",
     "jacobian_log_norms",

@@ -346,6 +346,7 @@ def test_a_bound_over_no_number_of_steps(steps, error):
         rj.jacobian_log_norms,
         rj.jacobian_log_singular_values,
         rj.lyapunov_exponents,
+        rj.covariant_lyapunov_vectors,
         rj.attribution,
         rj.jacobian_operator,
         rj.gradient_flow,

@@ -158,3 +158,31 @@ def test_a_program_that_was_traced_while_memory_was_short_runs_later(monkeypatch
     monkeypatch.setattr("rnn_jax.gradients.memory.available_bytes", lambda: 0)
     call = jax.jit(lambda xs: rj.input_jacobian(simple(), xs))
     assert np.isfinite(call(np.ones((T, FEATURES)))).all()
+
+
+KEYS = jax.random.split(jax.random.key(0), BATCH)
+MAPPED = {
+    "targets": (
+        lambda target: rj.jacobian_log_norms(simple(), XS, targets=target),
+        jnp.arange(3)[:, None],
+    ),
+    "keys": (lambda key: rj.estimate_jacobian_log_norms(simple(), XS, key=key), KEYS),
+    "targets of an estimate": (
+        lambda target: rj.estimate_jacobian_log_norms(simple(), XS, targets=target, key=KEYS[0]),
+        jnp.arange(3)[:, None],
+    ),
+    "keys of a spectrum": (
+        lambda key: rj.estimate_jacobian_log_singular_values(simple(), XS, k=2, key=key),
+        KEYS,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MAPPED)
+def test_whatever_is_mapped_over_makes_copies(name, monkeypatch):
+    call, values = MAPPED[name]
+    needed = len(values) * needs(lambda: call(values[0]), monkeypatch)
+    monkeypatch.setattr("rnn_jax.gradients.memory.available_bytes", lambda: needed - 1)
+    refused(lambda: jax.vmap(call)(values), ValueError, f"{needed:,} bytes")
+    monkeypatch.setattr("rnn_jax.gradients.memory.available_bytes", lambda: needed)
+    jax.vmap(call)(values)

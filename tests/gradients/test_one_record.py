@@ -41,6 +41,9 @@ MEASURES = {
     "targets": functools.partial(rj.jacobian_log_norms, targets=[-1]),
     "singular_values": functools.partial(rj.jacobian_log_singular_values, start=1, stop=4),
     "lyapunov_exponents": functools.partial(rj.lyapunov_exponents, k=2, warmup=1, interval=2),
+    "covariant_lyapunov_vectors": functools.partial(
+        rj.covariant_lyapunov_vectors, k=2, warmup=1, tail=1
+    ),
     "weight_gradient_by_step": functools.partial(rj.weight_gradient_by_step, loss),
     "weight_gradient_log_norms": functools.partial(rj.weight_gradient_log_norms, loss),
     "backprop_signal": functools.partial(rj.backprop_signal, loss),

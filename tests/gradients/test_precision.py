@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax import lax
 from jax.tree_util import Partial
 from test_one_record import FEATURES, MEASURES, XS, H, loss
@@ -90,6 +91,13 @@ def test_so_is_every_product_of_a_derivative(penalty, name):
 def test_what_reads_the_weights_alone(call, some):
     with jax.default_matmul_precision("bfloat16"):
         check(call, zoo.CELLS["simple_tanh"](FEATURES, H, 0), some=some)
+
+
+@pytest.mark.parametrize("probe", [rj.GradientFlowProbe, rj.LyapunovProbe, rj.GateProbe])
+def test_so_is_every_product_of_a_probe(probe):
+    model = rj.SequenceModel(CELLS["fused"][0], 1, rngs=nnx.Rngs(0))
+    with jax.default_matmul_precision("bfloat16"):
+        check(probe(every=1).measure, model, jnp.asarray(XS)[None])
 
 
 def test_a_cell_that_names_a_precision_keeps_it():

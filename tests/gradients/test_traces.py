@@ -81,6 +81,9 @@ CALLS = {
     "lyapunov_exponents": lambda cell, xs, carry, seed: rj.lyapunov_exponents(
         cell, xs, carry, k=2, warmup=1, interval=2
     ),
+    "covariant_lyapunov_vectors": lambda cell, xs, carry, seed: rj.covariant_lyapunov_vectors(
+        cell, xs, carry, k=2, warmup=1, tail=1
+    ),
     "attribution": lambda cell, xs, carry, seed: rj.attribution(cell, xs, carry),
     "estimate_jacobian_log_norms": lambda cell, xs, carry, seed: rj.estimate_jacobian_log_norms(
         cell, xs, carry, key=jax.random.key(seed), probes=2

@@ -169,6 +169,65 @@ def test_spectra_are_the_measured_ones_and_exact_zeros_are_counted(flow):
     np.testing.assert_allclose(bars[0].get_ydata(), np.asarray(flow.exponents.exponents))
 
 
+@pytest.mark.parametrize("windows", [1, 6])
+def test_local_exponents_are_drawn_by_window(windows):
+    table = np.random.default_rng(0).normal(size=(windows, 3))
+    table[-1, 2] = -np.inf
+    local = rj.LocalLyapunovExponents(jnp.asarray(table), window=5, start=10)
+    figure = local.plot()
+    figure.canvas.draw()
+    (ax,) = figure.axes
+    curves = [line for line in ax.lines if str(line.get_label()).startswith("$")]
+    for curve, expected in zip(curves, table.T, strict=True):
+        np.testing.assert_array_equal(curve.get_xdata(), 12.5 + 5 * np.arange(windows))
+        shown = np.where(np.isfinite(expected), expected, np.nan)
+        np.testing.assert_allclose(curve.get_ydata(), shown)
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels[0] == f"$\\lambda_{{1}}$ = {table[:, 0].mean():+.3f}".replace("-", "−")
+    assert f"(in 1 of {windows} windows)" in labels[2]
+    # The same as a map, with the lost cell grey, and a batch averaged.
+    ax = plotting.plot_local_exponents(local, kind="map", limits=(-1.0, 0.5))
+    image = np.ma.filled(ax.images[0].get_array(), np.nan)
+    np.testing.assert_allclose(image, np.where(np.isfinite(table), table, np.nan).T)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["mapped to 0"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]
+    ax.figure.canvas.draw()
+    batch = dataclasses.replace(local, exponents=jnp.stack([jnp.zeros_like(local.exponents)] * 2))
+    assert (plotting.plot_local_exponents(batch).lines[1].get_ydata() == 0).all()
+
+
+def test_the_local_structure_in_time_that_the_readme_shows(tmp_path):
+    chaotic = nnx.initializers.normal(2.0 / 64**0.5)  # gain 2
+    cell = rj.SimpleRNNCell(2, 64, recurrent_kernel_init=chaotic, rngs=nnx.Rngs(0))
+    xs = 0.1 * jax.random.normal(jax.random.key(1), (2000, 2))
+
+    local = rj.local_lyapunov_exponents(cell, xs, window=25, k=4, warmup=100)
+    local.plot().savefig(tmp_path / "local.png")
+    assert local.exponents.shape == (76, 4)
+
+    clv = rj.covariant_lyapunov_vectors(cell, xs, k=24, warmup=200, tail=200)
+    assert clv.vectors.shape == (1601, 64, 24)
+    assert clv.local_exponents.shape == (1600, 24)
+    assert clv.angles(0, 1).shape == clv.splitting_angles().shape == (1601,)
+    figure = clv.plot()
+    # Growth and decay have a half of the colours each, with ticks on both sides.
+    (image,) = figure.axes[0].images
+    np.testing.assert_allclose(image.get_array(), np.asarray(clv.finite_time(16).exponents).T)
+    assert image.norm.vmin < 0 < image.norm.vmax
+    ticks = figure.axes[1].get_yticks()
+    assert (ticks < 0).any()
+    assert (ticks > 0).any()
+    with pytest.raises(ValueError, match=r"kind must be .*got 'bars'"):
+        plotting.plot_local_exponents(local, kind="bars")
+
+
+def test_a_map_of_one_sign_uses_all_of_its_colours():
+    local = rj.LocalLyapunovExponents(-1.0 - jnp.arange(12.0).reshape(3, 4), window=5)
+    (image,) = plotting.plot_local_exponents(local, kind="map").images
+    assert image.norm.vmin < image.norm.vmax < 0
+    assert image.cmap.name == "cividis"
+
+
 def test_pictures_say_what_is_missing(simple_flow):
     bare = rj.GradientFlow(simple_flow.log_norms)
     with pytest.raises(ValueError, match="spectrum=True"):

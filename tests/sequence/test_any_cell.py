@@ -58,6 +58,9 @@ KINDS = {
     "plain_object": given("plain_object"),
 }
 kinds = pytest.mark.parametrize("kind", KINDS)
+# Tested elsewhere, or of the same carry and the same way to a step as another one.
+AS_ANOTHER = ("ours", "nnx_optimized_lstm", "nnx_simple", "linen_partial")
+unlike = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in AS_ANOTHER])
 
 
 def start_of(cell, size=IN):
@@ -83,20 +86,11 @@ def size_of_output(cell):
     return cell(start_of(cell), jnp.asarray(XS[0, 0]))[1].shape[0]
 
 
-def keys_of(tree):
-    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
-
-
 @functools.cache
 def built(kind):
     """A cell of a kind for the inputs, and one that stands on it."""
     below = KINDS[kind](IN, 0)
     return below, KINDS[kind](size_of_output(below), 1)
-
-
-@jax.jit
-def unrolled(cell, xs, options):
-    return rj.unroll(cell, xs, **options)
 
 
 def wrapped(cell):
@@ -136,7 +130,7 @@ def test_a_model_of_two_layers_is_their_loops(kind):
             np.testing.assert_allclose(outputs[row], expected, **CLOSE)
 
 
-@kinds
+@unlike
 def test_a_stack_is_a_cell_that_the_instrument_takes(kind):
     below, above = built(kind)
     stack = rj.StackedCell([below, above])
@@ -160,7 +154,7 @@ def test_a_stack_is_a_cell_that_the_instrument_takes(kind):
     np.testing.assert_allclose(record.state_jacobians[0], jax.jacfwd(step)(flat), **CLOSE)
 
 
-@kinds
+@unlike
 def test_both_directions_are_two_loops(kind):
     forward, backward = KINDS[kind](IN, 0), KINDS[kind](IN, 1)
     model = rj.SequenceModel(rj.Bidirectional(forward, backward), readout="all")
@@ -172,7 +166,7 @@ def test_both_directions_are_two_loops(kind):
         np.testing.assert_allclose(found[row], np.hstack([ahead, back[::-1]]), **CLOSE)
 
 
-@kinds
+@unlike
 def test_every_part_of_the_carry_is_learned(kind):
     cell, _ = built(kind)
     learned = rj.LearnedCarry(cell, carry_init=nnx.initializers.normal(1.0), rngs=nnx.Rngs(4))
@@ -207,7 +201,7 @@ def test_every_part_of_the_carry_is_learned(kind):
     )
 
 
-@kinds
+@unlike
 def test_zoneout_mixes_each_part_of_the_carry(kind):
     cell, _ = built(kind)
     zoned, rates = wrapped(cell)
@@ -238,7 +232,7 @@ def test_zoneout_mixes_each_part_of_the_carry(kind):
     np.testing.assert_allclose(noisy, mixed(keeps), **CLOSE)
 
 
-@kinds
+@unlike
 def test_recurrent_dropout_masks_what_the_step_reads(kind):
     cell, _ = built(kind)
     structure = jax.tree.structure(start_of(cell))
@@ -259,3 +253,54 @@ def test_recurrent_dropout_masks_what_the_step_reads(kind):
         )
 
     np.testing.assert_allclose(found, loop(cell, XS[0], start_of(cell), step=step)[1], **CLOSE)
+
+
+def own_step(parameters, h, x):
+    h = jnp.tanh(x @ parameters["in"] + h @ parameters["rec"])
+    return h, h
+
+
+def own_cell(size, seed):
+    rng = np.random.default_rng(seed)
+    parameters = {"in": rng.normal(size=(size, H)), "rec": rng.normal(size=(H, H)) / 2}
+    return rj.as_cell(Partial(own_step, parameters), initial_carry=jnp.zeros(H), in_features=size)
+
+
+def test_a_cell_of_ones_own_in_both_directions_over_numpy_with_lengths():
+    layers = [rj.Bidirectional(own_cell(size, size), own_cell(size, 1)) for size in (IN, 2 * H)]
+    model = rj.SequenceModel(layers, 2, rngs=nnx.Rngs(0))
+    spoilt = np.where((np.arange(T) < LENGTHS[:, None])[..., None], XS, np.nan)
+
+    @jax.jit
+    def value_and_gradient(model):
+        def loss(model):
+            return jnp.sum(jnp.sin(model(spoilt, lengths=LENGTHS)))
+
+        return jax.value_and_grad(loss)(model)
+
+    value, gradient = value_and_gradient(model)
+    alone = [model(xs[:length]) for xs, length in zip(XS, LENGTHS, strict=True)]
+    np.testing.assert_allclose(value, sum(np.sum(np.sin(out)) for out in alone), **CLOSE)
+    # Every parameter of every cell is reached; where sequences start is fixed.
+    for layer in gradient.cells:
+        for cell in (layer.forward, layer.backward):
+            assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(cell.cell))
+
+
+def test_parts_of_a_carry_that_are_no_floats_are_carried_by():
+    start = {"count": np.int32(3), "h": np.full(H, 0.5)}
+
+    def step(carry, x):
+        after = {"count": carry["count"] + 1, "h": jnp.tanh(carry["h"] + jnp.sum(x))}
+        return after, after["h"]
+
+    cell = rj.as_cell(step, initial_carry=start, in_features=IN)
+    learned = rj.LearnedCarry(cell)
+    assert list(learned.initial) == ["h"]
+    chex.assert_trees_all_equal(learned.initialize_carry((B, IN))["count"], np.full(B, 3, np.int32))
+    carry, ys = rj.unroll(rj.Zoneout(learned, {"h": 0.25}), XS[0])
+    assert carry["count"] == 3 + T
+    h = start["h"]
+    for x, y in zip(XS[0], ys, strict=True):
+        h = 0.25 * h + 0.75 * np.tanh(h + np.sum(x))
+        np.testing.assert_allclose(y, h, **CLOSE)

@@ -87,6 +87,13 @@ def step(carry, x):
         "(float64[3], float64[2]) from layer 0",
         "Let its step return one vector",
     ),
+    a_model=(
+        lambda: rj.SequenceModel(model(SIMPLE)()),
+        TypeError,
+        "a cell must take one step",
+        "got SequenceModel, which takes whole sequences",
+        "Pass its layers, .cells",
+    ),
     misfit=(
         model([SIMPLE, LSTM]),
         ValueError,

@@ -47,6 +47,18 @@ def model():
     )
 
 
+def of_another_library():
+    cell, start = zoo.build("equinox_gru_partial", IN, H, 1)
+    cell = rj.as_cell(cell, initial_carry=start, in_features=IN)
+    return rj.SequenceModel(rj.LearnedCarry(cell))
+
+
+def in_pieces(layer, xs):
+    """The carry and the output after a piece and one more step."""
+    carry, _ = layer(xs[:, :2], return_carry=True)
+    return layer.step(carry, xs[:, 2])
+
+
 def called(layer, xs, **marks):
     return layer(xs, **marks)
 
@@ -63,6 +75,7 @@ CALLS = {
         MARKS,
     ),
     "both": (both, called, MARKS),
+    "pieces": (of_another_library, in_pieces, {}),
     "model": (model, functools.partial(called, key=KEY), MARKS),
 }
 

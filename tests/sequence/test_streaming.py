@@ -88,8 +88,11 @@ def test_step_by_step_is_the_whole_sequence(name):
     np.testing.assert_allclose(first, expected[1][0, 0], **CLOSE)
 
 
-@pytest.mark.parametrize("marks", [{}, {"mask": MASK}, {"mask": MASK, "resets": RESETS}], ids=len)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "marks"),
+    [("plain", {}), *((name, {"mask": MASK, "resets": RESETS}) for name in MODELS)],
+    ids=lambda value: value if isinstance(value, str) else len(value),
+)
 def test_chunks_are_the_whole_sequence_in_values_and_gradients(name, marks):
     built = MODELS[name]()
     xs = inputs(built)

@@ -106,7 +106,9 @@ def test_one_can_be_read_without_this_package(tmp_path):
     np.testing.assert_array_equal(found, weights)
 
 
-@pytest.mark.parametrize("name", ["6", "06.txt", "6.ckpt.part", "x6.ckpt", "٣.ckpt", "-1.ckpt"])
+@pytest.mark.parametrize(
+    "name", ["6", "06.txt", "6.ckpt.part", "x6.ckpt", "٣.ckpt", "-1.ckpt", "06.ckpt"]
+)
 def test_other_names_are_no_checkpoints(name, tmp_path):
     (tmp_path / name).write_bytes(b"")
     assert Checkpoints(tmp_path).steps() == []

@@ -13,7 +13,7 @@ from rich.console import Console
 import rnn_jax as rj
 from rnn_jax.training.display import LiveDisplay
 from rnn_jax.training.plan import make_plan
-from rnn_jax.training.step import NEVER, MemberStatus, Report
+from rnn_jax.training.report import NEVER, MemberStatus, Report
 
 EVERY = 2
 

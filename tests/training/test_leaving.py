@@ -14,6 +14,7 @@ import pytest
 
 import rnn_jax as rj
 from rnn_jax.training.disk.failures import Failure
+from rnn_jax.training.disk.files import locked
 from training import killing, runs, toys
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
@@ -217,6 +218,36 @@ def test_a_directory_in_which_another_process_trains_is_refused_until_that_ends(
     assert runs.exit_status(process) == -signal.SIGKILL
     steps = runs.sessions(tmp_path, "start")[-1]["from_step"] + 2
     assert runs.toy(tmp_path, steps=steps).steps >= steps
+
+
+@pytest.fixture
+def inherited(monkeypatch):
+    """Each file that is opened as a lock, as a process has it that is forked then."""
+    kept, really = [], os.open
+
+    def opened(path, *args, **kwargs):
+        descriptor = really(path, *args, **kwargs)
+        if os.path.basename(path) == "lock":
+            kept.append(os.dup(descriptor))
+        return descriptor
+
+    monkeypatch.setattr(os, "open", opened)
+    yield kept
+    for descriptor in kept:
+        os.close(descriptor)
+
+
+def test_a_process_that_was_forked_by_a_run_does_not_keep_others_out_after_it(inherited, tmp_path):
+    runs.toy(tmp_path)
+    assert inherited
+    assert runs.toy(tmp_path, steps=10).steps == 10
+
+
+def test_nor_does_it_let_others_in_when_it_leaves(inherited, tmp_path, monkeypatch):
+    with locked(tmp_path):
+        monkeypatch.setattr(os, "getpid", lambda: -1)
+    with pytest.raises(OSError, match="another process is training"), locked(tmp_path):
+        pass
 
 
 def test_a_second_run_in_the_same_process_is_refused_and_disturbs_nothing(whole, tmp_path):

@@ -54,6 +54,17 @@ def test_the_other_members_do_not_notice(value, how):
     np.testing.assert_array_equal(broken.history.skipped, [0, skipped, 0])
 
 
+@pytest.mark.parametrize("how", ["stop", "skip"])
+@quietly
+def test_members_without_a_mean_loss_are_no_alarm_to_debug_nans(how):
+    expected = fit_three(on_nonfinite=how)
+    assert np.isnan(expected.history.loss).any()
+    with jax.debug_nans(True):
+        found = fit_three(on_nonfinite=how)
+    for name in found.history:
+        toys.identical(found.history[name], expected.history[name])
+
+
 @quietly
 def test_the_member_stays_as_it_was_before_the_step():
     result = fit_three()

@@ -5,6 +5,7 @@ import functools
 import itertools
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from flax import nnx
 
 import rnn_jax as rj
+from refusing import refuses
 from training import toys
 
 PACE = {"steps": 6, "batch_size": 4, "seed": 5, "evaluate_every": 3, "evaluation_size": 6}
@@ -257,6 +259,43 @@ def test_the_record_is_what_measuring_the_model_directly_gives(make, probe, cell
             np.testing.assert_allclose(record[name][index], value, rtol=1e-8, atol=1e-10)
     # Training has moved what is measured.
     assert any(np.any(values[0] != values[-1]) for values in record.values.values())
+
+
+class Scaled(rj.SequenceModel):
+    """Gives its layers something else than it is given."""
+
+    def __call__(self, xs, **options):
+        return super().__call__(0.1 * xs, **options)
+
+
+class Squashed(rj.SequenceModel):
+    """Something else between its layers."""
+
+    def _normalised(self, level, h):
+        return jnp.tanh(super()._normalised(level, h))
+
+
+class Titled(rj.SequenceModel):
+    """Another class with the same call."""
+
+    title = "a model"
+
+
+@pytest.mark.parametrize("probe", [rj.GradientFlowProbe, rj.LyapunovProbe, rj.GateProbe])
+def test_what_a_model_with_a_call_of_its_own_gives_its_layers_is_not_guessed(probe):
+    xs = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 2)))
+    make = lambda cls: cls(rj.GRUCell(2, 2, rngs=nnx.Rngs(0)), 1, rngs=nnx.Rngs(0))  # noqa: E731
+    for cls in (Scaled, Squashed):
+        refuses(
+            lambda: probe(1).measure(make(cls), xs),  # noqa: B023
+            ValueError,
+            "simply stacked on the inputs",
+            cls.__name__,
+            "Pass cell=",
+        )
+    told = probe(1, cell=only_cell).measure(make(Scaled), xs)
+    chex.assert_trees_all_close(told, probe(1).measure(make(rj.SequenceModel), xs))
+    chex.assert_trees_all_close(told, probe(1).measure(make(Titled), xs))
 
 
 def test_each_network_of_an_ensemble_is_measured_by_the_package_s_probes():

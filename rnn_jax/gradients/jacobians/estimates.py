@@ -99,7 +99,7 @@ def estimate_jacobian_log_norms(
         [(2, count, steps), (steps, size + outputs), (3, count * probes, size + rows)],
         dtype,
         "Pass fewer targets or fewer probes.",
-        of=source,
+        of=(source, key, ranks),
     )
     return _estimated_log_norms(source, key, ranks, probes=probes, wrt=wrt)
 
@@ -226,7 +226,7 @@ def estimate_jacobian_log_singular_values(
         [(stop + 1, sizes.state + sizes.output), (6, sizes.state, width)],
         sizes.dtype,
         "Use fewer steps, or a smaller k.",
-        of=source,
+        of=(source, key),
     )
     if start == stop:
         return jnp.zeros(k, sizes.dtype)

@@ -71,7 +71,8 @@ def jacobian_log_norms(
         targets = check_targets(targets, sizes.steps)
     if norm == "spectral":
         check_decomposable(sizes, 'norm="spectral"')
-    check_log_norms(sizes, wrt, None if targets is None else targets.shape[0], of=source)
+    count = None if targets is None else targets.shape[0]
+    check_log_norms(sizes, wrt, count, of=(source, targets))
     return _jacobian_log_norms(source, targets, wrt=wrt, norm=norm)
 
 

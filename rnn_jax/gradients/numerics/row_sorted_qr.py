@@ -46,10 +46,10 @@ def sorted_qr(z: jax.Array, row_sizes: jax.Array) -> tuple[jax.Array, jax.Array]
     """
     order = jnp.argsort(-row_sizes, stable=True)
     q, r = _qr(z[order])
-    return q[_inverse(order)], r
+    return q[inverse_permutation(order)], r
 
 
-def _inverse(order: jax.Array) -> jax.Array:
+def inverse_permutation(order: jax.Array) -> jax.Array:
     """The permutation that undoes one, without sorting once more."""
     index = jnp.arange(order.shape[0], dtype=order.dtype)
     return jnp.zeros_like(order).at[order].set(index, unique_indices=True)
@@ -144,7 +144,7 @@ def pivoted_qr(
     work, q, order, rank, _ = loops.fori_loop(jnp.int32(0), jnp.int32(count), body, start)
     kept = jnp.broadcast_to((columns < rank)[:, None], (count, count))
     r = jnp.where(kept, jnp.triu(work[:count]), jnp.zeros((count, count), z.dtype))
-    return PivotedQR(q[_inverse(rows)][:, :count], r, order)
+    return PivotedQR(q[inverse_permutation(rows)][:, :count], r, order)
 
 
 def _reflector(x: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -11,6 +11,9 @@ import jax.numpy as jnp
 
 LN2 = math.log(2.0)
 
+# The exponent of an exact zero: below every other, and far from the ends of int32.
+NEVER = -(2**24)
+
 
 def exponent_of(x: jax.Array, axis: int | tuple[int, ...] | None = None) -> jax.Array:
     """The whole number e with max|x| in [2^{e−1}, 2^e); 0 where max|x| is 0 or not finite.
@@ -90,15 +93,25 @@ def normalised(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     return x * jnp.broadcast_to(scale, x.shape), exponents
 
 
+def times_powers(x: jax.Array, exponents: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """x · 2^exponents with its largest entry along `axis` in [0.5, 1), and the exponents taken out.
+
+    Each entry has an exponent of its own, of any size: what counts beside the largest is kept. The
+    exponent of what is all zero is about `NEVER`.
+    """
+    own = normalizing_exponent(x, ())
+    unit = x * power_of_two(-own, x.dtype)
+    total = jnp.where(x == 0, jnp.full_like(own, NEVER), own + exponents)
+    top = jnp.max(total, axis=axis)
+    below = total - jnp.broadcast_to(jnp.expand_dims(top, axis), total.shape)
+    return unit * power_of_two(below, x.dtype), top
+
+
 def log_of_sum(logs: jax.Array, *, power: int) -> jax.Array:
     """ln of (Σ x_i^power)^(1/power) from ln x_i; −inf if all are."""
     largest = jax.lax.stop_gradient(jnp.max(logs))
     top = jnp.where(jnp.isfinite(largest), largest, jnp.zeros_like(largest))
     return log_exactly(jnp.sum(jnp.exp(power * (logs - top)))) / power + top
-
-
-# The exponent of an exact zero: below every other, and far from the ends of int32.
-NEVER = -(2**24)
 
 
 def zero_or_never(x: jax.Array, axis: int | None = None) -> jax.Array:

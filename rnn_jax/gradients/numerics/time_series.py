@@ -1,4 +1,4 @@
-"""Statistics of a time average whose samples are correlated."""
+"""Statistics of time averages: of stretches, and of samples that are correlated."""
 
 import jax
 import jax.numpy as jnp
@@ -37,3 +37,14 @@ def standard_error_of_sum(samples: jax.Array) -> jax.Array:
     noisy = variance != 0
     root = jnp.sqrt(n * jnp.where(noisy, variance, jnp.ones_like(variance)))
     return jnp.where(noisy, root, jnp.zeros_like(root))
+
+
+def sums_by_stretch(samples: jax.Array, length: int) -> jax.Array:
+    """Sums over consecutive stretches of so many samples, time being the second last axis.
+
+    What is left over at the end is dropped.
+    """
+    *batch, n, k = samples.shape
+    count = n // length
+    stretches = samples[..., : count * length, :].reshape(*batch, count, length, k)
+    return jnp.sum(stretches, axis=-2)

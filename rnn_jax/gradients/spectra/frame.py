@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rnn_jax.checks import check_count
 from rnn_jax.gradients import loops
+from rnn_jax.gradients.linearize import Sizes
 from rnn_jax.gradients.numerics.row_sorted_qr import noise_of_pivots, sorted_qr
 from rnn_jax.gradients.numerics.scaled import LN2, log_exactly, normalizing_exponent, power_of_two
-from rnn_jax.gradients.step_maps import Map
+from rnn_jax.gradients.step_maps import Pushes
 
 
 class Frame(NamedTuple):
@@ -27,6 +29,23 @@ class Frame(NamedTuple):
     label: jax.Array
 
 
+class Triangle(NamedTuple):
+    """What a window makes of a frame: its steps map Q[:, order] to Q' · R · diag(2^exponents).
+
+    Attributes:
+      order: which column before each column after has come from, (k,).
+      r: upper triangular, (k, k), its columns near 1.
+      exponents: what was taken out of the columns, (k,).
+      kept: the columns from here on are lost, (): their part of R is 0 or rounding, and Q' goes on
+        with arbitrary directions in their place.
+    """
+
+    order: jax.Array
+    r: jax.Array
+    exponents: jax.Array
+    kept: jax.Array
+
+
 class _Factors(NamedTuple):
     """z[:, order] = Q · R; the columns from `kept` on are lost.
 
@@ -40,26 +59,84 @@ class _Factors(NamedTuple):
     misplaced: jax.Array
 
 
-def advance_window(
-    advance: Callable[[Any, Any], tuple[Any, Map]], frame: Frame, at: Any
-) -> tuple[Frame, jax.Array]:
-    """Advances a frame through some steps, then makes it orthonormal again.
+def check_leading(k: Any, sizes: Sizes) -> int:
+    """Returns k if so many directions can be followed, all S for None, else raises."""
+    k = sizes.state if k is None else check_count("k", k, low=1)
+    if k > sizes.state:
+        raise ValueError(
+            f"k must be at most the size of the carry, S = {sizes.state}; got {k}. Pass a smaller "
+            "int, or None for all."
+        )
+    return k
+
+
+def first_frame(maps: Pushes, size: int, k: int, dtype: Any, *, warmup: int) -> Frame:
+    """The frame that starts as k axes of the state, after so many steps."""
+    label = jnp.arange(k, dtype=jnp.int32)
+    frame = Frame(maps.start, jnp.eye(size, k, dtype=dtype), label)
+    if warmup:
+        frame, _ = sweep(maps, frame, 0, warmup, read=lambda *_: None)
+    # Whatever the warm-up has lost is refilled: from here on every direction counts anew.
+    return frame._replace(label=label)
+
+
+def sweep(
+    maps: Pushes,
+    frame: Frame,
+    start: int,
+    stop: int,
+    *,
+    interval: int = 1,
+    read: Callable[[Frame, Triangle], Any],
+) -> tuple[Frame, Any]:
+    """Advances a frame from one step to another, in windows of `interval` steps.
 
     Args:
-      advance: as in `Pushes`.
-      frame: where it is.
-      at: what `advance` takes at each of the steps, leading axis n.
+      maps: of all steps.
+      frame: at `start`.
+      start, stop: steps; what is between them is a whole number of windows.
+      interval: steps between two QR decompositions.
+      read: what is kept of each window, from the frame after it and its triangle.
 
     Returns:
-      (the frame after, ln|R_ii| by direction (k,)); −inf for a direction that was mapped to 0, or,
-      in a single step, to less than that step's rounding error.
+      (the frame at `stop`, what was kept, leading axis N).
+    """
+    count = (stop - start) // interval  # Said, because an array may have no elements.
+
+    def windows(array: jax.Array) -> jax.Array:
+        return array[start:stop].reshape(count, interval, *array.shape[1:])
+
+    def body(frame: Frame, at: Any) -> tuple[Frame, Any]:
+        frame, triangle = _advance_window(maps, frame, at)
+        return frame, read(frame, triangle)
+
+    return loops.scan(body, frame, jax.tree.map(windows, maps.at))
+
+
+def growth_by_direction(label: jax.Array, triangle: Triangle) -> jax.Array:
+    """ln|R_ii| of a window by direction, (k,), from the labels after it.
+
+    −inf for a direction that was mapped to 0, or, in a single step, to less than that step's
+    rounding error.
+    """
+    pivots = jnp.abs(jnp.diagonal(triangle.r))
+    rank = jnp.arange(pivots.shape[0], dtype=jnp.int32)
+    pivots = jnp.where(rank < triangle.kept, pivots, jnp.zeros_like(pivots))
+    logs = log_exactly(pivots) + LN2 * triangle.exponents.astype(pivots.dtype)
+    return jnp.zeros_like(logs).at[label].set(logs)
+
+
+def _advance_window(maps: Pushes, frame: Frame, at: Any) -> tuple[Frame, Triangle]:
+    """Advances a frame through some steps, then makes it orthonormal again.
+
+    `at` is what the maps take at each of the steps, leading axis n.
     """
     place, q, label = frame
     exponents = jnp.zeros(q.shape[1], jnp.int32)
 
     def step(moving: Any, at: Any) -> tuple[Any, None]:
         place, z, exponents = moving
-        place, push = advance(place, at)
+        place, push = maps.advance(place, at)
         z = jax.vmap(push, in_axes=1, out_axes=1)(z)
         shift = normalizing_exponent(z, 0)
         z = z * jnp.broadcast_to(power_of_two(-shift, z.dtype)[None], z.shape)
@@ -69,12 +146,8 @@ def advance_window(
     # Over several steps small pivots are what was asked for; only zeros count as lost then.
     formed = _formed(z, exponents) if jax.tree.leaves(at)[0].shape[0] == 1 else None
     done = _orthonormal(z, formed)
-    pivots = jnp.abs(jnp.diagonal(done.r))
-    rank = jnp.arange(pivots.shape[0], dtype=jnp.int32)
-    pivots = jnp.where(rank < done.kept, pivots, jnp.zeros_like(pivots))
-    logs = log_exactly(pivots) + LN2 * exponents[done.order].astype(z.dtype)
-    label = label[done.order]
-    return Frame(place, done.q, label), jnp.zeros_like(logs).at[label].set(logs)
+    triangle = Triangle(done.order, done.r, exponents[done.order], done.kept)
+    return Frame(place, done.q, label[done.order]), triangle
 
 
 def _formed(z: jax.Array, exponents: jax.Array) -> jax.Array:

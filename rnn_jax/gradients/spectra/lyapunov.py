@@ -12,7 +12,6 @@ from jax import lax
 
 from rnn_jax.arrays import nan_unless
 from rnn_jax.checks import check_count
-from rnn_jax.gradients import loops
 from rnn_jax.gradients.linearize import (
     Record,
     Sizes,
@@ -22,9 +21,16 @@ from rnn_jax.gradients.linearize import (
     sizes_of,
 )
 from rnn_jax.gradients.memory import check_fits
-from rnn_jax.gradients.numerics.time_series import standard_error_of_sum
+from rnn_jax.gradients.numerics.time_series import standard_error_of_sum, sums_by_stretch
 from rnn_jax.gradients.precision import compiled
-from rnn_jax.gradients.spectra.frame import Frame, advance_window
+from rnn_jax.gradients.spectra.frame import (
+    Frame,
+    Triangle,
+    check_leading,
+    first_frame,
+    growth_by_direction,
+    sweep,
+)
 from rnn_jax.gradients.step_maps import pushes
 from rnn_jax.sequence.calling import Carry
 
@@ -95,16 +101,8 @@ class LyapunovSpectrum:
         """
         available = self.growth.shape[-2]
         windows = check_count("windows", windows, low=1, high=available)
-        groups = available // windows
-
-        def grouped(array: jax.Array) -> jax.Array:
-            """Sums over the window axis, which is the second last."""
-            array = array[..., : groups * windows, :]
-            shape = (*array.shape[:-2], groups, windows, array.shape[-1])
-            return jnp.sum(array.reshape(shape), axis=-2)
-
-        sums = grouped(self.growth)
-        steps = grouped(self.window_steps.astype(sums.dtype)[..., None])
+        sums = sums_by_stretch(self.growth, windows)
+        steps = sums_by_stretch(self.window_steps.astype(sums.dtype)[..., None], windows)
         return sums / jnp.broadcast_to(steps, sums.shape)
 
 
@@ -157,9 +155,7 @@ def lyapunov_exponents(
     sizes = sizes_of(source)
     warmup = check_count("warmup", warmup, high=sizes.steps - 1)
     interval = check_count("interval", interval, low=1, high=sizes.steps - warmup)
-    k = sizes.state if k is None else check_count("k", k, low=1)
-    if k > sizes.state:
-        raise ValueError(f"k must be at most the size of the carry, S = {sizes.state}; got {k}.")
+    k = check_leading(k, sizes)
     check_decomposable(sizes, "lyapunov_exponents")
     check_exponents(sizes, k, (sizes.steps - warmup) // interval, of=source)
     spectrum = _lyapunov(source, k=k, warmup=warmup, interval=interval)
@@ -207,34 +203,27 @@ def exponents_of(record: Record, *, k: int, warmup: int = 0, interval: int = 1) 
     steps, size, dtype = record.sizes.steps, record.sizes.state, record.sizes.dtype
     windows, rest = divmod(steps - warmup, interval)
     maps = pushes(record)
-    window = functools.partial(advance_window, maps.advance)
-    label = jnp.arange(k, dtype=jnp.int32)
-    frame = Frame(maps.start, jnp.eye(size, k, dtype=dtype), label)
+    frame = first_frame(maps, size, k, dtype, warmup=warmup)
 
-    def at(start: int, stop: int, length: int) -> Any:
-        """What the maps take from one step to another, in windows of so many steps."""
-        count = (stop - start) // length  # Said, because an array may have no elements.
-        return jax.tree.map(lambda a: a[start:stop].reshape(count, length, *a.shape[1:]), maps.at)
+    def read(frame: Frame, triangle: Triangle) -> jax.Array:
+        return growth_by_direction(frame.label, triangle)
 
-    if warmup:
-        frame, _ = loops.scan(window, frame, at(0, warmup, 1))
-        # Whatever the warm-up has lost is refilled: from here on every direction counts anew.
-        frame = frame._replace(label=label)
     whole = warmup + windows * interval
-    frame, growth = loops.scan(window, frame, at(warmup, whole, interval))
+    frame, growth = sweep(maps, frame, warmup, whole, interval=interval, read=read)
     lengths = [interval] * windows
     if rest:
-        _, (last,) = loops.scan(window, frame, at(whole, steps, rest))
-        growth = jnp.concatenate([growth, last[None]])
+        _, last = sweep(maps, frame, whole, steps, interval=rest, read=read)
+        growth = jnp.concatenate([growth, last])
         lengths.append(rest)
-    return _spectrum(growth, jnp.asarray(lengths), size)
+    return spectrum_of(growth, jnp.asarray(lengths), size)
 
 
-def _spectrum(growth: jax.Array, window_steps: jax.Array, size: int) -> LyapunovSpectrum:
+def spectrum_of(growth: jax.Array, window_steps: jax.Array, size: int) -> LyapunovSpectrum:
+    """The exponents of directions from their growth by window (N, k), in descending order."""
     total = jnp.sum(window_steps).astype(growth.dtype)
+    order = descending(growth)
+    growth = growth[:, order]
     exponents = jnp.sum(growth, axis=0) / total
-    order = jnp.argsort(-lax.stop_gradient(exponents), stable=True)
-    exponents, growth = exponents[order], growth[:, order]
     return LyapunovSpectrum(
         exponents=exponents,
         standard_errors=_standard_errors(growth, exponents, window_steps) / total,
@@ -243,6 +232,11 @@ def _spectrum(growth: jax.Array, window_steps: jax.Array, size: int) -> Lyapunov
         condition=_condition(growth),
         state_size=size,
     )
+
+
+def descending(growth: jax.Array) -> jax.Array:
+    """Directions from the fastest to the slowest, (k,), by their growth over all windows (N, k)."""
+    return jnp.argsort(-lax.stop_gradient(jnp.sum(growth, axis=0)), stable=True)
 
 
 def _standard_errors(growth: jax.Array, exponents: jax.Array, window_steps: jax.Array) -> jax.Array:

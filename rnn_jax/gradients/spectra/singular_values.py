@@ -22,6 +22,7 @@ from rnn_jax.gradients.numerics.graded import Graded, empty_product, flip, multi
 from rnn_jax.gradients.numerics.jacobi import log_singular_values
 from rnn_jax.gradients.numerics.scaled import exponent_of, power_of_two
 from rnn_jax.gradients.precision import compiled
+from rnn_jax.gradients.spectra.frame import check_leading
 from rnn_jax.sequence.calling import Carry
 
 # Columns of one step that differ by more than 2 to this become a diagonal factor of their own.
@@ -86,11 +87,9 @@ def jacobian_log_singular_values(
     sizes = sizes_of(source)
     stop = sizes.steps if stop is None else check_count("stop", stop, high=sizes.steps)
     start = check_count("start", start, high=stop)
-    k = sizes.state if k is None else check_count("k", k, low=1)
+    k = check_leading(k, sizes)
     check_decomposable(sizes, "jacobian_log_singular_values")
     check_spectrum(sizes._replace(steps=stop), of=source)
-    if k > sizes.state:
-        raise ValueError(f"k must be at most the size of the carry, S = {sizes.state}; got {k}.")
     if start == stop:
         return jnp.zeros(k, sizes.dtype)
     return _of_factors(_factors(source, start=start, stop=stop))[:k]

@@ -33,7 +33,8 @@ Notes = dict[str, Any]
 Arrays = dict[str, np.ndarray]
 
 _FIRST_LINE = b"rnn_jax checkpoint 2\n"
-_NAME = re.compile(r"([0-9]+)\.ckpt")
+# As `path` writes them: 007.ckpt is none, and would be looked for as 7.ckpt.
+_NAME = re.compile(r"(0|[1-9][0-9]*)\.ckpt")
 
 # The last, and the one before it in case the last is damaged.
 _KEPT = 2

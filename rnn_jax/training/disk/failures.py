@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from rnn_jax.training.display import Display
-from rnn_jax.training.step import NEVER, MemberStatus, TrainState
+from rnn_jax.training.report import NEVER, MemberStatus
+from rnn_jax.training.step import TrainState
 
 
 @dataclass

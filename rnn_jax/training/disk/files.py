@@ -136,7 +136,14 @@ def locked(folder: Path) -> Iterator[None]:
                 f"{folder} cannot be locked against other processes: {reason(error)}. Pass a "
                 "directory on a file system that has locks, and copy it afterwards."
             ) from error
-        yield
+        process = os.getpid()
+        try:
+            yield
+        finally:
+            # A process that was forked meanwhile shares the lock: it must not keep it from then on,
+            # and must not give it back for the one that has it.
+            if os.getpid() == process:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
 

@@ -1,0 +1,1 @@
+"""Where trained networks stand still."""

@@ -1,0 +1,105 @@
+"""Cells whose inputs, carry and output are floats of different types.
+
+What is differentiated is of the carry's type, as far as numbers of the narrower type show it.
+"""
+
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+from test_one_direction import repeated, spike
+from test_one_record import FEATURES, KEY, XS, H
+
+import rnn_jax as rj
+
+W, V = (
+    jnp.asarray(np.random.default_rng(1).normal(size=shape)) for shape in ((H, H), (FEATURES, H))
+)
+ACTIVATIONS = {
+    "both": jnp.tanh,
+    "reverse_only": spike,
+    "forward_only": lambda u: repeated(u, jnp.asarray(2)),
+}
+
+
+def cell_of(activation, output):
+    def step(w, h, x):
+        inner = activation((h @ w + x.astype(w.dtype) @ V.astype(w.dtype)).astype(h.dtype))
+        h = (h + inner) / 2
+        return h, (2 * h).astype(output)
+
+    return lambda kind: Partial(Partial(step), W.astype(kind))
+
+
+def loss(ys):
+    return jnp.sum(jnp.sin(ys.astype(jnp.float64)))
+
+
+def products(*given):
+    by_state = rj.jacobian_operator(*given)
+    by_input = rj.jacobian_operator(*given, wrt="input")
+    return (
+        by_state.matvec(jnp.ones(H)),
+        by_state.rmatvec(jnp.ones(H)),
+        by_input.matvec(jnp.ones(FEATURES)),
+        by_input.rmatvec(jnp.ones(H)),
+    )
+
+
+# Each way in which outputs and derivatives are used.
+MEASURES = {
+    "linearize": lambda *given: rj.linearize(*given).output_input_jacobians,
+    "input_jacobian": rj.input_jacobian,
+    "targets": lambda *given: rj.jacobian_log_norms(*given, targets=[-1]),
+    "weight_gradient": lambda *given: jax.tree.leaves(rj.weight_gradient_by_step(loss, *given)),
+    "weight_log_norms": lambda *given: rj.weight_gradient_log_norms(loss, *given),
+    "signal": lambda *given: (
+        rj.backprop_signal(loss, *given).total,
+        rj.backprop_signal(loss, *given).input_log_norms,
+    ),
+    "signal_log_norms": lambda *given: rj.backprop_signal_log_norms(loss, *given),
+    "estimate": lambda *given: rj.estimate_jacobian_log_norms(*given, key=KEY, probes=2).values,
+    "vanishing": lambda *given: rj.vanishing_penalty(loss, *given),
+    "operator": products,
+    "flow": lambda *given: rj.gradient_flow(*given, k=1, loss=loss).weight_log_norms,
+}
+# Types of inputs, carry and output.
+TYPES = {
+    "narrow output": (jnp.float64, jnp.float64, jnp.float32),
+    "wide output": (jnp.float64, jnp.float32, jnp.float64),
+    "narrow inputs": (jnp.float32, jnp.float64, jnp.float64),
+}
+
+
+@pytest.mark.parametrize(
+    ("measure", "types"),
+    # Random vectors of another type are other vectors.
+    sorted(set(itertools.product(MEASURES, TYPES)) - {("estimate", "wide output")}),
+)
+@pytest.mark.parametrize("direction", ACTIVATIONS)
+def test_a_measure_is_that_of_the_cell_in_one_type(measure, direction, types):
+    of_inputs, of_carry, of_output = TYPES[types]
+    xs, carry = jnp.asarray(XS[:3], of_inputs), jnp.full(H, 0.25, of_carry)
+    call, activation = MEASURES[measure], ACTIVATIONS[direction]
+    found = call(cell_of(activation, of_output)(of_carry), xs, carry)
+    expected = call(
+        cell_of(activation, jnp.float64)(jnp.float64),
+        xs.astype(jnp.float64),
+        carry.astype(jnp.float64),
+    )
+    chex.assert_trees_all_close(
+        jax.tree.map(np.float64, found), jax.tree.map(np.float64, expected), rtol=3e-5, atol=3e-6
+    )
+
+
+def test_outputs_are_kept_in_their_own_type():
+    cell = cell_of(jnp.tanh, jnp.float64)(jnp.float32)
+    lin = rj.linearize(cell, XS.astype(np.float32), jnp.zeros(H, jnp.float32))
+    assert (lin.carries.dtype, lin.outputs.dtype) == (jnp.float32, jnp.float64)
+    assert {a.dtype for a in (lin.output_state_jacobians, lin.input_jacobians)} == {
+        jnp.dtype(jnp.float32)
+    }

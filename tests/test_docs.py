@@ -1,0 +1,49 @@
+"""The pages of docs/ are run as they stand."""
+
+import re
+import unittest.mock
+from pathlib import Path
+
+import jax
+import pytest
+
+import rnn_jax as rj
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = sorted(page.name for page in DOCS.glob("*.md"))
+STEPS = 4
+
+
+def test_there_are_pages():
+    assert "bring.md" in PAGES
+
+
+def briefly(model, task, optimizer, *, steps, **options):
+    """`rj.fit`, over before it has learnt anything."""
+    options = {**options, "evaluate_every": STEPS}
+    return rj_fit(model, task, optimizer, steps=min(steps, STEPS), **options)
+
+
+rj_fit = rj.fit
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.filterwarnings("default")
+def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
+    if "import torch" in (text := (DOCS / page).read_text(encoding="utf-8")):
+        pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(rj, "fit", briefly)
+    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.S | re.M)
+    assert blocks
+    # In the types and with the promotion that JAX has unless it is told otherwise.
+    scope = {"__name__": page}
+    with (
+        jax.enable_x64(False),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+        unittest.mock.patch("builtins.print"),
+    ):
+        for block in blocks:
+            line = text[: text.index(block)].count("\n")
+            exec(compile("\n" * line + block, str(DOCS / page), "exec"), scope)
