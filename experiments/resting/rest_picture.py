@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from resting.flip_flops import Dissection
 from rnn_jax.plotting import plot_fixed_points
@@ -57,6 +58,6 @@ def _count(ax: Axes, results: Mapping[str, Sequence[Dissection]], bits: int) -> 
     ax.set_xlabel("unstable directions")
     ax.set_ylabel("fixed points")
     ax.set_ylim(bottom=-0.4)
-    ax.yaxis.get_major_locator().set_params(integer=True)
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False, fontsize="small")
     finish(ax, f"Each of {len(next(iter(results.values())))} trainings")

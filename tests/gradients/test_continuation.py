@@ -54,11 +54,13 @@ def test_a_branch_may_come_back_to_where_it_started():
     assert branch.stable[0]
 
 
-def test_two_points_are_two_branches():
+def test_each_point_is_a_branch():
+    # From both ends, and the saddle that is found between them.
     found = branches(-0.2, 0.2, [-1.0, 1.0])
-    assert len(found) == 2
+    assert len(found) == 3
     assert all(branch.ending == "end" and not branch.folds.size for branch in found)
-    assert all(branch.stable.all() for branch in found)
+    assert [branch.stable.all() for branch in found] == [True, True, False]
+    assert not found[2].stable.any()
 
 
 def test_each_point_of_a_path_with_corners_is_fixed_there():

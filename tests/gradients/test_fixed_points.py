@@ -146,7 +146,6 @@ def ravel(carry):
 SOME = [
     "simple_relu",
     "lstm_coupled_peephole",
-    "gru_reset_before",
     "linen_gru",
     "dict_readout",
 ]

@@ -10,19 +10,20 @@ from rnn_jax.arrays import varying_like
 from rnn_jax.cells.asking import as_pytree
 from rnn_jax.checks import check_key, check_number, check_size
 from rnn_jax.gradients.precision import compiled
-from rnn_jax.sequence.calling import ArrayLike, Carry, check_carry_leaves
+from rnn_jax.sequence.calling import Carry, check_carry_leaves
 from rnn_jax.sequence.inputs import read_inputs, resolve_feature_axes
 from rnn_jax.sequence.unroll import unroll
 
 
 def sample_starts(
     cell: Any,
-    xs: ArrayLike,
+    xs: Any,
     count: int,
     noise: float = 0.0,
     *,
     key: jax.Array,
     carry: Carry | None = None,
+    feature_axes: int | None = None,
 ) -> Carry:
     """Carries drawn from a cell's trajectories, with noise added, to search fixed points from.
 
@@ -34,11 +35,12 @@ def sample_starts(
 
     Args:
       cell: any callable pytree cell(carry, x) -> (carry, y).
-      xs: inputs, (..., T, I), or a pytree of arrays as `unroll` takes it.
+      xs: inputs, (..., T, I), or whatever else `unroll` takes.
       count: how many starts, N.
       noise: standard deviation, in the carry's own units; 0 adds none.
       key: random key.
       carry: where the sequences start, its leaves with the leading axes of xs; None asks the cell.
+      feature_axes: as of `unroll`.
 
     Returns:
       Carries of the cell's structure, each leaf with a leading axis N.
@@ -47,15 +49,17 @@ def sample_starts(
       ValueError: wrong shapes, a count below 1, a negative noise.
       TypeError: inputs that are no floats, a carry that does not consist of floats, no key.
     """
-    cell = as_pytree(cell)
-    xs, leading = read_inputs(xs, resolve_feature_axes(cell, None), batched=True)
+    cell, axes = as_pytree(cell), resolve_feature_axes(cell, feature_axes)
+    xs, leading = read_inputs(xs, axes, batched=True)
     count, key = check_size("count", count), check_key(key)
     noise = check_number("noise", noise)
     if noise < 0:
         raise ValueError(
             f"noise must be at least 0, a standard deviation; got {noise}. Pass 0 for none."
         )
-    *_, carries = unroll(cell, xs, check_carry_leaves(carry), return_carries=True)
+    *_, carries = unroll(
+        cell, xs, check_carry_leaves(carry), feature_axes=axes, return_carries=True
+    )
     leaves, structure = jax.tree.flatten(carries)
     if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
         kinds = ", ".join(sorted({str(leaf.dtype) for leaf in leaves}))
