@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rnn_jax.activations import Activation, ActivationLike, computes
+from rnn_jax.activations import ActivationLike, computes
 from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.claims import makes_claim
 from rnn_jax.cells.gru import GRUCell
@@ -34,7 +34,8 @@ class CellWeights:
       bias: (G·H,).
       candidate_recurrent_bias: (H,) of a GRU that resets after the product; else None.
       projection: W_p of an LSTM that has one, (H, P); else None.
-      activation: of a simple RNN.
+      activation: of a simple RNN; of a gated cell that of candidate and cell state.
+      gate: σ of a gated cell.
       dtype: the type to compute in; None takes JAX's promotion.
     """
 
@@ -45,6 +46,7 @@ class CellWeights:
     candidate_recurrent_bias: np.ndarray | None = None
     projection: np.ndarray | None = None
     activation: ActivationLike = "tanh"
+    gate: ActivationLike = "sigmoid"
     dtype: Any = None
 
     @property
@@ -96,7 +98,9 @@ def cell_of(weights: CellWeights) -> RNNCell:
     }
     if weights.kind == "rnn":
         options["activation"] = weights.activation
-    elif weights.kind == "gru":
+    else:
+        options |= {"gate_fn": weights.gate, "activation_fn": weights.activation}
+    if weights.kind == "gru":
         options["reset_after"] = weights.candidate_recurrent_bias is not None
     elif weights.projection is not None:
         options["projection"] = weights.output_features
@@ -134,8 +138,6 @@ def weights_of(cell: Any, to: str) -> CellWeights:
         )
     if kind == "lstm":
         _check_lstm(cell, to)
-    if kind != "rnn":
-        _check_activations(cell, to)
     if cell.kernel[...].ndim != 2:
         raise ValueError(
             f"what goes to {to} must be one cell; got an ensemble, with kernels of shape "
@@ -157,7 +159,8 @@ def weights_of(cell: Any, to: str) -> CellWeights:
         arrays["bias"],
         arrays.get("candidate_recurrent_bias"),
         arrays.get("projection_kernel"),
-        getattr(cell, "activation", "tanh"),
+        cell.activation if kind == "rnn" else cell.activation_fn,
+        getattr(cell, "gate_fn", "sigmoid"),
         cell.dtype,
     )
 
@@ -174,11 +177,6 @@ def name_of_activation(activation: Any) -> str:
         return activation
     names = (getattr(activation, attribute, None) for attribute in ("name", "__name__"))
     return next((str(name) for name in names if name), type(activation).__name__)
-
-
-def is_named(activation: Any, known: Activation) -> bool:
-    """Whether an activation is one of this package's, by itself or by its function."""
-    return activation == known or getattr(activation, "function", None) is known.function
 
 
 def _check_lstm(cell: Any, to: str) -> None:
@@ -198,10 +196,14 @@ def _check_lstm(cell: Any, to: str) -> None:
     )
 
 
-def _check_activations(cell: Any, to: str) -> None:
-    """Raises ValueError if a gated cell has other activations than every library's."""
-    for name, right in (("gate_fn", "sigmoid"), ("activation_fn", "tanh")):
-        function = getattr(cell, name)
+def check_gated(cell: CellWeights, to: str) -> None:
+    """Raises ValueError if a gated cell has other activations than a library's."""
+    if cell.kind == "rnn":
+        return
+    for name, right, function in (
+        ("gate_fn", "sigmoid", cell.gate),
+        ("activation_fn", "tanh", cell.activation),
+    ):
         if not computes(function, right):
             raise ValueError(
                 f"a gated cell that goes to {to} must have {name}={right!r}; got "

@@ -39,8 +39,8 @@ def from_flax(source: Any, params: Mapping[str, Any] | None = None) -> SequenceM
       params: of Linen, the cell's parameters, as `init` gives them.
 
     Returns:
-      A cell; of layers, a `SequenceModel` without a dense readout, readout="all". A type that NNX
-      computes in, `dtype`, stays.
+      A cell; of layers, a `SequenceModel` without a dense readout, readout="all". The type that
+      Flax computes in, `dtype`, and its functions, `gate_fn` and `activation_fn`, go along.
 
     Raises:
       TypeError: it is something else.
@@ -150,7 +150,7 @@ def _read_nnx(cell: Any) -> CellWeights:
             f"{with_origin(cell)}. Any other cell is used as it is, by rnn_jax.unroll and the rest."
         )
     _check_call(cell, getattr(nnx, name))
-    activation = _check_functions(cell, _KINDS[name])
+    functions = _functions(cell)
     if name == "LSTMCell":
         gates = GATES["lstm"]
         into = [cell.if_ if gate == "f" else getattr(cell, f"i{gate}") for gate in gates]
@@ -172,8 +172,8 @@ def _read_nnx(cell: Any) -> CellWeights:
         _KINDS[name],
         *fused,
         candidate_recurrent_bias=within,
-        activation=activation,
         dtype=cell.dtype,
+        **functions,
     )
 
 
@@ -187,43 +187,33 @@ def _read_linen(source: Any, params: Any) -> CellWeights:
             f"{', '.join(_KINDS)}; got {source if isinstance(source, str) else kind_of(source)}. "
             "Any other cell is used as it is, by jax.tree_util.Partial(cell.apply, variables)."
         )
-    kind, activation, dtype = _KINDS[name], ACTIVATIONS["tanh"], None
+    said: dict[str, Any] = {}
     if isinstance(source, linen.Module):
-        activation, dtype = _check_functions(source, kind), getattr(source, "dtype", None)
-    return read_params(kind, params, activation, dtype)
+        said = _functions(source) | {"dtype": getattr(source, "dtype", None)}
+    return read_params(_KINDS[name], params, **said)
 
 
-def _check_functions(cell: Any, kind: str) -> Any:
-    """The activation of a simple cell.
+def _functions(cell: Any) -> dict[str, Any]:
+    """Activation and gates of a Flax cell; those that this package knows, as it knows them.
 
     Raises:
-      ValueError: a gated cell with other functions than this package's, or a residual cell.
+      ValueError: a residual cell.
     """
-    if kind == "rnn":
-        if cell.residual:
-            raise ValueError(
-                "a SimpleCell must be without its residual; got residual=True, which adds h to "
-                "what φ is given. Add the identity to its recurrent kernel, and set "
-                "residual=False."
-            )
-        function = cell.activation_fn
-        if any(function is tanh for tanh in _TANHS):
-            return ACTIVATIONS["tanh"]
-        known = (own for own in ACTIVATIONS.values() if own.function is function)
-        return next(known, function)
-    for name, right, functions in (
-        ("gate_fn", "sigmoid", _SIGMOIDS),
-        ("activation_fn", "tanh", _TANHS),
-    ):
-        function = getattr(cell, name)
-        if not any(function is known for known in functions):
-            raise ValueError(
-                f"{name} of a gated cell must be {right}; got "
-                f"{getattr(function, '__name__', kind_of(function))}. Use Flax's as it "
-                "is, by rnn_jax.unroll and the rest, or copy its weights into a cell built with "
-                f"{name}=."
-            )
-    return ACTIVATIONS["tanh"]
+    if getattr(cell, "residual", False):
+        raise ValueError(
+            "a SimpleCell must be without its residual; got residual=True, which adds h to what φ "
+            "is given. Add the identity to its recurrent kernel, and set residual=False."
+        )
+    gate = getattr(cell, "gate_fn", jax.nn.sigmoid)
+    return {"activation": _known(cell.activation_fn), "gate": _known(gate)}
+
+
+def _known(function: Any) -> Any:
+    """A function as this package has it, if it does."""
+    for name, functions in (("sigmoid", _SIGMOIDS), ("tanh", _TANHS)):
+        if any(function is one for one in functions):
+            return ACTIVATIONS[name]
+    return next((own for own in ACTIVATIONS.values() if own.function is function), function)
 
 
 def _check_call(module: Any, of_class: type) -> None:
@@ -305,7 +295,11 @@ def _options(weights: CellWeights) -> dict[str, Any]:
             "reset_after=False. Keras has both: rnn_jax.convert.to_keras."
         )
     options = {"dtype": weights.dtype, "param_dtype": weights.param_dtype}
-    if weights.kind == "rnn":
-        phi = weights.activation
-        options["activation_fn"] = phi.function if isinstance(phi, Activation) else phi
+    options["activation_fn"] = _function(weights.activation)
+    if weights.kind != "rnn":
+        options["gate_fn"] = _function(weights.gate)
     return options
+
+
+def _function(phi: Any) -> Any:
+    return phi.function if isinstance(phi, Activation) else phi

@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 
 from rnn_jax.activations import ActivationLike
-from rnn_jax.convert.cell_weights import BLOCKS, CellWeights, as_numpy, check_shape, sum_of_biases
+from rnn_jax.convert.cell_weights import (
+    BLOCKS,
+    CellWeights,
+    as_numpy,
+    check_gated,
+    check_shape,
+    sum_of_biases,
+)
 
 _NAMES = ("kernel", "recurrent_kernel", "bias")
 
@@ -75,6 +82,7 @@ def write_arrays(cell: CellWeights, bias: bool) -> list[np.ndarray]:
             "an LSTM that goes to Keras must be without a projection, which Keras' does not have; "
             f"got projection={cell.output_features}. PyTorch's has one: rnn_jax.convert.to_torch."
         )
+    check_gated(cell, "Keras")
     if not bias and cell.has_bias:
         raise ValueError(
             "bias=False leaves the biases out, so all must be 0; got others. Leave bias=False out."

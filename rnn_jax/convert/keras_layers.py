@@ -8,14 +8,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.activations import ACTIVATIONS
+from rnn_jax.activations import computes
 from rnn_jax.cells.cell import RNNCell
 from rnn_jax.checks import check_choice, check_flag, kind_of
 from rnn_jax.convert.cell_weights import (
     BLOCKS,
     CellWeights,
     cell_of,
-    is_named,
     name_of_activation,
     weights_of,
     with_origin,
@@ -262,7 +261,7 @@ def _options(cell: CellWeights, bias: bool) -> dict[str, Any]:
     if cell.kind == "gru":
         options["reset_after"] = cell.candidate_recurrent_bias is not None
     elif cell.kind == "rnn":
-        named = (t for t, o in _ACTIVATIONS.items() if is_named(cell.activation, ACTIVATIONS[o]))
+        named = (t for t, o in _ACTIVATIONS.items() if computes(cell.activation, o))
         options["activation"] = next(named, None)
         if options["activation"] is None:
             raise ValueError(

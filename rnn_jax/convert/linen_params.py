@@ -13,8 +13,8 @@ from rnn_jax.convert.cell_weights import CellWeights, as_numpy, check_names, che
 GATES = {"rnn": ("",), "gru": ("r", "z", "n"), "lstm": ("i", "f", "g", "o")}
 
 
-def read_params(kind: str, params: Any, activation: Any, dtype: Any) -> CellWeights:
-    """The weights in a Linen cell's parameters.
+def read_params(kind: str, params: Any, **said: Any) -> CellWeights:
+    """The weights in a Linen cell's parameters, with what else is said of it.
 
     Raises:
       TypeError: they are no nested dict of floats.
@@ -51,8 +51,7 @@ def read_params(kind: str, params: Any, activation: Any, dtype: Any) -> CellWeig
         fused("h", "kernel"),
         fused("h" if kind == "lstm" else "i", "bias"),
         arrays.get("hn/bias") if kind == "gru" else None,
-        activation=activation,
-        dtype=dtype,
+        **said,
     )
 
 

@@ -8,14 +8,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.activations import ACTIVATIONS
+from rnn_jax.activations import computes
 from rnn_jax.cells.cell import RNNCell
 from rnn_jax.checks import check_choice, check_flag, check_rate, kind_of
 from rnn_jax.convert.cell_weights import (
     BLOCKS,
     CellWeights,
     cell_of,
-    is_named,
+    check_gated,
     name_of_activation,
     weights_of,
     with_origin,
@@ -187,6 +187,7 @@ def _for_torch(cell: CellWeights, bias: bool) -> CellWeights:
         )
     if cell.kind == "rnn":
         _nonlinearity(cell)
+    check_gated(cell, "PyTorch")
     if not bias and cell.has_bias:
         raise ValueError(
             "bias=False leaves the biases out, so all must be 0; got others. Leave bias=False out."
@@ -196,7 +197,7 @@ def _for_torch(cell: CellWeights, bias: bool) -> CellWeights:
 
 def _nonlinearity(cell: CellWeights) -> str:
     for name in ("tanh", "relu"):
-        if is_named(cell.activation, ACTIVATIONS[name]):
+        if computes(cell.activation, name):
             return name
     raise ValueError(
         "a simple RNN that goes to PyTorch must have activation tanh or relu; got "

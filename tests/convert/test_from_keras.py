@@ -178,6 +178,7 @@ def cell(make=rj.LSTMCell, **options):
 
 CANNOT_GO = {
     "projection": (lambda: cell(projection=2), {}, "projection=2", "to_torch"),
+    "gates": (lambda: cell(gate_fn="relu"), {}, "gate_fn='sigmoid'", "'relu'"),
     "coupled": (lambda: cell(coupled=True), {}, "coupled=True"),
     "bias": (cell, {"bias": False}, "bias=False leaves the biases out"),
     "readout": (

@@ -397,6 +397,13 @@ CANNOT_GO = {
         "reset_after=True",
         "to_keras",
     ),
+    "gates": (lambda: cell(gate_fn="relu"), ValueError, "gate_fn='sigmoid'", "'relu'"),
+    "candidate": (
+        lambda: cell(make=rj.GRUCell, activation_fn=jax.nn.softmax),
+        ValueError,
+        "activation_fn='tanh'",
+        "'softmax'",
+    ),
     "activation": (
         lambda: cell(make=rj.SimpleRNNCell, activation="elu"),
         ValueError,
