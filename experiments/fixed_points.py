@@ -6,7 +6,7 @@ input, with the saddles between them, and everything found is proven where it ca
 starts are given to a plain loop over SciPy's solver, and a search from eight times as many starts
 says what both have missed. Writes fixed_points.png and metrics.json.
 
-    python experiments/fixed_points.py            # a few minutes on two CPU cores
+    python experiments/fixed_points.py            # five minutes of computing
     python experiments/fixed_points.py --quick    # one bit, smaller networks, under a minute
 """
 
