@@ -12,9 +12,9 @@ from flax import nnx
 
 import rnn_jax as rj
 from benchmarks.timing import Benchmark, Row, ratio, time_in_turn
+from rnn_jax.training.compiled.program import Program
 from rnn_jax.training.devices.layout import Layout
 from rnn_jax.training.plan import Plan, make_plan
-from rnn_jax.training.program import Program
 
 CELLS: dict[str, Callable[..., rj.RNNCell]] = {
     "LSTM": rj.LSTMCell,

@@ -5,13 +5,13 @@ from rnn_jax.training.disk.weights_file import load, save
 from rnn_jax.training.ensemble import ensemble, member
 from rnn_jax.training.fit import FitResult, fit
 from rnn_jax.training.history import History, ProbeRecord
-from rnn_jax.training.monitoring import (
+from rnn_jax.training.objective.penalty_terms import Flossing, Orthogonality, Vanishing, WeightDecay
+from rnn_jax.training.objective.terms import Term
+from rnn_jax.training.parameters.monitoring import (
     GradientNorms,
     record_gradient_norms,
     recorded_gradient_norms,
 )
-from rnn_jax.training.objective import Term
-from rnn_jax.training.penalty_terms import Flossing, Orthogonality, Vanishing, WeightDecay
 from rnn_jax.training.probes import GateProbe, GradientFlowProbe, LyapunovProbe, Probe
 from rnn_jax.training.stopping import Terminated
 

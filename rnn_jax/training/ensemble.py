@@ -11,7 +11,7 @@ from flax import nnx
 
 from rnn_jax.checks import check_count, check_size
 from rnn_jax.training.disk.checkpoints import named_leaves
-from rnn_jax.training.variables import check_unshared
+from rnn_jax.training.parameters.variables import check_unshared
 
 M = TypeVar("M")
 

@@ -11,6 +11,9 @@ from jax.sharding import Mesh
 
 from rnn_jax.checks import check_count, check_flag, check_number, check_size, kind_of
 from rnn_jax.tasks.loader import Loader
+from rnn_jax.training.compiled.fed_program import FedProgram
+from rnn_jax.training.compiled.program import Program
+from rnn_jax.training.data.feeding import Feed
 from rnn_jax.training.devices import processes
 from rnn_jax.training.devices.layout import fetch, make_layout
 from rnn_jax.training.disk import configuration
@@ -21,17 +24,14 @@ from rnn_jax.training.disk.run_directory import RunDirectory
 from rnn_jax.training.disk.tensorboard import TensorBoard
 from rnn_jax.training.display import Display, LiveDisplay
 from rnn_jax.training.ensemble import ensemble_size
-from rnn_jax.training.fed_program import FedProgram
-from rnn_jax.training.feeding import Feed
 from rnn_jax.training.history import History, make_history
-from rnn_jax.training.optimizer import check_hyperparameters
+from rnn_jax.training.parameters.optimizer import check_hyperparameters
+from rnn_jax.training.parameters.trainable import trained_mask
+from rnn_jax.training.parameters.variables import check_model
 from rnn_jax.training.plan import make_plan
 from rnn_jax.training.probes import Probe
-from rnn_jax.training.program import Program
 from rnn_jax.training.run import opened
 from rnn_jax.training.stopping import Stopping
-from rnn_jax.training.trainable import trained_mask
-from rnn_jax.training.variables import check_model
 
 
 class FitResult(NamedTuple):

@@ -9,8 +9,8 @@ import numpy as np
 import optax
 
 from rnn_jax.checks import check_choice, check_flag, check_size, kind_of
-from rnn_jax.training.objective import Objective, check_objective
-from rnn_jax.training.optimizer import as_transformation, check_optimizer
+from rnn_jax.training.objective.terms import Objective, check_objective
+from rnn_jax.training.parameters.optimizer import as_transformation, check_optimizer
 from rnn_jax.training.probes import Probe
 from rnn_jax.training.selection import Selection, make_selection
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax.training.devices.layout import fetch
-from rnn_jax.training.objective import TermValue
+from rnn_jax.training.objective.terms import TermValue
 from rnn_jax.training.plan import Plan
 from rnn_jax.training.probes import Finding
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rnn_jax.training.compiled.program import Program
 from rnn_jax.training.devices import processes
 from rnn_jax.training.devices.layout import fetch
 from rnn_jax.training.disk.checkpoints import from_arrays, to_arrays
@@ -18,7 +19,6 @@ from rnn_jax.training.disk.records import Row
 from rnn_jax.training.disk.tensorboard import TensorBoard
 from rnn_jax.training.display import Display
 from rnn_jax.training.history import last_probe_rows, probe_rows, row_of
-from rnn_jax.training.program import Program
 from rnn_jax.training.report import MemberStatus, Report, has_stopped
 from rnn_jax.training.step import TrainState
 from rnn_jax.training.stopping import Stopping, Terminated

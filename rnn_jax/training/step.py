@@ -11,7 +11,7 @@ from jax import lax
 
 from rnn_jax.tasks.base import Metrics
 from rnn_jax.tasks.contract import check_loss, check_metrics, check_solved
-from rnn_jax.training.data import (
+from rnn_jax.training.data.batches import (
     entries_of,
     evaluated,
     probe_sequences,
@@ -19,9 +19,20 @@ from rnn_jax.training.data import (
     training_batch,
 )
 from rnn_jax.training.model_call import run_model
-from rnn_jax.training.monitoring import global_norm
-from rnn_jax.training.objective import check_names, minimised
-from rnn_jax.training.optimizer import apply_optimizer, parameters_type, standard_promotion
+from rnn_jax.training.objective.terms import check_names, minimised
+from rnn_jax.training.parameters.monitoring import global_norm
+from rnn_jax.training.parameters.optimizer import (
+    apply_optimizer,
+    parameters_type,
+    standard_promotion,
+)
+from rnn_jax.training.parameters.variables import (
+    in_evaluation,
+    merge,
+    split,
+    state_after,
+    state_stays_finite,
+)
 from rnn_jax.training.plan import Plan
 from rnn_jax.training.probes import Finding, Probe, check_finding
 from rnn_jax.training.report import (
@@ -36,13 +47,6 @@ from rnn_jax.training.report import (
     mean_over,
 )
 from rnn_jax.training.selection import improves
-from rnn_jax.training.variables import (
-    in_evaluation,
-    merge,
-    split,
-    state_after,
-    state_stays_finite,
-)
 
 # More steps than a run can have.
 _NO_STEP = 2**31 - 1

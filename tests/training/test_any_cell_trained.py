@@ -12,7 +12,7 @@ from flax import linen, nnx
 from jax.tree_util import Partial
 
 import rnn_jax as rj
-from rnn_jax.training.variables import trained_leaves
+from rnn_jax.training.parameters.variables import trained_leaves
 from training import runs
 
 H, T = 3, 4

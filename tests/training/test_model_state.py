@@ -11,7 +11,7 @@ from flax import nnx
 from jax.tree_util import Partial
 
 import rnn_jax as rj
-from rnn_jax.training.variables import in_evaluation, split, trained_leaves
+from rnn_jax.training.parameters.variables import in_evaluation, split, trained_leaves
 from training import toys
 
 PACE = {"batch_size": 4, "seed": 3, "evaluate_every": 3, "evaluation_size": 6}

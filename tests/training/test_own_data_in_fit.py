@@ -209,7 +209,7 @@ def test_inputs_may_be_a_pytree():
 
 def test_data_are_no_constants_of_the_compiled_program(monkeypatch):
     programs = []
-    from rnn_jax.training import program
+    from rnn_jax.training.compiled import program
 
     cached = program.cached_program
 
@@ -337,7 +337,7 @@ def test_a_loader_trains_on_its_batches_in_order_and_goes_on_where_it_was(name, 
 
 def test_how_batches_are_stacked_changes_no_step(monkeypatch):
     whole = fit(toys.loader(batches()), probes=runs.Weights(every=3))
-    from rnn_jax.training import feeding
+    from rnn_jax.training.data import feeding
 
     monkeypatch.setattr(feeding, "_CHUNK_BYTES", 1)
     single = fit(toys.loader(batches()), probes=runs.Weights(every=3))

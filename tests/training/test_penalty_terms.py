@@ -11,7 +11,7 @@ from flax import nnx
 
 import rnn_jax as rj
 from refusing import refuses, table
-from rnn_jax.training.penalty_terms import cells_of, places_of
+from rnn_jax.training.objective.penalty_terms import cells_of, places_of
 from training import toys
 
 B, T = 3, 5

@@ -11,7 +11,7 @@ import pytest
 from jax.tree_util import Partial
 
 import rnn_jax as rj
-from rnn_jax.training import program_cache
+from rnn_jax.training.compiled import program_cache
 from training import toys
 
 PACE = {"steps": 2, "batch_size": 4, "seed": 3, "evaluate_every": 2, "evaluation_size": 6}

@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 import rnn_jax as rj
 from refusing import refuses, table
 from rnn_jax.training.disk.checkpoints import named_leaves
-from rnn_jax.training.trainable import trained_mask
+from rnn_jax.training.parameters.trainable import trained_mask
 from training import runs, toys
 
 PACE = {"steps": 6, "batch_size": 4, "seed": 3, "evaluate_every": 3, "evaluation_size": 6}

@@ -12,7 +12,7 @@ import numpy as np
 
 from rnn_jax.checks import is_key
 from rnn_jax.tasks.base import Batch
-from rnn_jax.training.data import batch_form
+from rnn_jax.training.data.batches import batch_form
 from rnn_jax.training.disk import source
 from rnn_jax.training.disk.checkpoints import Form, form_differences, form_of, named_leaves
 from rnn_jax.training.disk.files import reason, write_whole
@@ -20,8 +20,8 @@ from rnn_jax.training.disk.programs import model_digest, program_digests
 from rnn_jax.training.disk.records import plain
 from rnn_jax.training.disk.surroundings import surroundings, versions
 from rnn_jax.training.disk.values import described, described_form
+from rnn_jax.training.parameters.variables import trained_leaves
 from rnn_jax.training.plan import Plan
-from rnn_jax.training.variables import trained_leaves
 
 # Of the folder; a run of another one is refused, and not misread.
 FORMAT = 3

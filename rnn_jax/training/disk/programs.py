@@ -10,7 +10,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jax.sharding import Mesh, Sharding
 
 from rnn_jax.tasks.base import Batch
-from rnn_jax.training.data import (
+from rnn_jax.training.data.batches import (
     Data,
     batch_form,
     data_of,
@@ -20,10 +20,10 @@ from rnn_jax.training.data import (
 )
 from rnn_jax.training.disk.values import number_digest, without_addresses
 from rnn_jax.training.model_call import run_model
-from rnn_jax.training.objective import Objective, Part, minimised
-from rnn_jax.training.optimizer import apply_optimizer, standard_promotion
+from rnn_jax.training.objective.terms import Objective, Part, minimised
+from rnn_jax.training.parameters.optimizer import apply_optimizer, standard_promotion
+from rnn_jax.training.parameters.variables import in_evaluation, merge, split, state_after
 from rnn_jax.training.plan import Plan
-from rnn_jax.training.variables import in_evaluation, merge, split, state_after
 
 # Of an operation: where it came from and where it runs, and not what it computes.
 _BESIDE_THE_POINT = ("name", "debug_info", "ctx_mesh")

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.training.data import Data, holding
+from rnn_jax.training.compiled.program import Program
+from rnn_jax.training.compiled.program_cache import cached_program
+from rnn_jax.training.data.batches import Data, holding
+from rnn_jax.training.data.feeding import Feed
+from rnn_jax.training.data.reading import Position
 from rnn_jax.training.devices.layout import Layout
-from rnn_jax.training.feeding import Feed
 from rnn_jax.training.plan import Plan
-from rnn_jax.training.program import Program
-from rnn_jax.training.program_cache import cached_program
-from rnn_jax.training.reading import Position
 from rnn_jax.training.report import Records, Report
 from rnn_jax.training.step import TrainState, conclude, run_steps
 

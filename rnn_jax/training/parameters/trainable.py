@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from rnn_jax.checks import kind_of
-from rnn_jax.training.variables import named_variables, split, trained_leaves
+from rnn_jax.training.parameters.variables import named_variables, split, trained_leaves
 
 # Names of parameters that a message lists.
 _LISTED = 8

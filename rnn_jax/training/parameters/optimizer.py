@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from rnn_jax.checks import kind_of
-from rnn_jax.training.variables import split
+from rnn_jax.training.parameters.variables import split
 
 
 @contextlib.contextmanager

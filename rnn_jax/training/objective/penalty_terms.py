@@ -20,8 +20,8 @@ from rnn_jax.sequence import layers
 from rnn_jax.sequence.bidirectional import Bidirectional
 from rnn_jax.sequence.model import SequenceModel
 from rnn_jax.sequence.unroll import unroll
-from rnn_jax.training.objective import Weight, check_weight
-from rnn_jax.training.trainable import check_selection, selected
+from rnn_jax.training.objective.terms import Weight, check_weight
+from rnn_jax.training.parameters.trainable import check_selection, selected
 
 
 class Place(NamedTuple):

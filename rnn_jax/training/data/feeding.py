@@ -11,9 +11,9 @@ from rnn_jax.checks import check_size
 from rnn_jax.tasks.base import Batch
 from rnn_jax.tasks.loader import Loader
 from rnn_jax.tasks.own_data import count_of
+from rnn_jax.training.data.reading import Position, Reader, digest_of
 from rnn_jax.training.devices.layout import Layout
 from rnn_jax.training.plan import Plan
-from rnn_jax.training.reading import Position, Reader, digest_of
 
 # Bytes of the batches that lie on the device at once, about: those of the steps under way, and as
 # many that were read ahead.

@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.training.data import Data, data_of, holding
+from rnn_jax.training.compiled.program_cache import cached_program
+from rnn_jax.training.data.batches import Data, data_of, holding
 from rnn_jax.training.devices.layout import Layout, fetch
 from rnn_jax.training.ensemble import key_of
 from rnn_jax.training.model_call import run_model
+from rnn_jax.training.parameters.variables import in_evaluation
 from rnn_jax.training.plan import Plan
-from rnn_jax.training.program_cache import cached_program
 from rnn_jax.training.report import Findings, Report
 from rnn_jax.training.step import TrainState, init_train_state, run_probe, train_steps
-from rnn_jax.training.variables import in_evaluation
 
 
 class Program:

@@ -1,0 +1,1 @@
+"""Steps as compiled programs, each compiled once a process."""

@@ -1,0 +1,1 @@
+"""What is minimised beside a task's loss."""
