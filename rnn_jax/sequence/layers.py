@@ -116,20 +116,10 @@ def cells_of(layer: Any) -> list[Any]:
     return [layer.forward, layer.backward] if both else [layer]
 
 
-def step_form(cell: Any, size: int) -> tuple[Any, Any]:
-    """(initial carry, output) of one step on an input of so many features: shapes and types."""
-    dtype = parameter_dtype(cell)
-
-    def step(cell: Any) -> tuple[Any, Any]:
-        traced = resolve_step(cell, jax.ShapeDtypeStruct((size,), dtype), None)
-        return traced.carry, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), traced.output)
-
-    return jax.eval_shape(step, cell)
-
-
 def features_given(cell: Any, size: int, depth: int) -> int:
     """H of one cell for inputs of so many features; `depth` is its place, for messages."""
-    _, output = step_form(cell, size)
+    x = jax.ShapeDtypeStruct((size,), parameter_dtype(cell))
+    output = resolve_step(cell, x, None).output
     if not isinstance(output, jax.ShapeDtypeStruct) or len(output.shape) != 1:
         raise ValueError(
             "each layer must give one array of features (H,) at each step; got "

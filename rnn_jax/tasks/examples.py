@@ -17,13 +17,15 @@ _FORMS = (
 )
 
 
-def as_examples(value: Any, of: str) -> Batch:
+def as_examples(value: Any, of: str, third: str) -> Batch:
     """Examples in one of the forms in which data come, checked, as NumPy arrays.
 
     Args:
-      value: a `Batch`; a tuple or list (inputs, targets), or with a third entry, which is lengths
-        if they are whole numbers and weights if not; or a dict with the names of a `Batch`.
+      value: a `Batch`; a tuple or list (inputs, targets), or with a third entry; or a dict with the
+        names of a `Batch`.
       of: what they are, for messages, such as "batch 3".
+      third: what a third entry is, "weights" or "lengths"; the former are floats and the latter
+        whole numbers, so that neither is taken for the other.
 
     Raises:
       TypeError, ValueError: as `read_examples`, or the value has no such form.
@@ -42,13 +44,9 @@ def as_examples(value: Any, of: str) -> Batch:
     if not isinstance(value, (tuple, list)) or len(value) not in (2, 3):
         got = f"{len(value)} entries" if isinstance(value, (tuple, list)) else kind_of(value)
         raise TypeError(f"{of} must be inputs and targets; got {got}. {_FORMS}")
-    inputs, targets, *third = value
-    if not third or third[0] is None:
-        return read_examples(inputs, targets, None, of=of)
-    extra = _host_array(f"the third entry of {of}", third[0])
-    if jnp.issubdtype(extra.dtype, jnp.integer):
-        return read_examples(inputs, targets, None, lengths=extra, of=of)
-    return read_examples(inputs, targets, extra, of=of)
+    inputs, targets, *rest = value
+    named = dict(zip([third], rest, strict=False))
+    return read_examples(inputs, targets, **{"weights": None, **named}, of=of)
 
 
 def read_examples(
@@ -244,8 +242,8 @@ def _check_finite(name: str, array: np.ndarray, where: np.ndarray | None, of: st
     step = f", step {place[1]}" if where is None or where.ndim == 2 or name == "inputs" else ""
     raise ValueError(
         f"{name} of {of} must be finite where they count; got {array[place]} in sequence "
-        f"{place[0]}{step}, and {int(wrong.sum())} such numbers in all. Clean them, or leave them "
-        "out by lengths=, mask= or weights of 0."
+        f"{place[0]}{step}, as {array.dtype}, and {int(wrong.sum())} such numbers in all. Clean "
+        "them, or leave them out by lengths=, mask= or weights of 0."
     )
 
 

@@ -31,9 +31,9 @@ class Loader(OwnData):
     Args:
       source: batches that begin anew when they end: an iterable, a function without arguments that
         returns one, or a function of the epoch, a whole number from 0 on; or an iterator, which
-        must have as many as there are steps. A batch is a `Batch`, a dict with the names of its
-        fields, (inputs, targets), or (inputs, targets, weights or whole-number lengths); all of one
-        shape, of NumPy, JAX or any kind that NumPy reads.
+        must have as many as there are steps. A batch is (inputs, targets),
+        (inputs, targets, weights), a `Batch`, or a dict with the names of its fields, such as
+        lengths; all of one shape, of NumPy, JAX or any kind that NumPy reads.
       validation: the examples of each evaluation, all of them: in a form of a batch, with as many
         rows as you like, or a list or other iterable of batches, which is read once and kept.
       loss: as for `Arrays`.
@@ -81,7 +81,7 @@ class Loader(OwnData):
 
 def _read_validation(value: Any) -> Batch:
     if isinstance(value, (Batch, tuple, Mapping)):
-        return as_examples(value, "validation")
+        return as_examples(value, "validation", "weights")
     if value is None or not isinstance(value, Iterable):
         raise TypeError(
             "validation must be examples to evaluate on, as batches alone never say how well "
@@ -90,7 +90,7 @@ def _read_validation(value: Any) -> Batch:
         )
     # Copies: a source may give the same arrays again and again, and write into them.
     parts = [
-        jax.tree.map(np.array, as_examples(part, f"batch {n} of validation"))
+        jax.tree.map(np.array, as_examples(part, f"batch {n} of validation", "weights"))
         for n, part in enumerate(value)
     ]
     if not parts:

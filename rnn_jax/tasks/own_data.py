@@ -240,7 +240,7 @@ def _split(examples: Batch, validation: Any, seed: int) -> tuple[Batch, Batch]:
     """(examples to train on, examples to evaluate on)."""
     share = isinstance(validation, (int, float, np.number)) and not isinstance(validation, bool)
     if not share:
-        held_out = as_examples(validation, "validation")
+        held_out = as_examples(validation, "validation", "lengths")
         check_alike(examples, held_out)
         return examples, held_out
     count = count_of(examples)

@@ -121,7 +121,7 @@ class Reader:
 
     def _checked(self, found: Any) -> Batch:
         of = f"batch {self.drawn}"
-        batch = as_examples(found, of)
+        batch = as_examples(found, of, "weights")
         if self._forms is None:
             assert self._loader.validation is not None
             check_alike(batch, self._loader.validation)

@@ -184,7 +184,8 @@ def _trained(node: Any, *, inside_module: bool) -> Iterator[bool]:
     if len(children) == 1 and children[0] is node:
         yield not inside_module
         return
-    if not isinstance(node, (list, tuple, dict)):  # Which belong to whatever holds them.
+    # Containers belong to whatever holds them; one that can be called is a cell or a model.
+    if callable(node) or not isinstance(node, (list, tuple, dict)):
         inside_module = isinstance(node, nnx.Module)
     for child in children:
         yield from _trained(child, inside_module=inside_module)

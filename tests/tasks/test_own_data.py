@@ -359,6 +359,20 @@ def spoiled(array, place, value=np.nan):
         "traced",
         "outside",
     ),
+    lengths_as_floats=(
+        lambda: Arrays(INPUTS, NUMBERS, validation=(INPUTS, NUMBERS, LENGTHS * 1.0)),
+        TypeError,
+        "lengths of validation must be whole numbers",
+        "float64",
+        "Cast",
+    ),
+    lengths_for_weights=(
+        lambda: Loader([], validation=(INPUTS, NUMBERS, LENGTHS)),
+        TypeError,
+        "weights of validation must be floats",
+        "int64",
+        "lengths=",
+    ),
     no_source=(
         lambda: Loader(3, validation=(INPUTS, NUMBERS)),
         TypeError,

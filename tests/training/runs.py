@@ -81,11 +81,16 @@ def examples(count: int = 14) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return inputs, targets, lengths
 
 
-def batches(epoch: int) -> Iterator[tuple[np.ndarray, ...]]:
+def named(*parts: np.ndarray) -> dict[str, np.ndarray]:
+    """Examples as a loader takes them."""
+    return dict(zip(("inputs", "targets", "lengths"), parts, strict=True))
+
+
+def batches(epoch: int) -> Iterator[dict[str, np.ndarray]]:
     """Batches of three of them, four in an epoch."""
     order = np.random.default_rng(epoch).permutation(14)
     for start in range(0, 12, 3):
-        yield tuple(part[order[start : start + 3]] for part in examples())
+        yield named(*(part[order[start : start + 3]] for part in examples()))
 
 
 # (model, other arguments of fit): the latter are made where they are used, as they cannot travel.
@@ -101,7 +106,7 @@ CASES: dict[str, tuple[Callable[[], Any], Callable[[], dict[str, Any]]]] = {
     "simple, dropout, loader": (
         noisy,
         lambda: {
-            "task": rj.tasks.Loader(batches, validation=examples(4)),
+            "task": rj.tasks.Loader(batches, validation=named(*examples(4))),
             "optimizer": optax.sgd(0.05, momentum=0.9),
             "probes": Weights(every=2),
         },

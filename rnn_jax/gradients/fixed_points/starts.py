@@ -35,7 +35,7 @@ def sample_starts(
 
     Args:
       cell: any callable pytree cell(carry, x) -> (carry, y).
-      xs: inputs, (..., T, I), or a pytree of arrays as `unroll` takes it.
+      xs: inputs, (..., T, I), or whatever else `unroll` takes.
       count: how many starts, N.
       noise: standard deviation, in the carry's own units; 0 adds none.
       key: random key.
