@@ -29,6 +29,10 @@ def cell():
     return rj.LSTMCell(FEATURES, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
 
 
+def gru():
+    return rj.GRUCell(FEATURES, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+
+
 def simple():
     return rj.SimpleRNNCell(FEATURES, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
 
@@ -85,22 +89,23 @@ def gradient_of(penalty):
 flossing = functools.partial(rj.flossing_penalty, k=2)
 vanishing = functools.partial(rj.vanishing_penalty, loss)
 
-# name of the public call: (what it is called on, the call)
+# name of the public call: (what it is called on, the call); where matrices are decomposed on a cell
+# of few states, because each operation of a decomposition is a call of its own without jit.
 CALLS = {
     "unroll": (cell, rj.unroll),
     "linearize": (cell, rj.linearize),
     "input_jacobian": (cell, rj.input_jacobian),
     "state_jacobian": (cell, rj.state_jacobian),
-    "jacobian_log_norms": (cell, functools.partial(rj.jacobian_log_norms, norm="spectral")),
+    "jacobian_log_norms": (simple, functools.partial(rj.jacobian_log_norms, norm="spectral")),
     "jacobian_log_norms of targets": (
         cell,
         lambda c, xs: rj.jacobian_log_norms(c, xs, targets=[1]),
     ),
-    "jacobian_log_singular_values": (cell, rj.jacobian_log_singular_values),
+    "jacobian_log_singular_values": (simple, rj.jacobian_log_singular_values),
     "jacobian_log_bound": (simple, lambda c, xs: rj.jacobian_log_bound(c, T) + jnp.sum(xs)),
     "jacobian_operator": (cell, operators),
-    "lyapunov_exponents": (cell, exponents),
-    "covariant_lyapunov_vectors": (cell, covariant),
+    "lyapunov_exponents": (simple, exponents),
+    "covariant_lyapunov_vectors": (simple, covariant),
     "weight_gradient_by_step": (cell, functools.partial(rj.weight_gradient_by_step, loss)),
     "weight_gradient_log_norms": (cell, functools.partial(rj.weight_gradient_log_norms, loss)),
     "backprop_signal": (cell, functools.partial(rj.backprop_signal, loss)),
@@ -111,13 +116,13 @@ CALLS = {
         functools.partial(rj.estimate_jacobian_log_norms, key=KEY, probes=2),
     ),
     "estimate_jacobian_log_singular_values": (
-        cell,
+        simple,
         functools.partial(rj.estimate_jacobian_log_singular_values, key=KEY, k=2),
     ),
     "sample_starts": (cell, lambda c, xs: rj.sample_starts(c, xs, 3, 0.1, key=KEY)),
-    "gradient_flow": (cell, flow_in_words),
+    "gradient_flow": (gru, flow_in_words),
     "by_lag": (cell, lambda c, xs: rj.by_lag(rj.jacobian_log_norms(c, xs), "min")),
-    "flossing_penalty": (cell, gradient_of(flossing)),
+    "flossing_penalty": (simple, gradient_of(flossing)),
     "vanishing_penalty": (cell, gradient_of(vanishing)),
     "orthogonality_penalty": (
         cell,

@@ -3,8 +3,6 @@
 What is differentiated is of the carry's type, as far as numbers of the narrower type show it.
 """
 
-import itertools
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -75,12 +73,18 @@ TYPES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("measure", "types"),
-    # Random vectors of another type are other vectors.
-    sorted(set(itertools.product(MEASURES, TYPES)) - {("estimate", "wide output")}),
-)
-@pytest.mark.parametrize("direction", ACTIVATIONS)
+# Each measure with each direction and with each pair of types, though not with both at once. Random
+# vectors of another type are other vectors, so estimates are left out where the carry's is narrow.
+CASES = [
+    (measure, direction, types)
+    for i, measure in enumerate(MEASURES)
+    for j, direction in enumerate(ACTIVATIONS)
+    for types in [list(TYPES)[(i + j) % len(TYPES)]]
+    if (measure, types) != ("estimate", "wide output")
+]
+
+
+@pytest.mark.parametrize(("measure", "direction", "types"), CASES)
 def test_a_measure_is_that_of_the_cell_in_one_type(measure, direction, types):
     of_inputs, of_carry, of_output = TYPES[types]
     xs, carry = jnp.asarray(XS[:3], of_inputs), jnp.full(H, 0.25, of_carry)
