@@ -246,14 +246,16 @@ def on_explicit_axes(mesh, make, call):
 def check_on_devices():
     """All calls on two devices, in a process that has two."""
     devices = jax.devices()[:2]
+    # Each call with sequences spread, and in turn with cells spread or on explicit axes.
     ways = {
-        by_shard_map: AxisType.Auto,
-        by_shard_map_of_cells: AxisType.Auto,
-        on_explicit_axes: AxisType.Explicit,
+        by_shard_map: (AxisType.Auto, list(CALLS)),
+        by_shard_map_of_cells: (AxisType.Auto, list(CALLS)[::2]),
+        on_explicit_axes: (AxisType.Explicit, list(CALLS)[1::2]),
     }
-    for way, axis in ways.items():
+    for way, (axis, names) in ways.items():
         mesh = jax.make_mesh((2,), ("rows",), (axis,), devices=devices)
-        for name, (make, call) in CALLS.items():
+        for name in names:
+            make, call = CALLS[name]
             if way is on_explicit_axes and name in ("SequenceModel", "Bidirectional"):
                 continue  # in the file of sequences, batches as they are
             try:

@@ -6,7 +6,6 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 
@@ -438,23 +437,3 @@ def test_biases_other_than_zero_are_not_left_out():
     words = ("bias=False leaves the biases out", "got others", "Leave bias=False out")
     refuses(lambda: rj.convert.to_torch(cell(), bias=False), ValueError, *words)
     assert not rj.convert.to_torch(cell(forget_bias=0.0), bias=False).bias
-
-
-def test_a_stranger_brings_an_lstm_measures_it_trains_it_and_sends_it_back():
-    """The example of the README, in the types that JAX has unless it is told otherwise."""
-    with jax.enable_x64(False):
-        lstm = torch.nn.LSTM(2, 8, batch_first=True)  # Trained elsewhere.
-
-        model = rj.convert.from_torch(lstm)
-        xs = jax.random.normal(jax.random.key(0), (6, 2))
-        print(rj.gradient_flow(model.cells[0], xs).summary())
-        network = rj.SequenceModel(model.cells, 1, rngs=nnx.Rngs(0))
-        task = rj.tasks.Adding(6)
-        result = rj.fit(network, task, optax.adam(1e-2), steps=2, batch_size=4, seed=0)
-        trained = result.model.cells
-        back = rj.convert.to_torch(trained)
-
-    assert isinstance(back, torch.nn.LSTM)
-    assert not torch.equal(back.weight_hh_l0, lstm.weight_hh_l0)
-    found = back.weight_hh_l0.detach().numpy().T
-    np.testing.assert_array_equal(found, trained[0].recurrent_kernel[...])
