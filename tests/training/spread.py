@@ -39,7 +39,7 @@ PATIENCE = 240
 
 
 def network(rngs: nnx.Rngs) -> rj.SequenceModel:
-    cells = [rj.GRUCell(2, 3, rngs=rngs), rj.SimpleRNNCell(3, 2, rngs=rngs)]
+    cells = [rj.SimpleRNNCell(2, 3, rngs=rngs), rj.SimpleRNNCell(3, 2, rngs=rngs)]
     return rj.SequenceModel(cells, 2, rngs=rngs, dropout=0.3)
 
 
