@@ -12,7 +12,7 @@ import rnn_jax as rj
 from training import spread
 
 # How the runs are spread: (what is trained, mesh, devices that the model lies on). Each name, kind
-# of axes and shape of a mesh is there once, and so is each thing that is trained.
+# of axes and shape of a mesh is there at least once, and so is each thing that is trained.
 EIGHT = {
     "a batch": ("linear", ((8,), ("batch",)), 8),
     "a batch of a network": ("network", ((8,), ("batch",)), 8),
@@ -20,14 +20,13 @@ EIGHT = {
     "another name, automatic axes": ("linear", ((8,), ("data",), "Auto"), 8),
     "some of the devices, explicit axes": ("linear", ((2,), ("batch",), "Explicit"), 2),
     "until solved": ("solved", ((8,), ("batch",)), 8),
-    "members": ("members", ((8,), ("ensemble",)), 8),
     "networks on both": ("networks", ((2, 4), ("ensemble", "batch")), 8),
     "both the other way round": ("members", ((4, 2), ("batch", "ensemble")), 8),
     "both, explicit": ("members", ((2, 4), ("ensemble", "batch"), "Explicit"), 8),
     "members that share a batch": ("members", ((8,), ("batch",)), 8),
     "state": ("state", ((8,), ("batch",)), 8),
     "states on both": ("states", ((2, 4), ("ensemble", "batch")), 8),
-    "rates": ("rates", ((8,), ("ensemble",)), 8),
+    "members with rates": ("rates", ((8,), ("ensemble",)), 8),
     "random keys on both": ("noisy", ((2, 4), ("ensemble", "batch")), 8),
     "own arrays on both": ("arrays", ((2, 4), ("ensemble", "batch")), 8),
     "batches of a loader": ("loader", ((8,), ("batch",)), 8),
