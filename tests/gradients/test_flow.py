@@ -204,7 +204,7 @@ def measured(name, wrt):
 
 @pytest.mark.parametrize(
     ("name", "wrt"),
-    [("lstm_coupled_peephole", "input"), ("simple_sigmoid", "state"), ("nnx_lstm", "input")],
+    [("lstm_coupled_peephole", "input"), ("simple_sigmoid", "state"), ("nnx_simple", "input")],
 )
 def test_a_flow_gathers_what_the_single_calls_return(name, wrt):
     net, flow = network(name), measured(name, wrt)
@@ -221,13 +221,13 @@ def test_a_flow_gathers_what_the_single_calls_return(name, wrt):
         # The bound by lag, on top of the Frobenius norm √S of the identity at lag 0.
         start = 0.5 * np.log(len(net.state))
         np.testing.assert_allclose(np.asarray(flow.bound), bound + start, rtol=1e-12, atol=1e-12)
-    assert rj.gradient_flow(net.cell, XS, net.carry, wrt=wrt).weight_log_norms is None
 
 
 @pytest.mark.parametrize("name", ["lstm_coupled_peephole", "gru_reset_before"])
 def test_gates_are_those_of_each_step_of_the_loop(name):
     net = network(name)
     flow = rj.gradient_flow(net.cell, XS, net.carry)
+    assert flow.weight_log_norms is None  # without a loss
     carry = net.carry
     for t, x in enumerate(jnp.asarray(XS)):
         expected = net.cell.gates(carry, x)
@@ -243,9 +243,11 @@ def test_a_batch_is_each_sequence_with_its_own_carry():
     net = network("gru_reset_before")
     rng = np.random.default_rng(4)
     batch, carries = rng.normal(size=(3, T, FEATURES)), rng.normal(size=(3, *net.carry.shape))
-    flow = rj.gradient_flow(net.cell, batch, carries, loss=loss)
+    # The exponents of a batch are in `test_one_record`.
+    options = {"loss": loss, "measures": ("attribution", "weight_log_norms")}
+    flow = rj.gradient_flow(net.cell, batch, carries, **options)
     for index in range(3):
-        alone = rj.gradient_flow(net.cell, batch[index], carries[index], loss=loss)
+        alone = rj.gradient_flow(net.cell, batch[index], carries[index], **options)
         np.testing.assert_allclose(flow.log_norms[index], alone.log_norms, rtol=1e-11, atol=1e-12)
         np.testing.assert_allclose(flow.gates["reset"][index], alone.gates["reset"], rtol=1e-12)
         np.testing.assert_allclose(
@@ -258,8 +260,8 @@ def test_a_batch_is_each_sequence_with_its_own_carry():
 def test_a_batch_without_a_carry_starts_every_sequence_at_the_cells_own():
     cell = network("lstm").cell
     batch = np.random.default_rng(5).normal(size=(2, T, FEATURES))
-    flow = rj.gradient_flow(cell, batch)
-    alone = rj.gradient_flow(cell, batch[1])
+    flow = rj.gradient_flow(cell, batch, measures="attribution")
+    alone = rj.gradient_flow(cell, batch[1], measures="attribution")
     np.testing.assert_allclose(flow.log_norms[1], alone.log_norms, rtol=1e-11, atol=1e-12)
 
 

@@ -229,11 +229,13 @@ def test_a_batch_of_several_inputs():
 def test_gradients_pass_through_a_measure_to_inputs_of_any_form():
     make, numbers, feature_axes = KINDS["images"]
 
-    def penalty(cell, xs, axes):
+    @functools.partial(jax.jit, static_argnums=2)
+    @functools.partial(jax.grad, argnums=1)
+    def slopes(cell, xs, axes):
         return rj.flossing_penalty(cell, xs, START, k=2, feature_axes=axes)
 
-    found = jax.grad(penalty, 1)(cell_of(numbers), jnp.asarray(make(FLAT)), feature_axes)
-    expected = jax.grad(penalty, 1)(cell_of(lambda x: x), jnp.asarray(FLAT), None)
+    found = slopes(cell_of(numbers), jnp.asarray(make(FLAT)), feature_axes)
+    expected = slopes(cell_of(lambda x: x), jnp.asarray(FLAT), None)
     np.testing.assert_allclose(found.reshape(T, IN), expected, rtol=1e-9)
 
 

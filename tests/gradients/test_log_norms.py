@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
-from test_reference import FAMILIES, FEATURES, XS, T, jacobians, log_norm_row, network
+from test_reference import FAMILIES, FEATURES, QUICK, XS, T, jacobians, log_norm_row, network
 
 import oracles
 import rnn_jax as rj
@@ -46,10 +46,8 @@ def test_are_the_logs_of_plain_norms(name, wrt, norm):
 @pytest.mark.parametrize(
     ("name", "wrt", "norm"),
     [
-        ("dict_readout", "input", "spectral"),
         ("dict_readout", "state", "fro"),
-        ("gru_reset_before", "input", "fro"),
-        ("gru_reset_before", "state", "spectral"),
+        ("gru_reset_before", "input", "spectral"),
     ],
 )
 def test_targets_are_rows_of_the_whole_table(name, wrt, norm):
@@ -78,7 +76,6 @@ LONG = 1000
 LONG_XS = np.random.default_rng(0).normal(size=(LONG, FEATURES)).astype(np.float32)
 LONG_CELLS = {
     "sigmoid": functools.partial(rj.SimpleRNNCell, activation="sigmoid"),
-    "tanh": functools.partial(rj.SimpleRNNCell, activation="tanh"),
     "relu": functools.partial(rj.SimpleRNNCell, activation="relu"),
     "lstm": rj.LSTMCell,
     "gru": rj.GRUCell,
@@ -251,13 +248,17 @@ def test_derivative_by_the_weights(name, targets, norm):
     targets = None if targets is None else np.asarray(targets)
     weights = np.random.default_rng(3).normal(size=(T if targets is None else 2, T))
 
-    @jax.jit
-    def value(vector):
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    @jax.value_and_grad
+    def both(vector):
         table = rj.jacobian_log_norms(unravel(vector), XS, net.carry, norm=norm, targets=targets)
         # Only what exists: −inf has no slope.
         return jnp.sum(jnp.where(jnp.isfinite(table), weights * table, 0.0))
 
-    gradient = np.asarray(jax.jit(jax.grad(value))(vector))
+    def value(vector):
+        return both(vector)[0]
+
+    gradient = np.asarray(both(vector)[1])
     direction = np.random.default_rng(4).normal(size=vector.shape)
 
     def central(size):
@@ -310,17 +311,21 @@ def test_vmap_over_a_batch_is_each_sequence():
         np.testing.assert_allclose(np.asarray(got), np.asarray(expected), rtol=1e-11, atol=1e-12)
 
 
+@jax.jit
+def both_norms(cell, xs, carry):
+    measure = functools.partial(rj.jacobian_log_norms, cell, xs, carry, wrt="state")
+    return measure(), measure(norm="spectral")
+
+
 @hypothesis.given(seed=st.integers(0, 2**31), gain=st.floats(1e-3, 1e2))
 def test_norms_of_products_obey_their_inequalities(seed, gain):
     net = network("simple_tanh")
     rng = np.random.default_rng(seed)
     kernel = gain * rng.normal(size=net.cell.recurrent_kernel.shape)
-    vector, unravel = ravel_pytree(net.cell)
-    cell = unravel(vector)
+    cell = jax.tree.map(lambda leaf: leaf, net.cell)  # a copy: others use the network too
     cell.recurrent_kernel[...] = jnp.asarray(kernel)
     xs = rng.normal(size=(T, FEATURES))
-    measure = functools.partial(rj.jacobian_log_norms, cell, xs, net.carry, wrt="state")
-    fro, spectral = np.asarray(measure()), np.asarray(measure(norm="spectral"))
+    fro, spectral = map(np.asarray, both_norms(cell, xs, net.carry))
     past = np.tril(np.ones((T, T), bool))
     # ‖·‖₂ ≤ ‖·‖_F ≤ √n ‖·‖₂, and the norm of a product is at most the product of the norms.
     assert (spectral[past] <= fro[past] + 1e-9).all()
