@@ -168,16 +168,21 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_name_is_taken_literally(name, whole, tmp_path, monkeypatch):
+# In turn the name by itself and below another one: what begins with a dash or a tilde by itself.
+DIRECTORIES = [Path("runs") / name if index % 2 else name for index, name in enumerate(NAMES)]
+
+
+@pytest.mark.parametrize("directory", DIRECTORIES, ids=NAMES)
+def test_a_name_is_taken_literally(directory, whole, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for directory in (Path("runs") / name, name):
-        runs.toy(directory, steps=4)
-        assert runs.result_bits(runs.toy(directory)) == runs.result_bits(whole[1])
-        assert runs.records(tmp_path / directory) == runs.records(whole[0])
-        assert runs.sessions(tmp_path / directory, "start")[-1]["from_step"] == 4
-        toys.identical(rj.restore(directory, toys.linear()), whole[1].model)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["runs", name])
+    runs.toy(directory, steps=4)
+    assert runs.result_bits(runs.toy(directory)) == runs.result_bits(whole[1])
+    assert runs.records(tmp_path / directory) == runs.records(whole[0])
+    assert runs.sessions(tmp_path / directory, "start")[-1]["from_step"] == 4
+    toys.identical(rj.restore(directory, toys.linear()), whole[1].model)
+    *above, own = Path(directory).parts
+    for folder, only in ((Path(*above), own), (Path(), [*above, own][0])):
+        assert [path.name for path in (tmp_path / folder).iterdir()] == [only]
 
 
 def test_a_relative_name_stays_where_it_was_when_the_caller_moves(whole, tmp_path, monkeypatch):
@@ -252,19 +257,25 @@ OTHERS = {
 }
 
 
+@pytest.fixture(scope="module")
+def noted(tmp_path_factory):
+    """The directory of a run of 2 steps that holds a note."""
+    directory = tmp_path_factory.mktemp("noted")
+    runs.toy(directory / "run", steps=2, config={"note": "one"})
+    return directory
+
+
 @pytest.mark.parametrize("name", OTHERS)
-def test_another_run_is_refused_by_what_it_differs_in_and_touches_nothing(name, tmp_path):
-    run = tmp_path / "run"
-    runs.toy(run, steps=2, config={"note": "one"})
-    before = runs.tree_of(tmp_path)
+def test_another_run_is_refused_by_what_it_differs_in_and_touches_nothing(name, noted):
+    before = runs.tree_of(noted)
     changes, words = OTHERS[name]
     with pytest.raises(ValueError, match=f"(?s)holds another run.*{words}"):
-        runs.toy(run, **{"steps": 4, "config": {"note": "one"}, **changes})
-    assert runs.tree_of(tmp_path) == before
+        runs.toy(noted / "run", **{"steps": 4, "config": {"note": "one"}, **changes})
+    assert runs.tree_of(noted) == before
 
 
 def test_an_ensemble_with_its_members_in_another_order_is_refused(tmp_path):
-    runs.toy(tmp_path, steps=2, model=toys.linears(0, 1), members=2)
+    runs.toy(tmp_path, steps=0, model=toys.linears(0, 1), members=2)
     with pytest.raises(ValueError, match=r"holds another run.*model"):
         runs.toy(tmp_path, steps=4, model=toys.linears(1, 0), members=2)
 
@@ -272,7 +283,7 @@ def test_an_ensemble_with_its_members_in_another_order_is_refused(tmp_path):
 @pytest.mark.parametrize("rates", [[0.2, 0.1], [0.1, 0.1]])
 def test_an_ensemble_with_other_hyperparameters_is_refused(rates, tmp_path):
     ensemble = {"model": toys.linears(0, 1), "members": 2, "optimizer": optax.sgd}
-    runs.toy(tmp_path, steps=2, hyperparameters=[0.1, 0.2], **ensemble)
+    runs.toy(tmp_path, steps=0, hyperparameters=[0.1, 0.2], **ensemble)
     with pytest.raises(ValueError, match=r"holds another run.*hyperparameters"):
         runs.toy(tmp_path, steps=4, hyperparameters=rates, **ensemble)
 

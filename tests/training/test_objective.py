@@ -52,9 +52,11 @@ def now_and_then(step):
 
 # By name what is given, and the weights by term as functions of the step.
 OBJECTIVES = {
-    "of weights": {"size": size_of},
-    "of outputs": {"spread": rj.Term(spread_of, 0.3)},
-    "with a key": {"jittered": rj.Term(jittered, 0.2)},
+    "of weights, of outputs, with a key": {
+        "size": size_of,
+        "spread": rj.Term(spread_of, 0.3),
+        "jittered": rj.Term(jittered, 0.2),
+    },
     "in place of the loss": {"task": 0.0, "mirrored": mirrored},
     "by a schedule": {
         "task": optax.linear_schedule(0.0, 1.0, 4),
@@ -85,12 +87,11 @@ def terms_by_hand(objective, model, batch, outputs, key, step):
     return found
 
 
-def by_hand(objective, optimizer, model, stream=0):
-    """(models, losses, norms, (value, weight) of the terms) of a loop as one would write it."""
-    key = toys.member_key(PACE["seed"], stream)
+def by_hand(objective, optimizer, *models):
+    """(model, losses, norms, (value, weight) of the terms) of each member's loop by hand."""
 
     @jax.jit
-    def advance(model, state, step):
+    def advance(model, state, key, step):
         batch, _ = toys.training_batch(TASK, key, step, PACE["batch_size"])
 
         def total(model):
@@ -102,19 +103,22 @@ def by_hand(objective, optimizer, model, stream=0):
         norm = optax.tree.norm(gradient)
         return optax.apply_updates(model, updates), state, loss, norm, terms
 
-    seen = []
-    with toys.relaxed():
-        state = optimizer.init(model)
-        for step in range(PACE["steps"]):
-            model, state, *found = advance(model, state, step)
-            seen.append(jax.tree.map(float, found))
-    return model, *zip(*seen, strict=True)
+    members = []
+    for stream, model in enumerate(models):
+        key, seen = toys.member_key(PACE["seed"], stream), []
+        with toys.relaxed():
+            state = optimizer.init(model)
+            for step in range(PACE["steps"]):
+                model, state, *found = advance(model, state, key, step)
+                seen.append(jax.tree.map(float, found))
+        members.append((model, *zip(*seen, strict=True)))
+    return members
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
 def test_a_run_is_the_loop_that_one_would_write(objective):
     result = fit(objective)
-    model, losses, norms, terms = by_hand(objective, RATE, toys.linear())
+    ((model, losses, norms, terms),) = by_hand(objective, RATE, toys.linear())
     toys.same(result.model, model)
     history = result.history
     np.testing.assert_allclose(history.loss, toys.means(losses, (3, 6)), rtol=1e-10)
@@ -138,25 +142,25 @@ def test_without_an_objective_there_are_no_terms_and_the_run_is_what_it_was():
     np.testing.assert_array_equal(weighed.history.terms["task"], plain.history.loss)
 
 
+EVERYTHING = {**OBJECTIVES["by a schedule"], "jittered": rj.Term(jittered, 0.2)}
+
+
+@functools.cache
+def members_by_hand():
+    return by_hand(EVERYTHING, RATE, toys.linear(1), toys.linear(2))
+
+
+# What a term draws is here the same as beside other terms in the loops above.
 @pytest.mark.parametrize("spread", [False, True], ids=["in turn", "on a mesh"])
 def test_members_of_an_ensemble_each_have_their_terms(spread):
-    objective = {**OBJECTIVES["by a schedule"], "jittered": rj.Term(jittered, 0.2)}
     mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("ensemble", "batch"))
-    result = fit(objective, toys.linears(1, 2), members=2, mesh=mesh if spread else None)
-    for index in range(2):
-        model, losses, _, terms = by_hand(objective, RATE, toys.linear(index + 1), stream=index)
+    result = fit(EVERYTHING, toys.linears(1, 2), members=2, mesh=mesh if spread else None)
+    for index, (model, losses, _, terms) in enumerate(members_by_hand()):
         toys.same(rj.member(result.model, index), model)
         np.testing.assert_allclose(result.history.loss[index], toys.means(losses, (3, 6)))
         values = [t["jittered"][0] for t in terms]
         series = result.history.terms["jittered"][index]
         np.testing.assert_allclose(series, toys.means(values, (3, 6)))
-
-
-def test_a_term_draws_the_same_whatever_other_terms_there_are():
-    alone = fit({"task": 0.0, "jittered": jittered}).history.terms["jittered"]
-    silent = rj.Term(lambda model, batch, outputs, key: 0.0 * jnp.mean(outputs))
-    beside = fit({"task": 0.0, "other": silent, "jittered": jittered}).history.terms
-    np.testing.assert_allclose(beside["jittered"], alone, rtol=1e-12)
 
 
 def test_a_term_of_weight_0_is_not_evaluated():
@@ -183,9 +187,16 @@ class Whole(toys.Mixing):
         return super().loss(outputs, batch) + 0.3 * spread_of(None, batch, outputs)
 
 
-@pytest.mark.parametrize("optimizer", [optax.lbfgs(), optax.polyak_sgd()], ids=["lbfgs", "polyak"])
+# The second needs the value of each step alone, the first calls for others.
+SEARCHES = {
+    "backtracking": optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(8)),
+    "polyak": optax.polyak_sgd(),
+}
+
+
+@pytest.mark.parametrize("optimizer", SEARCHES.values(), ids=SEARCHES)
 def test_a_line_search_sees_the_whole_objective(optimizer):
-    result = fit(OBJECTIVES["of outputs"], optimizer=optimizer)
+    result = fit({"spread": rj.Term(spread_of, 0.3)}, optimizer=optimizer)
     expected = rj.fit(toys.linear(), Whole(), optimizer, **PACE)
     toys.same(result.model, expected.model, rtol=1e-8)
 
@@ -206,9 +217,9 @@ class Counting(nnx.Module):
 
 def test_what_a_term_writes_into_the_model_is_lost_with_it():
     model = Counting()
-    for weight in (0.2, now_and_then):
-        result = fit({"mirrored": rj.Term(mirrored, weight)}, model, optax.sgd(0.1))
-        assert int(result.model.calls[...]) == PACE["steps"]
+    terms = {"always": rj.Term(mirrored, 0.2), "at times": rj.Term(mirrored, now_and_then)}
+    result = fit(terms, model, optax.sgd(0.1))
+    assert int(result.model.calls[...]) == PACE["steps"]
     assert int(model.calls[...]) == 0
 
 
@@ -240,7 +251,7 @@ def test_terms_stand_in_the_rows_the_display_and_the_board(tmp_path, capsys):
 
 def test_a_run_in_parts_is_the_run_at_once_bit_for_bit(tmp_path):
     options = {
-        "objective": {**OBJECTIVES["by a schedule"], "jittered": rj.Term(jittered, 0.2)},
+        "objective": EVERYTHING,
         "trainable": nnx.PathContains("kernel"),
         "optimizer": optax.adam(0.05),
     }
@@ -257,67 +268,82 @@ def doubled(model, batch, outputs):
     return 2.0 * size_of(model, batch, outputs)
 
 
-# (what the run had, what the next call has, what is said of it)
-OTHERS = {
-    "another weight": (
-        {"objective": {"size": rj.Term(size_of, 0.1)}},
-        {"objective": {"size": rj.Term(size_of, 0.2)}},
-        r"objective\.size\.weight: 0\.1 there, 0\.2 here",
-    ),
-    "another weight of the task": (
-        {"objective": {"size": size_of}},
-        {"objective": {"size": size_of, "task": 0.5}},
-        r"objective\.task: None there, 0\.5 here",
-    ),
-    "another schedule": (
-        {"objective": {"size": rj.Term(size_of, optax.linear_schedule(0.0, 1.0, 4))}},
-        {"objective": {"size": rj.Term(size_of, optax.linear_schedule(0.0, 1.0, 5))}},
-        r"objective\.size: another program",
-    ),
-    "another function": (
-        {"objective": {"size": size_of}},
-        {"objective": {"size": doubled}},
-        r"objective\.size: 'size_of' there, 'doubled' here",
-    ),
-    "another function by its name": (
-        {"objective": {"size": lambda model, batch, outputs: jnp.mean(outputs)}},
-        {"objective": {"size": lambda model, batch, outputs: jnp.mean(2.0 * outputs)}},
-        r"objective\.size: another program",
-    ),
-    "no term": ({"objective": {"size": size_of}}, {}, r"objective: .*there, None here"),
-    "another freeze": (
-        {"trainable": nnx.PathContains("kernel")},
-        {"trainable": nnx.PathContains("bias")},
-        r"frozen\.0: '.*bias' there, '.*kernel' here",
-    ),
-    "no freeze": (
-        {"trainable": nnx.PathContains("kernel")},
-        {},
-        r"frozen: \[.*bias'\] there, None here",
-    ),
+# What a run had, all of it at once; the next calls differ in one thing each.
+HAD = {
+    "objective": {
+        "size": size_of,
+        "weighed": rj.Term(size_of, 0.1),
+        "scheduled": rj.Term(size_of, optax.linear_schedule(0.0, 1.0, 4)),
+        "by its name": lambda model, batch, outputs: jnp.mean(outputs),
+    },
+    "trainable": nnx.PathContains("kernel"),
 }
 
 
+def but(**terms):
+    return {**HAD, "objective": {**HAD["objective"], **terms}}
+
+
+# (what the next call has, what is said of it)
+OTHERS = {
+    "another weight": (
+        but(weighed=rj.Term(size_of, 0.2)),
+        r"objective\.weighed\.weight: 0\.1 there, 0\.2 here",
+    ),
+    "another weight of the task": (but(task=0.5), r"objective\.task: None there, 0\.5 here"),
+    "another schedule": (
+        but(scheduled=rj.Term(size_of, optax.linear_schedule(0.0, 1.0, 5))),
+        r"objective\.scheduled: another program",
+    ),
+    "another function": (
+        but(size=doubled),
+        r"objective\.size: 'size_of' there, 'doubled' here",
+    ),
+    "another function by its name": (
+        but(**{"by its name": lambda model, batch, outputs: jnp.mean(2.0 * outputs)}),
+        r"objective\.by its name: another program",
+    ),
+    "no term": ({**HAD, "objective": None}, r"objective: .*there, None here"),
+    "another freeze": (
+        {**HAD, "trainable": nnx.PathContains("bias")},
+        r"frozen\.0: '.*bias' there, '.*kernel' here",
+    ),
+    "no freeze": ({**HAD, "trainable": None}, r"frozen: \[.*bias'\] there, None here"),
+}
+
+
+@pytest.fixture(scope="module")
+def had(tmp_path_factory):
+    """The directory of a run that had all of it."""
+    directory = tmp_path_factory.mktemp("had")
+    runs.toy(directory, steps=2, **HAD)
+    return directory
+
+
 @pytest.mark.parametrize("name", OTHERS)
-def test_a_run_of_another_objective_is_refused(name, tmp_path):
-    was, other, words = OTHERS[name]
-    runs.toy(tmp_path, steps=2, **was)
-    before = runs.tree_of(tmp_path)
+def test_a_run_of_another_objective_is_refused(name, had):
+    other, words = OTHERS[name]
+    before = runs.tree_of(had)
     with pytest.raises(ValueError, match=rf"(?s)another run.*{words}"):
-        runs.toy(tmp_path, **other)
-    assert runs.tree_of(tmp_path) == before
+        runs.toy(had, **other)
+    assert runs.tree_of(had) == before
 
 
 # What is not finite.
 
 
-@pytest.mark.parametrize("how", ["stop", "skip", "raise"])
-def test_a_term_that_is_not_finite_is_named(how, tmp_path):
+@functools.cache
+def sizes_of_batches():
     key = toys.member_key(PACE["seed"])
-    sizes = [
+    return [
         float(jnp.mean(toys.training_batch(TASK, key, step, PACE["batch_size"])[0].inputs))
         for step in range(PACE["steps"])
     ]
+
+
+@pytest.mark.parametrize("how", ["stop", "skip", "raise"])
+def test_a_term_that_is_not_finite_is_named(how, tmp_path):
+    sizes = sizes_of_batches()
     step, limit = int(np.argmax(sizes)), np.mean(sorted(sizes)[-2:])
 
     def breaking(model, batch, outputs):

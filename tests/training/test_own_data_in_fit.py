@@ -45,26 +45,34 @@ def rows_of_steps(stream, steps=PACE["steps"]):
     return np.concatenate(epochs)[: steps * SIZE].reshape(steps, SIZE)
 
 
-def plain_loop(rows, model=None):
-    """(model, loss) after each step, one after another, by hand."""
-    inputs, targets = examples()
-    model = toys.linear() if model is None else model
-
-    def loss(model, xs, ys):
+@jax.jit
+def advance(model, state, xs, ys):
+    def loss(model):
         return jnp.mean(jnp.sum(jnp.square(model(xs) - ys), axis=-1))
 
-    step = jax.jit(jax.value_and_grad(loss))
+    value, gradient = jax.value_and_grad(loss)(model)
+    updates, state = RATE.update(gradient, state, model)
+    return optax.apply_updates(model, updates), state, value
+
+
+def plain_loop(pairs):
+    """(model, loss) after each step, one after another, by hand."""
+    model = toys.linear()
     with toys.relaxed():
         state = RATE.init(model)
-        for index in rows:
-            value, gradient = step(model, inputs[index], targets[index])
-            updates, state = RATE.update(gradient, state, model)
-            model = optax.apply_updates(model, updates)
+        for xs, ys in pairs:
+            model, state, value = advance(model, state, xs, ys)
             yield model, float(value)
 
 
+def told_of(member):
+    """That of examples in the order of a member."""
+    inputs, targets = examples()
+    return list(plain_loop((inputs[index], targets[index]) for index in rows_of_steps(member)))
+
+
 def test_training_on_arrays_is_the_plain_loop_over_epochs():
-    told = list(plain_loop(rows_of_steps(0)))
+    told = told_of(0)
     result = fit(arrays())
     toys.same(result.model, told[-1][0])
     expected = toys.means([loss for _, loss in told], MOMENTS)
@@ -74,7 +82,7 @@ def test_training_on_arrays_is_the_plain_loop_over_epochs():
 def test_members_have_orders_of_their_own_and_the_first_is_a_single_model():
     result = fit(arrays(), model=toys.linears(0, 0), members=2)
     for member in range(2):
-        *_, (model, _) = plain_loop(rows_of_steps(member))
+        *_, (model, _) = told_of(member)
         toys.same(rj.member(result.model, member), model)
     assert not np.array_equal(rows_of_steps(0), rows_of_steps(1))
 
@@ -91,7 +99,7 @@ def test_validation_is_of_all_examples_whatever_is_run_at_a_time(size):
     weights = np.arange(1.0, 6.0)
     held_out = {"inputs": inputs, "targets": targets, "weights": weights}
     task = arrays(validation=held_out, loss=Largest())
-    result = fit(task, batch_size=1, evaluation_size=size)
+    result = fit(task, evaluation_size=size)
     outputs = np.asarray(result.model(inputs))
     errors = np.sum((outputs - targets) ** 2, axis=-1)
     metrics = result.history.metrics
@@ -105,7 +113,7 @@ def test_a_function_is_a_loss_without_metrics():
 
     task = arrays(loss=loss, validation=examples(1, 5))
     result = fit(task)
-    toys.same(result.model, fit(arrays(validation=examples(1, 5))).model)
+    toys.same(result.model, fit(arrays()).model)
     assert list(result.history.metrics) == ["loss"]
     assert np.isnan(task.chance_loss)
 
@@ -316,13 +324,8 @@ def as_drawn(name):
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_loader_trains_on_its_batches_in_order_and_goes_on_where_it_was(name, tmp_path):
-    told = toys.linear()
-    with toys.relaxed():
-        state = RATE.init(told)
-        for batch in itertools.islice(as_drawn(name), PACE["steps"]):
-            gradient = jax.grad(lambda m, b=batch: toys.loader([]).loss(m(b.inputs), b))(told)
-            updates, state = RATE.update(gradient, state, told)
-            told = optax.apply_updates(told, updates)
+    drawn = itertools.islice(as_drawn(name), PACE["steps"])
+    *_, (told, _) = plain_loop((batch.inputs, batch.targets) for batch in drawn)
     whole = fit(toys.loader(SOURCES[name]()), tmp_path / "whole")
     toys.same(whole.model, told)
     held_out = toys.batch(100, 5)

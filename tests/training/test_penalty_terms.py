@@ -64,21 +64,26 @@ def outputs_of(network):
 def test_flossing_is_the_mean_penalty_of_cells_along_what_they_see():
     network = MODELS["last"]()
     lower, upper = network.cells
-    sums = []
-    for xs in BATCH.inputs[:2]:
+
+    @jax.jit
+    def by_hand(xs):
         _, hs = rj.unroll(lower, xs)
         penalty = functools.partial(rj.flossing_penalty, warmup=1, interval=2)
-        sums += [penalty(lower, xs, k=3, target=-0.1), penalty(upper, hs, k=4, target=-0.1)]
+        return penalty(lower, xs, k=3, target=-0.1), penalty(upper, hs, k=4, target=-0.1)
+
+    sums = [value for xs in BATCH.inputs[:2] for value in by_hand(xs)]
     # Four exponents, or all where there are fewer.
     term = rj.Flossing(k=4, target=-0.1, warmup=1, interval=2, sequences=2)
-    np.testing.assert_allclose(term(network, BATCH, outputs_of(network)), np.mean(sums))
+    found = jax.jit(term)(network, BATCH, outputs_of(network))
+    np.testing.assert_allclose(found, np.mean(sums))
 
 
 def test_flossing_takes_a_target_for_each_exponent():
     network = MODELS["one"]()
     goals = (0.0, -0.5)
-    expected = rj.flossing_penalty(network.cells[0], BATCH.inputs[0], k=2, target=goals)
-    found = rj.Flossing(k=2, target=goals)(network, BATCH, outputs_of(network))
+    penalty = functools.partial(rj.flossing_penalty, k=2, target=goals)
+    expected = jax.jit(penalty)(network.cells[0], BATCH.inputs[0])
+    found = jax.jit(rj.Flossing(k=2, target=goals))(network, BATCH, outputs_of(network))
     np.testing.assert_allclose(found, expected)
 
 
@@ -111,22 +116,24 @@ def test_vanishing_of_a_batch_and_a_stack_is_a_mean_and_a_sum():
     lower, upper = network.cells
     task = rj.tasks.Adding(T)
     batch = task.sample(jax.random.key(1), B)._replace(inputs=BATCH.inputs)
-    total = 0.0
-    for row in range(B):
-        xs, alone = batch.inputs[row], jax.tree.map(lambda leaf, r=row: leaf[r : r + 1], batch)
 
-        def of_upper(ys, alone=alone):
+    @jax.jit
+    def by_hand(alone):
+        def of_upper(ys):
             outputs = ys[-1] @ network.kernel[...] + network.bias[...]
             return task.loss(outputs[None], alone)
 
-        def of_lower(ys, of_upper=of_upper):
+        def of_lower(ys):
             return of_upper(rj.unroll(upper, ys)[1])
 
+        (xs,) = alone.inputs
         hs = rj.unroll(lower, xs)[1]
-        total += rj.vanishing_penalty(of_lower, lower, xs)
-        total += rj.vanishing_penalty(of_upper, upper, hs)
-    found = rj.Vanishing()(network, batch, None, task.loss)
-    np.testing.assert_allclose(found, total / B)
+        below = rj.vanishing_penalty(of_lower, lower, xs)
+        return below + rj.vanishing_penalty(of_upper, upper, hs)
+
+    rows = [jax.tree.map(lambda leaf, r=row: leaf[r : r + 1], batch) for row in range(B)]
+    found = jax.jit(lambda network: rj.Vanishing()(network, batch, None, task.loss))(network)
+    np.testing.assert_allclose(found, sum(map(by_hand, rows)) / B)
 
 
 def test_orthogonality_and_decay_are_sums_over_what_they_are_of():
