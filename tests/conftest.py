@@ -40,7 +40,7 @@ gc.freeze()
 gc.set_threshold(200_000, 100, 1000)
 
 # Compilation dwarfs the rest, so no deadline, and the same examples in every run.
-hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, max_examples=8)
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, max_examples=12)
 hypothesis.settings.load_profile("suite")
 
 # Linux grants a process 65,530 mappings of memory, and each compiled program takes dozens.

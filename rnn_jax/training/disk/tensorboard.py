@@ -1,5 +1,6 @@
 """The rows of metrics.jsonl for TensorBoard."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,10 @@ class TensorBoard:
                 "tensorboard=True needs tensorboardX. Install it: pip install "
                 "'rnn_jax[tensorboard]'."
             ) from error
-        self._writer: Any = SummaryWriter(str(folder), purge_step=done + 1)
+        # The library names files by the second, and writes over what an earlier process, or an
+        # earlier part of this one, has written in the same second.
+        suffix = f".{time.time_ns()}"
+        self._writer: Any = SummaryWriter(str(folder), purge_step=done + 1, filename_suffix=suffix)
 
     def write(self, rows: list[Row]) -> None:
         """Adds rows of metrics."""
