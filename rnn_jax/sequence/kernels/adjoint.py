@@ -161,13 +161,11 @@ def _kernel(
                 tuple(x if y is None else x + y for x, y in zip(part, ys, strict=True))
                 for part, (ys, _) in zip(lambdas, ahead, strict=True)
             ]
-            before, d_pre = zip(
-                *(function(x, streams) for x, (_, streams) in zip(lambdas, ahead, strict=True)),
-                strict=True,
-            )
+            results = [function(x, streams) for x, (_, streams) in zip(lambdas, ahead, strict=True)]
+            before = [direct for direct, _ in results]
             d_pre = [
                 tuple(d_drive(d, part.units, marks) for d in ds)
-                for ds, part in zip(d_pre, places, strict=True)
+                for (_, ds), part in zip(results, places, strict=True)
             ]
             total = through_weights(d_pre)
             if exchanges:
@@ -181,7 +179,10 @@ def _kernel(
                     out.d_drives[group][part.member, t, part.rows, units] = d
                 part.store(out.lambdas, values, t)
             if exchanges:
-                sent = [buffer.at[place.pair, k & 1, c, :, place.units] for c in range(tiles.split)]
+                sent = [
+                    buffer.at[place.pair, k & 1, jnp.int32(c), :, place.units]
+                    for c in range(tiles.split)
+                ]
                 terms, alive = poll(sent, tag_of(k), alive)
                 total = alive_or_nan(sum(terms[1:], start=terms[0]), alive)
             through_h = jnp.split(total, tiles.parts, axis=1)
