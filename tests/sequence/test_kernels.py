@@ -327,7 +327,7 @@ def test_three_products_of_halves_are_nearly_one_of_float32():
     exact = np.float64(a) @ np.float64(w)
     error = {}
     for precision, operand in {"bf16": w.astype(jnp.bfloat16), "bf16x3": w}.items():
-        found = product(a, operands(operand, precision), precision)
+        found = np.asarray(product(a, operands(operand, precision), precision))
         error[precision] = np.linalg.norm(found - exact) / np.linalg.norm(exact)
     assert 1e-3 < error["bf16"] < 1e-2
     assert error["bf16x3"] < 1e-5
