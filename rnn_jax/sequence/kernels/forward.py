@@ -182,7 +182,8 @@ def _kernel(
             skipped = None if bits is None else marks_in(bits).skipped
             carry = after if skipped is None else chosen(skipped, entering, after)
             if exchanges:
-                sent = into(next_bits, carry)[1][hidden]
+                # A start or a skipped step would make it finite again.
+                sent = alive_or_nan(into(next_bits, carry)[1][hidden], alive)
                 buffer[place.pair, t & 1, :, place.units] = tagged(sent, tag_of(t))
             # Loads of the next step are issued before this one's stores and, above all, its wait.
             ahead = inputs_at(jnp.minimum(t + 1, final))
