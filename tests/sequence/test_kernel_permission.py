@@ -155,13 +155,13 @@ def never(device):
     raise AssertionError("a self-test was not to run")
 
 
-def asked(**options):
-    return permission_of_lowering(works=never, **options)
+def asked():
+    return permission_of_lowering(never)
 
 
 def test_all_is_permitted_on_a_card_that_passes(here):
     here(device())
-    assert permission_of_lowering(works=lambda device: True) == Permission(card_or_reason(), "")
+    assert permission_of_lowering(lambda device: True) == Permission(card_or_reason(), "")
 
 
 def test_no_card_no_kernels():
@@ -170,7 +170,7 @@ def test_no_card_no_kernels():
 
 def test_blocks_must_not_wait_for_one_another_on_a_card_that_fails(here):
     here(device())
-    found = permission_of_lowering(works=lambda device: False)
+    found = permission_of_lowering(lambda device: False)
     assert found.card == card_of_lowering()._replace(multiprocessors=1)
     assert "self-test" in found.reason
 
@@ -196,18 +196,11 @@ def test_mps_is_known_by_its_environment_or_its_pipe(monkeypatch, tmp_path, name
     assert permission.is_shared()
 
 
-def test_an_exported_program_exchanges_nothing(here):
-    here(device())
-    found = asked(exported=True)
-    assert found.card.multiprocessors == 1
-    assert "exported" in found.reason
-
-
 def test_the_environment_overrides(here, monkeypatch):
     here(device())
     monkeypatch.setattr(permission, "is_shared", lambda: True)
     monkeypatch.setenv(permission.VARIABLE, "on")
-    assert asked(exported=True) == Permission(card_of_lowering(), "")
+    assert asked() == Permission(card_of_lowering(), "")
     monkeypatch.setenv(permission.VARIABLE, "one-block")
     assert asked().card.multiprocessors == 1
     assert "one-block" in asked().reason
@@ -226,7 +219,7 @@ def test_one_device_of_each_kind_and_size_is_tested(here):
 
     slice_of_one = device("NVIDIA H100 80GB HBM3 MIG 1g.10gb", 16)
     here(device(), device(), slice_of_one)
-    permission_of_lowering(works=works)
+    permission_of_lowering(works)
     assert sorted(tested) == [("NVIDIA H100 80GB HBM3", 132), (slice_of_one.device_kind, 16)]
     # What is compiled for a device that is not here cannot be tried.
     with compiled_for("NVIDIA H200", 132):
@@ -286,6 +279,15 @@ def test_a_trial_that_fails_warns_once(trial, says, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not exchange_works("card 7", never)
+
+
+@pytest.mark.usefixtures("fresh")
+def test_what_pallas_says_of_its_future_is_no_failure():
+    def trial(device):
+        warnings.warn("The Pallas Triton backend is deprecated", DeprecationWarning, stacklevel=1)
+        return ""
+
+    assert exchange_works("card", trial)
 
 
 @pytest.mark.usefixtures("fresh")

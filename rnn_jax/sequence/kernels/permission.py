@@ -3,8 +3,8 @@
 Blocks that exchange wait for one another, so all of them must be on the card at once. That cannot
 be counted on where processes share it at the same time (MPS): blocks of two programs could each
 hold half of the multiprocessors and wait for the other half. It is not counted on either where the
-exchange fails its self-test, nor in a program that is exported for whatever card comes. Kernels
-with one block for each tile of rows wait for nothing and run everywhere.
+exchange fails its self-test. Kernels with one block for each tile of rows wait for nothing and run
+everywhere.
 
 The environment variable RNN_JAX_KERNELS overrides what is decided here: "off" scans everything,
 "one-block" leaves out the kernels that exchange, "on" takes them without a self-test and under MPS
@@ -39,13 +39,10 @@ class Permission(NamedTuple):
     reason: str
 
 
-def permission_of_lowering(
-    *, exported: bool = False, works: Callable[[Any], bool] = exchange_works
-) -> Permission:
+def permission_of_lowering(works: Callable[[Any], bool] = exchange_works) -> Permission:
     """What the kernels of the program that is being traced or lowered for CUDA may reckon with.
 
     Args:
-      exported: the program is to be run later, on a card that is not known.
       works: the self-test of a device.
 
     Raises:
@@ -59,19 +56,17 @@ def permission_of_lowering(
         return Permission(None, card)
     if override == "on":
         return Permission(card, "")
-    against = _against_exchange(override, exported, works)
+    against = _against_exchange(override, works)
     if against:
         alone = card._replace(multiprocessors=1)
         return Permission(alone, f"blocks must not exchange their states: {against}")
     return Permission(card, "")
 
 
-def _against_exchange(override: str | None, exported: bool, works: Callable[[Any], bool]) -> str:
+def _against_exchange(override: str | None, works: Callable[[Any], bool]) -> str:
     """Why blocks must not wait for one another; empty if they may."""
     if override == "one-block":
         return f"{VARIABLE}=one-block is set"
-    if exported:
-        return "an exported program may run on a smaller card than it was compiled for"
     if is_shared():
         return (
             "the card is shared with other processes (MPS), whose blocks may hold multiprocessors "
