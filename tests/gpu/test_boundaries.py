@@ -11,7 +11,7 @@ import numpy as np
 import on_card
 import pytest
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import rnn_jax as rj
 
@@ -85,7 +85,7 @@ def test_float64_is_scanned():
 @pytest.mark.skipif(INTERPRETED, reason="what is refused depends on the card")
 def test_float64_through_kernels_is_refused():
     point = on_card.point_at("lstm", steps=6, batch=(3,), units=5)
-    with pytest.raises(ValueError, match="float32.*float64"):
+    with pytest.raises(ValueError, match=r"float32.*float64"):
         jax.jit(RUN)(*point)
 
 
@@ -128,7 +128,7 @@ def test_auto_takes_the_kernels():
 
 
 def test_rows_spread_over_devices_by_shard_map():
-    mesh = jax.make_mesh((len(jax.devices()),), ("rows",))
+    mesh = Mesh(np.asarray(jax.devices()), ("rows",))
     rows, whole = PartitionSpec("rows"), PartitionSpec()
     cell, xs, carry = on_card.point_at(
         "lstm", steps=5, batch=(2 * mesh.size,), units=3 if INTERPRETED else 64
@@ -165,7 +165,7 @@ def test_rows_spread_over_devices_by_shard_map():
 
 def test_rows_spread_over_devices_by_the_compiler():
     """What is partitioned by the compiler is scanned; on one device nothing is."""
-    mesh = jax.make_mesh((len(jax.devices()),), ("rows",))
+    mesh = Mesh(np.asarray(jax.devices()), ("rows",))
     point = on_card.point_at("gru", steps=5, batch=(2 * mesh.size,), units=3)
     expected = on_card.on_cpu(gradient(SCAN), *point)
     cell, *by_row = on_card.in_type(point, jnp.float32)
