@@ -27,11 +27,6 @@ from rnn_jax.arrays import varying_like
 from rnn_jax.sequence.running.levels import Levels, batching_rule, mapped_over
 from rnn_jax.sequence.running.linear_system import tangent_by_system
 from rnn_jax.sequence.running.lowering import Forms, rules_of
-from rnn_jax.sequence.running.on_kernels import (
-    adjoint_by_kernel,
-    recurrence_by_kernel,
-    tangent_by_kernel,
-)
 from rnn_jax.sequence.running.scanned import (
     Carry,
     Inputs,
@@ -186,30 +181,35 @@ def _adjoint_results(call: Call, *leaves: jax.Array) -> list[jax.Array]:
 # ---- Primitives.
 
 
-def _leaves_of(form: Form, *leaves: jax.Array, call: Call) -> list[jax.Array]:
+def leaves_of(form: Form, *leaves: jax.Array, call: Call) -> list[jax.Array]:
     """A form, mapped over the levels and at the precision of where it was traced."""
     with jax.default_matmul_precision(call.settings.precision):
         return jax.tree.leaves(mapped_over(call.levels, functools.partial(form, call))(*leaves))
 
 
 def _abstract(results: Form, *avals: Any, call: Call) -> list[Any]:
-    traced = jax.make_jaxpr(functools.partial(_leaves_of, results, call=call))(*avals)
+    traced = jax.make_jaxpr(functools.partial(leaves_of, results, call=call))(*avals)
     return list(traced.out_avals)
 
 
 def _evaluated(forms: Forms, *leaves: jax.Array, call: Call) -> list[jax.Array]:
     """Without `jax.jit`, operation by operation."""
     form = forms.on_cpu if jax.default_backend() == "cpu" else forms.elsewhere
-    return _leaves_of(form, *leaves, call=call)
+    return leaves_of(form, *leaves, call=call)
+
+
+# By primitive, what it may be lowered to.
+FORMS: dict[Any, Forms] = {}
 
 
 def _primitive(name: str, results: Form, forms: Forms) -> Any:
     primitive = Primitive(name)
+    FORMS[primitive] = forms
     primitive.multiple_results = True
     primitive.def_impl(functools.partial(_evaluated, forms))
     primitive.def_abstract_eval(functools.partial(_abstract, results))
     batching.primitive_batchers[primitive] = batching_rule(primitive)
-    for platform, rule in rules_of(forms, _leaves_of).items():
+    for platform, rule in rules_of(forms, leaves_of).items():
         mlir.register_lowering(primitive, rule, platform=platform)
     return primitive
 
@@ -220,20 +220,20 @@ _RECURRENCE = _primitive(
     Forms(
         functools.partial(_recurrence_by_scan, True),
         functools.partial(_recurrence_by_scan, False),
-        recurrence_by_kernel,
+        "recurrence_by_kernel",
         "forward",
     ),
 )
 _TANGENT = _primitive(
     "rnn_tangent",
     _tangent_results,
-    Forms(_tangent_by_scan, _tangent_by_scan, tangent_by_kernel, "forward"),
+    Forms(_tangent_by_scan, _tangent_by_scan, "tangent_by_kernel", "forward"),
 )
 _ADJOINT_BY_SCAN = functools.partial(_adjoint_of, _tangent_by_scan)
 _ADJOINT = _primitive(
     "rnn_adjoint",
     _adjoint_results,
-    Forms(_ADJOINT_BY_SCAN, _ADJOINT_BY_SCAN, adjoint_by_kernel, "adjoint"),
+    Forms(_ADJOINT_BY_SCAN, _ADJOINT_BY_SCAN, "adjoint_by_kernel", "adjoint"),
 )
 _RESULTS = {_RECURRENCE: _recurrence_results, _TANGENT: _tangent_results}
 
@@ -270,7 +270,7 @@ def _jvp(
     def of_active(*values: jax.Array) -> list[jax.Array]:
         rest = iter(values)
         whole = [next(rest) if moves else p for moves, p in zip(active, primals, strict=True)]
-        return _leaves_of(form, *whole, call=call)
+        return leaves_of(form, *whole, call=call)
 
     chosen = [
         [value for value, moves in zip(values, active, strict=True) if moves]
@@ -305,7 +305,7 @@ def _tangent_transpose(cotangents: Sequence[Any], *operands: Any, call: Call) ->
 
 def _adjoint_transpose(cotangents: Sequence[Any], *operands: Any, call: Call) -> list[Any]:
     known, like = _split_linear(call, operands)
-    form = functools.partial(_leaves_of, _ADJOINT_BY_SYSTEM, *known, call=call)
+    form = functools.partial(leaves_of, _ADJOINT_BY_SYSTEM, *known, call=call)
     zeros = [jnp.zeros(aval.shape, aval.dtype) for aval in like]
     found = jax.linear_transpose(form, *zeros)([ad.instantiate_zeros(one) for one in cotangents])
     return _of_undefined(operands, found)
