@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,36 @@ from rnn_jax.training.model_call import run_model
 from rnn_jax.training.parameters.variables import in_evaluation
 from rnn_jax.training.plan import Plan
 from rnn_jax.training.report import Findings, Report
-from rnn_jax.training.step import TrainState, init_train_state, run_probe, train_steps
+from rnn_jax.training.step import (
+    TrainState,
+    init_train_state,
+    run_probe,
+    train_steps,
+    unless_all_stopped,
+)
+
+
+class Call(NamedTuple):
+    """A call of the loop that was started; a device may still be at it.
+
+    Attributes:
+      state: of all members after it.
+      report: on its steps, not yet on the host.
+      first: training steps done before it.
+      length: training steps of it.
+      position: the place in the data after it; None of none.
+    """
+
+    state: TrainState
+    report: Report
+    first: int
+    length: int
+    position: Any = None
+
+    @property
+    def done(self) -> int:
+        """Training steps done after it."""
+        return self.first + self.length
 
 
 class Program:
@@ -97,18 +126,26 @@ class Program:
             return None
         return int(axes.pop()[0])
 
-    def advance(self, state: TrainState, first: int, length: int) -> tuple[TrainState, Report]:
-        """`length` steps from `first` on; the report is on the host, NaN for means of no steps."""
+    def advance(self, state: TrainState, first: int, length: int) -> Call:
+        """Starts `length` steps from `first` on, and does not wait for them."""
         train = self._trained_for(length, state)
         state, report = train(*self._arguments(state), np.int32(first))
-        return state, report.fetched()
+        return Call(state, report, first, length)
+
+    def ready(self, length: int) -> bool:
+        """Whether `length` more steps could be started now without waiting for data."""
+        return True
+
+    def read(self, call: Call) -> Report:
+        """Waits for a call; its report on the host, NaN for means of no steps."""
+        return call.report.fetched()
 
     def begin(self, done: int, steps: int) -> None:
         """Steps from `done` to `steps` are about to be made."""
 
     @property
     def position(self) -> Any:
-        """The place in the data after the steps that are done, for a checkpoint; None of none."""
+        """The place in the data after the last call that was read; None of none."""
         return None
 
     def go_to(self, position: Any) -> None:
@@ -158,7 +195,10 @@ class Program:
                     spread = self.layout.spread
                     return train_steps(plan, spread, length, state, key, probe_key, own, first)
 
-                state, report = self.layout.over_members(one)(state, key, hyperparameters)
+                def all_members(state: TrainState) -> tuple[TrainState, Report]:
+                    return self.layout.over_members(one)(state, key, hyperparameters)
+
+                state, report = unless_all_stopped(plan, all_members, state)
                 return self.layout.constrain(state), self.layout.replicate(report)
 
             self._train[length] = cached_program(train, *self._arguments(state), np.int32(0))
