@@ -202,7 +202,7 @@ def fit(
     model = check_model(model, trained)
     plan = dataclasses.replace(plan, trained=trained)
     members = _check_members(members, model)
-    layout = make_layout(members, mesh, plan.batch_size, plan.evaluation_size)
+    layout = make_layout(members, mesh, plan.batch_size, plan.evaluation_size, model)
     hyperparameters = check_hyperparameters(hyperparameters, members, model, trained)
     folder = _check_directory(directory, tensorboard)
     if feed is None:

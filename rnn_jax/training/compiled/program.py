@@ -48,6 +48,48 @@ class Call(NamedTuple):
         return self.first + self.length
 
 
+def keys_of(members: int | None, seed: int) -> tuple[jax.Array, jax.Array]:
+    """(key of each member, key of the probes)."""
+    data_key, probe_key = jax.random.split(key_of(seed))
+    if members is None:
+        return jax.random.fold_in(data_key, 0), probe_key
+    numbers = jnp.arange(members, dtype=jnp.uint32)
+    return jax.vmap(functools.partial(jax.random.fold_in, data_key))(numbers), probe_key
+
+
+def training_call(
+    plan: Plan, layout: Layout, length: int
+) -> Callable[..., tuple[TrainState, Report]]:
+    """What a call of the loop runs: `length` steps of all members, and an evaluation.
+
+    Returns:
+      A function of the state, the members' keys, the probes' key, hyperparameters, data and the
+      steps done before.
+    """
+
+    def train(
+        state: TrainState,
+        key: jax.Array,
+        probe_key: jax.Array,
+        hyperparameters: Any,
+        data: Data,
+        first: jax.Array,
+    ) -> tuple[TrainState, Report]:
+        own = holding(plan, data)
+
+        def one(state: TrainState, key: jax.Array, of: Any) -> tuple[TrainState, Report]:
+            return train_steps(own, layout.spread, length, state, key, probe_key, of, first)
+
+        def all_members(state: TrainState) -> tuple[TrainState, Report]:
+            found: tuple[TrainState, Report] = layout.over_members(one)(state, key, hyperparameters)
+            return found
+
+        state, report = unless_all_stopped(plan, all_members, state)
+        return layout.constrain(state), layout.replicate(report)
+
+    return train
+
+
 class Program:
     """Starts, advances and measures the members of a run.
 
@@ -63,12 +105,7 @@ class Program:
 
     def __init__(self, plan: Plan, layout: Layout, seed: int, hyperparameters: Any):
         self.plan, self.layout = plan, layout
-        data_key, probe_key = jax.random.split(key_of(seed))
-        if layout.members is None:
-            key = jax.random.fold_in(data_key, 0)
-        else:
-            members = jnp.arange(layout.members, dtype=jnp.uint32)
-            key = jax.vmap(functools.partial(jax.random.fold_in, data_key))(members)
+        key, probe_key = keys_of(layout.members, seed)
         self.key, self._hyperparameters = layout.place((key, hyperparameters))
         self._probe_key = layout.place_everywhere(probe_key)
         self._data: Data = layout.place_everywhere(data_of(plan.task))
@@ -180,27 +217,7 @@ class Program:
     ) -> Callable[..., tuple[TrainState, Report]]:
         """The compiled function of `length` steps and an evaluation."""
         if length not in self._train:
-
-            def train(
-                state: TrainState,
-                key: jax.Array,
-                probe_key: jax.Array,
-                hyperparameters: Any,
-                data: Data,
-                first: jax.Array,
-            ) -> tuple[TrainState, Report]:
-                plan = holding(self.plan, data)
-
-                def one(state: TrainState, key: jax.Array, own: Any) -> tuple[TrainState, Report]:
-                    spread = self.layout.spread
-                    return train_steps(plan, spread, length, state, key, probe_key, own, first)
-
-                def all_members(state: TrainState) -> tuple[TrainState, Report]:
-                    return self.layout.over_members(one)(state, key, hyperparameters)
-
-                state, report = unless_all_stopped(plan, all_members, state)
-                return self.layout.constrain(state), self.layout.replicate(report)
-
+            train = training_call(self.plan, self.layout, length)
             self._train[length] = cached_program(train, *self._arguments(state), np.int32(0))
         return self._train[length]
 
