@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from calls_over_time import FEATURES, KEY, ROW, Call, gru, loss, lstm, simple
 
 import rnn_jax as rj
-from calls_over_time import FEATURES, KEY, ROW, Call, gru, lstm, loss, simple
 
 # Decompositions of larger matrices take minutes to compile, and are the same programs.
 SMALL = 6

@@ -1,6 +1,5 @@
 """How sequences are run: `unroll` with each of its options, models, stacks, wrappers."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 

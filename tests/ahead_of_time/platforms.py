@@ -1,7 +1,7 @@
 """Devices that are not there, and programs compiled for them.
 
-A TPU v5e comes from libtpu, an NVIDIA H100 from JAX's CUDA plugin and the description in h100.txtpb;
-neither needs the device. `make test-aot` sets up what both need.
+A TPU v5e comes from libtpu, an NVIDIA H100 from JAX's CUDA plugin and the description in
+h100.txtpb. `make test-aot` sets up what both need.
 """
 
 import functools
@@ -75,7 +75,7 @@ def devices(platform: str) -> list[Any]:
 
 
 def mesh_of(platform: str, **axes: int) -> Mesh:
-    """A mesh of as many of the platform's devices as the axes hold; one device if there are none."""
+    """A mesh of the platform's devices; without axes, of one of them."""
     shape = tuple(axes.values()) or (1,)
     chosen = np.array(devices(platform)[: int(np.prod(shape))]).reshape(shape)
     return Mesh(chosen, tuple(axes) or ("all",))

@@ -2,13 +2,12 @@
 
 import re
 
-import pytest
-
 import calls_of_measures
 import calls_over_time
 import platforms
+import pytest
+
 import rnn_jax as rj
-from rnn_jax import tasks
 
 platforms.require()
 

@@ -1,14 +1,12 @@
 """`unroll` with every cell of the package, compiled for devices that are not here."""
 
-import re
-
 import jax
 import jax.numpy as jnp
-import pytest
-
 import platforms
-import zoo
+import pytest
 from calls_over_time import FEATURES, XS, H, gradient, run
+
+import zoo
 
 platforms.require()
 

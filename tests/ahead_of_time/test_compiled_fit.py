@@ -6,10 +6,10 @@ import itertools
 import jax
 import numpy as np
 import optax
+import platforms
 import pytest
 from flax import nnx
 
-import platforms
 import rnn_jax as rj
 from rnn_jax.training.compiled import fed_program, program
 from rnn_jax.training.devices.layout import Layout
@@ -97,7 +97,7 @@ def test_members_on_one_device(platform, monkeypatch):
 def test_a_batch_on_four_chips(monkeypatch):
     mesh = platforms.mesh_of("tpu", batch=4)
     seen = programs_of_fit(monkeypatch, make_model(nnx.Rngs(0)), wanted=2, mesh=mesh)
-    start, train = compiled("tpu", seen, mesh)
+    _, train = compiled("tpu", seen, mesh)
     assert "num_partitions=4" in train
     assert "all-reduce(" in train, "gradients of the parts of a batch are not added up"
 
@@ -106,7 +106,7 @@ def test_members_and_batches_on_two_by_two_chips(monkeypatch):
     mesh = platforms.mesh_of("tpu", ensemble=2, batch=2)
     members = rj.ensemble(make_model, 4)
     seen = programs_of_fit(monkeypatch, members, wanted=2, mesh=mesh)
-    start, train = compiled("tpu", seen, mesh)
+    _, train = compiled("tpu", seen, mesh)
     assert "num_partitions=4" in train
 
 

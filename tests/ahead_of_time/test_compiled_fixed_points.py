@@ -4,11 +4,11 @@ import functools
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
-
 import platforms
-import rnn_jax as rj
+import pytest
 from calls_over_time import gru
+
+import rnn_jax as rj
 from rnn_jax.gradients.fixed_points import continuation, search
 from rnn_jax.gradients.fixed_points.state_map import double_precision
 

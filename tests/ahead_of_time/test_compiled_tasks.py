@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
-
 import platforms
+import pytest
 from calls_over_time import KEY
+
 from rnn_jax import tasks
 from tasks.test_laws import KINDS
 from tasks.test_mnist import contents, write
