@@ -1,1 +1,5 @@
-"""Side-by-side timings against peers: `python -m benchmarks` writes RESULTS.md."""
+"""Timings.
+
+python -m benchmarks                    # beside the package's peers; writes RESULTS.md
+python -m benchmarks.trees OLD NEW      # two versions of the package: is one slower?
+"""
