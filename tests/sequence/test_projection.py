@@ -27,9 +27,7 @@ def test_either_way_they_are_the_affine_maps_of_state_and_input(name, inside, mo
     assert shapes == ([(FEATURES,)] if inside else [kernel.shape[1:] for kernel in form.kernels])
     for t, x in enumerate(xs):
         found = pre_activations(carry, jax.tree.map(lambda leaf, t=t: leaf[t], inputs))
-        for (sees_h, sees_x), kernel, u in zip(
-            form.mathematics.sees, form.kernels, found, strict=True
-        ):
-            seen = [*([h] if sees_h else []), *([x] if sees_x else []), ones]
+        for group, kernel, u in zip(form.mathematics.groups, form.kernels, found, strict=True):
+            seen = [*([h] if group.sees_state else []), *([x] if group.sees_input else []), ones]
             expected = np.concatenate(seen) @ np.asarray(kernel)
             np.testing.assert_allclose(u, expected, rtol=1e-12, atol=1e-14)

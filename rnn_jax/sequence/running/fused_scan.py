@@ -21,10 +21,11 @@ from jax.custom_derivatives import SymbolicZero
 
 from rnn_jax.cells.structure import (
     FusedForm,
-    PreActivations,
+    Grouped,
     UnitMathematics,
     input_rows,
     seen,
+    split_blocks,
     state_rows,
 )
 from rnn_jax.sequence.running.boundaries import Boundaries, spare_carry, within
@@ -88,7 +89,7 @@ def _jvp(settings: Settings, primals: Any, tangents: Any) -> tuple[Any, Any]:
         coefficients, driven = at
         d_h = mathematics.hidden(d_carry)
         pre = tuple(u if w is None else u + d_h @ w for u, w in zip(driven, w_h, strict=True))
-        after = mathematics.tangent(coefficients, d_carry, pre)
+        after = mathematics.tangent(coefficients, d_carry, split_blocks(mathematics.groups, pre))
         return after, mathematics.hidden(after), None
 
     # Coefficients are made again from what was saved, not kept.
@@ -124,7 +125,8 @@ def _forward(
     pre_activations, inputs = _split(FusedForm(mathematics, kernels), xs)
 
     def advance(start: Carry, at: Any) -> tuple[Carry, jax.Array, Any]:
-        after, saved = mathematics.advance(start, pre_activations(start, at))
+        pre = split_blocks(mathematics.groups, pre_activations(start, at))
+        after, saved = mathematics.advance(start, pre)
         return after, mathematics.hidden(after), (start, saved) if save else None
 
     spare = None if boundaries.valid is None else spare_carry(initial)
@@ -132,18 +134,18 @@ def _forward(
     return lax.scan(body, carry, (inputs, boundaries), reverse=reverse)
 
 
-def _split(form: FusedForm, xs: jax.Array) -> tuple[Callable[[Carry, Any], PreActivations], Any]:
+def _split(form: FusedForm, xs: jax.Array) -> tuple[Callable[[Carry, Any], Grouped], Any]:
     """What a step computes its pre-activations with, and what it is given to do so."""
     mathematics, kernels = form
     if projects_inside():
 
-        def together(start: Carry, x: jax.Array) -> PreActivations:
-            values = seen(mathematics.sees, mathematics.hidden(start), x)
+        def together(start: Carry, x: jax.Array) -> Grouped:
+            values = seen(mathematics.groups, mathematics.hidden(start), x)
             return tuple(value @ kernel for value, kernel in zip(values, kernels, strict=True))
 
         return together, xs
     # What the input and the bias add, in one product over all steps.
-    no_state = tuple((False, sees_x) for _, sees_x in mathematics.sees)
+    no_state = tuple(group._replace(sees_state=False) for group in mathematics.groups)
     h_rows = state_rows(form, xs.shape[-1])
     own_rows = [
         kernel if w_h is None else kernel[w_h.shape[0] :]
@@ -151,7 +153,7 @@ def _split(form: FusedForm, xs: jax.Array) -> tuple[Callable[[Carry, Any], PreAc
     ]
     zs = tuple(value @ rows for value, rows in zip(seen(no_state, xs, xs), own_rows, strict=True))
 
-    def apart(start: Carry, z: PreActivations) -> PreActivations:
+    def apart(start: Carry, z: Grouped) -> Grouped:
         h = mathematics.hidden(start)
         return tuple(u if w is None else u + h @ w for u, w in zip(z, h_rows, strict=True))
 
@@ -174,10 +176,10 @@ def _drive(
     starts: Carry,
     xs: jax.Array,
     d_xs: jax.Array | None,
-) -> PreActivations:
+) -> Grouped:
     """[h, x, 1] K̇ + ẋ K_x for all steps at once: what enters the tangent from outside the loop."""
     mathematics, kernels = form
-    values = seen(mathematics.sees, mathematics.hidden(starts), xs)
+    values = seen(mathematics.groups, mathematics.hidden(starts), xs)
     rows = input_rows(form, xs.shape[-1])
     driven = []
     for value, kernel, d_kernel, w_x in zip(values, kernels, d_kernels, rows, strict=True):
