@@ -37,7 +37,7 @@ COLUMNS = (
 )
 
 
-class Card(NamedTuple):
+class Peaks(NamedTuple):
     """Published peaks of a card.
 
     Attributes:
@@ -54,10 +54,10 @@ class Card(NamedTuple):
 
 
 # By compute capability and a word of the card's name; figures with sparsity are halved.
-CARDS = {
-    ("9.0", "H200"): Card(494.7, 4.8, 227, "NVIDIA H200 Tensor Core GPU datasheet, SXM"),
-    ("9.0", "H100"): Card(494.7, 3.35, 227, "NVIDIA H100 Tensor Core GPU datasheet, SXM"),
-    ("8.0", "A100"): Card(156.0, 2.039, 163, "NVIDIA A100 Tensor Core GPU datasheet, 80 GB SXM"),
+PEAKS = {
+    ("9.0", "H200"): Peaks(494.7, 4.8, 227, "NVIDIA H200 Tensor Core GPU datasheet, SXM"),
+    ("9.0", "H100"): Peaks(494.7, 3.35, 227, "NVIDIA H100 Tensor Core GPU datasheet, SXM"),
+    ("8.0", "A100"): Peaks(156.0, 2.039, 163, "NVIDIA A100 Tensor Core GPU datasheet, 80 GB SXM"),
 }
 
 # Blocks of pre-activations that are products with the state; that there are in all; and arrays
@@ -67,11 +67,11 @@ _PRE = {"LSTM": 4, "GRU": 4, "simple RNN": 1}
 _SAVED = {"LSTM": 5, "GRU": 4, "simple RNN": 1}
 
 
-def card_of(device: str, capability: str) -> Card | None:
+def peaks_of(device: str, capability: str) -> Peaks | None:
     """The peaks of a card; None where they are not listed here."""
-    for (generation, name), card in CARDS.items():
+    for (generation, name), peaks in PEAKS.items():
         if generation == capability and name in device:
-            return card
+            return peaks
     return None
 
 
@@ -100,7 +100,7 @@ def weight_bytes(kind: str, shape: Shape) -> float:
     return 4.0 * size * _PRODUCTS[kind] * size
 
 
-def rows(results: Results, card: Card) -> dict[str, list[str]]:
+def rows(results: Results, peaks: Peaks) -> dict[str, list[str]]:
     """The table's cells by row, of all rows whose kernel was measured."""
     found: dict[str, list[str]] = {}
     for gradient, titles in ((True, (GRADIENT, MORE_GRADIENT)), (False, (FORWARD, MORE_FORWARD))):
@@ -111,18 +111,18 @@ def rows(results: Results, card: Card) -> dict[str, list[str]]:
                     best = record and record["cells"].get("kernel", {}).get("best")
                     if best:
                         name = f"{label(kind, shape)}, {'gradient' if gradient else 'forward'}"
-                        found[name] = _row(results, card, kind, shape, gradient, best)
+                        found[name] = _row(results, peaks, kind, shape, gradient, best)
     return found
 
 
 def _row(
-    results: Results, card: Card, kind: str, shape: Shape, gradient: bool, best: float
+    results: Results, peaks: Peaks, kind: str, shape: Shape, gradient: bool, best: float
 ) -> list[str]:
     taken = 1e3 * best / shape[1]
-    arithmetic = flops(kind, shape, gradient=gradient) / card.tf32 / 1e6
-    memory = traffic(kind, shape, gradient=gradient) / card.bandwidth / 1e6
-    weights = weight_bytes(kind, shape) / card.bandwidth / 1e6 * (2 if gradient else 1)
-    handed = _exchange(results, card, kind, shape, gradient)
+    arithmetic = flops(kind, shape, gradient=gradient) / peaks.tf32 / 1e6
+    memory = traffic(kind, shape, gradient=gradient) / peaks.bandwidth / 1e6
+    weights = weight_bytes(kind, shape) / peaks.bandwidth / 1e6 * (2 if gradient else 1)
+    handed = _exchange(results, peaks, kind, shape, gradient)
     numbers = [f"{x:.2f}" for x in (arithmetic, memory, weights)]
     if handed is None:
         return [f"{taken:.2f}", "–", "–", "not measured", *numbers]
@@ -131,10 +131,10 @@ def _row(
 
 
 def _exchange(
-    results: Results, card: Card, kind: str, shape: Shape, gradient: bool
+    results: Results, peaks: Peaks, kind: str, shape: Shape, gradient: bool
 ) -> float | None:
     """Microseconds of the exchanges of a step; None if they were not measured."""
-    needed = weight_bytes(kind, shape) / (1024 * card.shared_memory)
+    needed = weight_bytes(kind, shape) / (1024 * peaks.shared_memory)
     if needed <= 1:
         return 0.0
     blocks = next((count for count in exchange.BLOCKS if count >= needed), exchange.BLOCKS[-1])

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 import rnn_jax as rj
-from benchmarks.gpu.candidates import KINDS, Candidate, by_leaves, inputs, problem
+from benchmarks.gpu.candidates import KINDS, Candidate, Shape, by_leaves, inputs, problem
 from benchmarks.gpu.modes import MODES
 from benchmarks.gpu.results import Table
 from benchmarks.gpu.rounds import Cell, Effort, Measured, caught, measure
@@ -81,9 +81,7 @@ def _deviation(cell: rj.RNNCell, xs: jax.Array) -> float:
     return float(np.abs(found[both] - exact[both]).max())
 
 
-def measure_first(
-    kind: str, mode: str, shape: tuple[int, int, int, int], effort: Effort
-) -> Measured:
+def measure_first(kind: str, mode: str, shape: Shape, effort: Effort) -> Measured:
     """Milliseconds of the first call, with nothing kept from before."""
     cells: dict[str, Cell] = {}
     given = problem(kind, shape, gradient=True)
@@ -96,9 +94,8 @@ def measure_first(
 
     for implementation in ("scan", "kernel"):
         with caught(implementation, cells):
-            cells[implementation] = _first(
-                partial(call, implementation), max(1, effort.rounds // 3)
-            )
+            make = partial(call, implementation)
+            cells[implementation] = _first(make, max(1, effort.rounds // 3))
     return Measured(cells, 1)
 
 

@@ -14,18 +14,17 @@ PROTOTYPE = Path(__file__).with_name("prototype.md")
 PROTOCOL = f"""\
 All candidates of a row compute the same recurrence with the same float32 weights and inputs, in one
 process. Before they are timed their outputs or gradients are compared with those of the first
-column: one that deviates by more than a relative {TOLERANCES["default"]:g} (TF32) or \
-{TOLERANCES["highest"]:g} (otherwise) is not
-timed and fails, as does one that cannot be run; below the table is the first line of its error.
+column: one that deviates by more than a relative {TOLERANCES["default"]:g} (TF32) or
+{TOLERANCES["highest"]:g} (otherwise) is not timed and fails, as does one that cannot be run; below
+the table is the first line of its error.
 
 Then rounds are interleaved: each candidate in turn runs n times in a row and waits once, at the
 end, as a training loop does, so that the host's dispatch overlaps with the card's work and counts
 only where it is the slower of the two. n is the same for all candidates of a row, and such that the
-quickest takes at least {EFFORT.at_least:g} ms a round, unless the slowest would then take more than \
-{EFFORT.at_most:g} ms. Cells
-are milliseconds a run: the best round and, in brackets, the median. Weights are handed over as
-plain arrays, so that flattening a module in Python is not timed. Lower is better; quotients are of
-best rounds."""
+quickest takes at least {EFFORT.at_least:g} ms a round, unless the slowest would then take more than
+{EFFORT.at_most:g} ms. Cells are milliseconds a run: the best round and, in brackets, the median.
+Weights are handed over as plain arrays, so that flattening a module in Python is not timed. Lower
+is better; quotients are of best rounds."""
 
 COMMANDS = """\
 ```
@@ -80,10 +79,10 @@ def _table(table: Table, results: Results) -> str:
     records = {row: results.get(table.title, row) for row in table.rows}
     measured = [record for record in records.values() if record is not None]
     if not measured:
-        holds = ", ".join([*table.columns, *table.derived({})])
+        holds = "; ".join([*table.columns, *table.derived({})])
         return (
             f"Not measured yet. Columns: {holds}. Rows: {'; '.join(table.rows)}.\n\n"
-            f'`python -m benchmarks.gpu --only "{table.title}"`'
+            f'`python -m benchmarks.gpu --only "{table.title}:"`'
         )
     columns = [name for name in table.columns if any(name in one["cells"] for one in measured)]
     derived = list(table.derived({}))
@@ -102,18 +101,18 @@ def _table(table: Table, results: Results) -> str:
 
 def _floor(results: Results, records: Sequence[Record]) -> str:
     if not records:
-        return f"Not measured yet. Columns: {', '.join(floor.COLUMNS)}. It follows from the others."
+        return f"Not measured yet. Columns: {'; '.join(floor.COLUMNS)}. It follows from the others."
     where = records[0]["where"]
-    card = floor.card_of(where["device"], where["capability"])
-    if card is None:
+    peaks = floor.peaks_of(where["device"], where["capability"])
+    if peaks is None:
         return "No published peaks of this card are listed in `benchmarks/gpu/floor.py`."
-    found = floor.rows(results, card)
+    found = floor.rows(results, peaks)
     if not found:
         return "The rows that it follows from are not measured yet."
     lines = [_line(["", *floor.COLUMNS]), "|---|" + "---:|" * len(floor.COLUMNS)]
     lines += [_line([row, *cells]) for row, cells in found.items()]
-    peaks = f"{card.tf32:g} TFLOP/s of dense TF32, {card.bandwidth:g} TB/s ({card.source})"
-    return "\n".join(lines) + f"\n\nPeaks: {peaks}."
+    rates = f"{peaks.tf32:g} TFLOP/s of dense TF32, {peaks.bandwidth:g} TB/s ({peaks.source})"
+    return "\n".join(lines) + f"\n\nPeaks: {rates}."
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -44,13 +44,10 @@ class Results:
     def __init__(self, path: Path):
         self.path = path
         self._records: dict[tuple[str, str], Record] = {}
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(self._whole_lines().splitlines(), start=1):
             try:
                 record = json.loads(line)
             except json.JSONDecodeError:
-                if number == len(lines):  # The run was killed while it wrote this line.
-                    break
                 raise SystemExit(
                     f"{path} must hold one JSON object a line; line {number} is none. Mend it or "
                     "remove the file, which measures anew."
@@ -76,10 +73,13 @@ class Results:
 
     def add(self, record: Record) -> None:
         """Keeps a row, at once; a later one of the same name takes its place."""
-        old = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        whole = self._whole_lines()
         with self.path.open("a", encoding="utf-8") as file:
-            # What was cut off in the middle of a line must not spoil this one.
-            file.write(
-                ("" if old == "" or old.endswith("\n") else "\n") + json.dumps(record) + "\n"
-            )
+            file.truncate(len(whole.encode()))
+            file.write(json.dumps(record) + "\n")
         self._records[record["table"], record["row"]] = record
+
+    def _whole_lines(self) -> str:
+        """What the file holds, without a last line that a killed run has not finished."""
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        return text[: text.rfind("\n") + 1]
