@@ -71,16 +71,10 @@ def equations(jaxpr):
             yield from equations(body)
 
 
-def has_scan(jaxpr):
-    return any(eqn.primitive.name == "scan" for eqn, _ in equations(jaxpr))
-
-
 def is_fused(run, *args):
-    """Whether a program holds a scan with a derivative of its own."""
-    return any(
-        eqn.primitive.name == "custom_jvp_call" and any(map(has_scan, bodies))
-        for eqn, bodies in equations(jax.make_jaxpr(run)(*args).jaxpr)
-    )
+    """Whether a program holds a recurrence with a derivative of its own."""
+    program = jax.make_jaxpr(run)(*args).jaxpr
+    return any(eqn.primitive.name == "rnn_recurrence" for eqn, _ in equations(program))
 
 
 FUSED = ["lstm", "lstm_coupled", "lstm_1997", "gru_reset_after", *ACTIVATIONS]

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental import pallas as pl
 
 from rnn_jax.sequence.kernels.checking import check_forward
 from rnn_jax.sequence.kernels.exchange import alive_or_nan, poll, tag_of, tagged
@@ -178,30 +179,41 @@ def _kernel(
             after, emitted = rule.function(source, pre, streams)
             after = tuple(inside(part, place.units, sizes) for part in after)
             if exchanges:
-                after, emitted = jax.tree.map(lambda x: alive_or_nan(x, alive), (after, emitted))
+                after = tuple(alive_or_nan(part, alive) for part in after)
             skipped = None if bits is None else marks_in(bits).skipped
             carry = after if skipped is None else chosen(skipped, entering, after)
-            if exchanges:
-                sent = into(next_bits, carry)[1][hidden]
-                buffer[place.pair, t & 1, :, place.units] = tagged(sent, tag_of(t))
-            # Loads of the next step are issued before this one's stores and, above all, its wait.
-            ahead = inputs_at(jnp.minimum(t + 1, final))
-            bits_ahead = bits_at(t + 2)
+            # Before h is sent: Triton then converts its layout once for both.
             y = after[hidden]
             place.store(out.ys, y if skipped is None else jnp.where(skipped, 0.0, y), t)
-            place.store(out.carries, carry, t)
+            place.store(out.carries[hidden], carry[hidden], t)
+            if exchanges:
+                # A start or a skipped step would make it finite again.
+                sent = alive_or_nan(into(next_bits, carry)[1][hidden], alive)
+                buffer[place.pair, t & 1, :, place.units] = tagged(sent, tag_of(t))
+            # Loads of the next step are issued before this one's other stores and its wait.
+            ahead = inputs_at(jnp.minimum(t + 1, final))
+            bits_ahead = bits_at(t + 2)
+            place.store(others(out.carries), others(carry), t)
             place.store(out.starts, source, t)
             place.store(out.emitted, emitted, t)
+
+            # Here and not after the loop, through which h would have to be kept beside its copy.
+            @pl.when(t == final)
+            def _store_last() -> None:
+                place.store(out.last, carry)
+
             if exchanges:
                 (h,), alive = poll([buffer.at[place.pair, t & 1]], tag_of(t), alive)
             return carry, h, alive, ahead, next_bits, bits_ahead
+
+        def others(parts: Any) -> Any:
+            return tuple(part for i, part in enumerate(parts) if i != hidden)
 
         carry = place.load(refs.carry)
         h = _first_h(refs, hidden, place) if exchanges else None
         alive = jnp.int32(1) if exchanges else None
         start = (carry, h, alive, inputs_at(0), bits_at(0), bits_at(1))
-        carry, *_ = lax.fori_loop(jnp.int32(0), jnp.int32(sizes.steps), step, start)
-        place.store(out.last, carry)
+        lax.fori_loop(jnp.int32(0), jnp.int32(sizes.steps), step, start)
 
     return kernel
 
