@@ -7,7 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.gpu.candidates import KINDS, Problem, Results, Shape, by_leaves, candidates, problem
+from benchmarks.gpu.candidates import (
+    KINDS,
+    Problem,
+    Results,
+    Shape,
+    by_leaves,
+    candidates,
+    problem,
+    widened,
+)
 from benchmarks.gpu.recurrences import label
 from benchmarks.gpu.results import Table
 from benchmarks.gpu.rounds import Cell, Effort, Measured, deviation, prepare
@@ -35,16 +44,16 @@ def measure_row(kind: str, shape: Shape, effort: Effort) -> Measured:
 
 def in_float64(given: Problem) -> Results:
     """Outputs and the gradient by W_h of the scan in float64, on the same device."""
-    outputs, leaves, structure = by_leaves(given.cell, "scan")
-    arrays = [np.asarray(leaf, np.float64) for leaf in (*leaves, given.xs)]
-
-    def summed(leaves: Any, xs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        ys = outputs(leaves, xs)
-        return jnp.sum(ys), ys
-
+    xs = np.asarray(given.xs, np.float64)
     with jax.enable_x64(True):
-        *weights, xs = map(jnp.asarray, arrays)
-        gradient, ys = jax.jit(jax.grad(summed, has_aux=True))(weights, xs)
+        cell = widened(given.kind, given.cell)
+        outputs, leaves, structure = by_leaves(cell, "scan")
+
+        def summed(leaves: Any, xs: jax.Array) -> tuple[jax.Array, jax.Array]:
+            ys = outputs(leaves, xs)
+            return jnp.sum(ys), ys
+
+        gradient, ys = jax.jit(jax.grad(summed, has_aux=True))(leaves, jnp.asarray(xs))
     dw_h = jax.tree.unflatten(structure, gradient).recurrent_kernel[...]
     return {"outputs": np.asarray(ys), "dW_h": np.asarray(dw_h)}
 

@@ -88,6 +88,14 @@ def problem(kind: str, shape: Shape, *, gradient: bool) -> Problem:
     return Problem(kind, cell, inputs((batch, steps, features)), gradient)
 
 
+def widened(kind: str, cell: rj.RNNCell) -> rj.RNNCell:
+    """The same cell in float64; call it where `jax.enable_x64` is set."""
+    sizes = (cell.in_features, cell.hidden_features)
+    wide = KINDS[kind](*sizes, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    leaves = [jnp.asarray(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(cell)]
+    return jax.tree.unflatten(jax.tree.structure(wide), leaves)
+
+
 def inputs(shape: tuple[int, ...]) -> jax.Array:
     """Normal inputs."""
     return jax.random.normal(jax.random.key(0), shape, jnp.float32)

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 import rnn_jax as rj
-from benchmarks.gpu.candidates import KINDS, Candidate, Shape, by_leaves, inputs, problem
+from benchmarks.gpu.candidates import KINDS, Candidate, Shape, by_leaves, inputs, problem, widened
 from benchmarks.gpu.modes import MODES
 from benchmarks.gpu.results import Table
 from benchmarks.gpu.rounds import Cell, Effort, Measured, caught, measure
@@ -41,7 +41,7 @@ def measure_instrument(kind: str, shape: tuple[int, int, int], effort: Effort) -
     makes = {name: partial(_candidate, call) for name, call in calls.items()}
     cells, repeats = measure(makes, effort)
     with caught(WITHIN, cells):
-        cells[WITHIN] = {"text": f"{_deviation(cell, xs):.1e}"}
+        cells[WITHIN] = {"text": f"{_deviation(kind, cell, xs):.1e}"}
     name = "gradient_flow, first call"
     with caught(name, cells):
         cells[name] = _first(lambda: calls["gradient_flow"], 1)
@@ -67,14 +67,12 @@ def _candidate(call: Callable[[], Any]) -> Candidate:
     return Candidate(run, results, "highest")
 
 
-def _deviation(cell: rj.RNNCell, xs: jax.Array) -> float:
+def _deviation(kind: str, cell: rj.RNNCell, xs: jax.Array) -> float:
     """Of the map of log-norms from that in float64, the largest; NaN where only one is finite."""
     found = np.asarray(rj.jacobian_log_norms(cell, xs))
-    leaves, structure = jax.tree.flatten(cell)
-    arrays = [np.asarray(leaf, np.float64) for leaf in (*leaves, xs)]
     with jax.enable_x64(True):
-        *weights, wide = map(jnp.asarray, arrays)
-        exact = np.asarray(rj.jacobian_log_norms(jax.tree.unflatten(structure, weights), wide))
+        wide = jnp.asarray(np.asarray(xs, np.float64))
+        exact = np.asarray(rj.jacobian_log_norms(widened(kind, cell), wide))
     if not np.array_equal(np.isfinite(found), np.isfinite(exact)):
         return float("nan")
     both = np.isfinite(exact)
