@@ -78,17 +78,17 @@ class Worker:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
+            self.end()
             raise SystemExit(
-                f"the process for {self.tree} ended with {self._process.wait()}; see its error "
+                f"the process for {self.tree} ended with {self._process.returncode}; see its error "
                 "above. The folder must hold a package rnn_jax that imports."
             )
         return json.loads(line)
 
     def end(self) -> None:
         """Lets the process end."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        # Which closes its input, and waits.
+        self._process.communicate()
 
 
 def main() -> None:
@@ -97,6 +97,14 @@ def main() -> None:
     if config.rounds < 1:
         raise SystemExit(f"--rounds must be at least 1; got {config.rounds}. Pass 1 or more.")
     workers = [Worker(tree.resolve(), config.shapes) for tree in (config.old, config.new)]
+    try:
+        _run(config, workers)
+    finally:
+        for worker in workers:
+            worker.end()
+
+
+def _run(config: Config, workers: list[Worker]) -> None:
     wanted = [text.strip().lower() for text in config.only.split(",")]
     names = [name for name in workers[0].cases if any(text in name.lower() for text in wanted)]
     if not names:
@@ -112,10 +120,8 @@ def main() -> None:
     for name in names:
         lines.append(f"| {name} | {compare(name, workers, config.rounds, config.milliseconds)} |")
         print(lines[-1], flush=True)
-    for worker in workers:
-        worker.end()
-    if config.out is not None:
-        config.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        if config.out is not None:
+            config.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def compare(case: str, workers: list[Worker], rounds: int, milliseconds: float) -> str:
