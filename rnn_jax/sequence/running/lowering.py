@@ -147,7 +147,7 @@ def _interpreted(call: Any) -> Any:
     from rnn_jax.sequence.kernels.tiles import SMALLEST_TILE, Tiles
     from rnn_jax.sequence.running.on_kernels import Launch
 
-    tiles = Tiles(rows=SMALLEST_TILE, split=1, warps=4, parts=1, at_once=1)
+    tiles = Tiles(rows=SMALLEST_TILE, split=1, warps=4, parts=1, chunks=1, at_once=1)
     return Launch(tiles, kernel_precision(call.settings.precision) or "tf32x3", interpret=True)
 
 
