@@ -325,7 +325,8 @@ def _scan_fused(
     )
 
     def run(carry: Carry, inputs: Any) -> tuple[Carry, Any]:
-        done = fused_scan(settings, form.kernels, *inputs, carry, initial)
+        xs, boundaries = inputs
+        done = fused_scan(settings, form.kernels, xs, boundaries, carry, initial)
         return done.last, (done.ys, done.carries)
 
     last, ys, carries = _run(run, start, initial, time_first((xs, boundaries)), options)
