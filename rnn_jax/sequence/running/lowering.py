@@ -10,12 +10,15 @@ The kernels are imported where a program needs them, and so is what they are wri
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.interpreters import mlir
+
+from rnn_jax.sequence.running.scanned import Settings
 
 # A function of a call and the leaves of its operands.
 Form = Callable[..., Any]
@@ -103,6 +106,32 @@ def rules_of(forms: Forms, leaves_of: LeavesOf) -> dict[str | None, Any]:
     return {"cpu": on_cpu, "cuda": on_cuda, None: elsewhere}
 
 
+def chosen_by_platform(
+    settings: Settings, arguments: Sequence[Any], **forms: Callable[..., Any]
+) -> Any:
+    """What the form for the platform gives that the program is lowered for.
+
+    Unlike the lowering of a primitive this traces every form, so it is for what is rarely traced.
+
+    Args:
+      settings: of the recurrence.
+      arguments: of the forms, pytrees of arrays.
+      forms: by platform, as `jax.lax.platform_dependent` takes them; that for "cuda" is for the
+        kernels.
+    """
+    by_kernels = forms.pop("cuda")
+    if settings.implementation in ("kernel", "interpret"):
+        return by_kernels(*arguments)
+    possible = settings.implementation == "auto" and not why_no_kernel(
+        {leaf.dtype for leaf in jax.tree.leaves(arguments)}, settings.precision
+    )
+    if possible:
+        forms["cuda"] = by_kernels
+    elif len(forms) == 1:
+        return forms["default"](*arguments)
+    return lax.platform_dependent(*arguments, **forms)
+
+
 def _refuse(call: Any, implementation: str, there: str, context: Any) -> None:
     """Raises ValueError if a call asks for an implementation that is not had here."""
     if call.settings.implementation == implementation:
@@ -118,7 +147,7 @@ def _interpreted(call: Any) -> Any:
     from rnn_jax.sequence.kernels.tiles import SMALLEST_TILE, Tiles
     from rnn_jax.sequence.running.on_kernels import Launch
 
-    tiles = Tiles(rows=SMALLEST_TILE, split=1, warps=4, parts=1, at_once=1)
+    tiles = Tiles(rows=SMALLEST_TILE, split=1, warps=4, parts=1, chunks=1, at_once=1)
     return Launch(tiles, kernel_precision(call.settings.precision) or "tf32x3", interpret=True)
 
 

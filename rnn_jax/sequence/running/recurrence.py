@@ -26,7 +26,7 @@ from jax.interpreters import ad, batching, mlir
 from rnn_jax.arrays import varying_like
 from rnn_jax.sequence.running.levels import Levels, batching_rule, mapped_over
 from rnn_jax.sequence.running.linear_system import tangent_by_system
-from rnn_jax.sequence.running.lowering import Forms, rules_of
+from rnn_jax.sequence.running.lowering import Forms, chosen_by_platform, rules_of
 from rnn_jax.sequence.running.scanned import (
     Carry,
     Inputs,
@@ -253,31 +253,33 @@ def _bind_adjoint(call: Call, record: list[Any], cotangents: Run, like: Sequence
     return list(_ADJOINT.bind(*leaves, call=adjoint))
 
 
-def _is_zero(tangent: Any) -> bool:
-    return isinstance(tangent, ad.Zero)
-
-
 def _jvp(
     form: Form, primitive: Any, record: int, primals: Any, tangents: Any, *, call: Call
 ) -> tuple[list[Any], list[Any]]:
     """Linear in the operands from number `record` on, and by `form` in all of them."""
-    active = [not _is_zero(tangent) for tangent in tangents]
+    active = [not isinstance(tangent, ad.Zero) for tangent in tangents]
     if not any(active[:record]):
         linear = [ad.instantiate_zeros(tangent) for tangent in tangents[record:]]
         operands = (*primals[:record], *linear)
         return primitive.bind(*primals, call=call), primitive.bind(*operands, call=call)
 
-    def of_active(*values: jax.Array) -> list[jax.Array]:
-        rest = iter(values)
-        whole = [next(rest) if moves else p for moves, p in zip(active, primals, strict=True)]
-        return leaves_of(form, *whole, call=call)
+    run = functools.partial(leaves_of, form, call=call)
+    along = [t if moves else None for t, moves in zip(tangents, active, strict=True)]
+    results: tuple[list[Any], list[Any]] = jvp_along(run, primals, along)
+    return results
 
-    chosen = [
-        [value for value, moves in zip(values, active, strict=True) if moves]
-        for values in (primals, tangents)
-    ]
-    results, slopes = jax.jvp(of_active, tuple(chosen[0]), tuple(chosen[1]))
-    return results, slopes
+
+def jvp_along(
+    function: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any | None]
+) -> Any:
+    """`jax.jvp` of a function of arrays; those whose tangent is None are constants."""
+    moving = {k: tangent for k, tangent in enumerate(tangents) if tangent is not None}
+
+    def of_moving(*values: jax.Array) -> Any:
+        at = dict(zip(moving, values, strict=True))
+        return function(*(at.get(k, primal) for k, primal in enumerate(primals)))
+
+    return jax.jvp(of_moving, tuple(primals[k] for k in moving), tuple(moving.values()))
 
 
 def _recorded(call: Call) -> int:
@@ -285,15 +287,26 @@ def _recorded(call: Call) -> int:
     return call.operands.children()[0].num_leaves
 
 
+def _tangent_to_differentiate(call: Call, *leaves: jax.Array) -> Run:
+    """The tangent in the form whose derivatives are fastest where the program is to run."""
+    by_system, by_scan = (
+        functools.partial(form, call) for form in (_tangent_by_system, _tangent_by_scan)
+    )
+    run: Run = chosen_by_platform(call.settings, leaves, cuda=by_system, default=by_scan)
+    return run
+
+
 def _tangent_jvp(primals: Any, tangents: Any, *, call: Call) -> Any:
-    return _jvp(_tangent_by_system, _TANGENT, _recorded(call), primals, tangents, call=call)
+    form = _tangent_to_differentiate
+    return _jvp(form, _TANGENT, _recorded(call), primals, tangents, call=call)
 
 
-_ADJOINT_BY_SYSTEM = functools.partial(_adjoint_of, _tangent_by_system)
+_ADJOINT_TO_DIFFERENTIATE = functools.partial(_adjoint_of, _tangent_to_differentiate)
 
 
 def _adjoint_jvp(primals: Any, tangents: Any, *, call: Call) -> Any:
-    return _jvp(_ADJOINT_BY_SYSTEM, _ADJOINT, _recorded(call), primals, tangents, call=call)
+    form = _ADJOINT_TO_DIFFERENTIATE
+    return _jvp(form, _ADJOINT, _recorded(call), primals, tangents, call=call)
 
 
 def _tangent_transpose(cotangents: Sequence[Any], *operands: Any, call: Call) -> list[Any]:
@@ -305,7 +318,7 @@ def _tangent_transpose(cotangents: Sequence[Any], *operands: Any, call: Call) ->
 
 def _adjoint_transpose(cotangents: Sequence[Any], *operands: Any, call: Call) -> list[Any]:
     known, like = _split_linear(call, operands)
-    form = functools.partial(leaves_of, _ADJOINT_BY_SYSTEM, *known, call=call)
+    form = functools.partial(leaves_of, _ADJOINT_TO_DIFFERENTIATE, *known, call=call)
     zeros = [jnp.zeros(aval.shape, aval.dtype) for aval in like]
     found = jax.linear_transpose(form, *zeros)([ad.instantiate_zeros(one) for one in cotangents])
     return _of_undefined(operands, found)
