@@ -19,7 +19,8 @@ from jax.custom_derivatives import SymbolicZero
 
 from rnn_jax.sequence.running.boundaries import Boundaries
 from rnn_jax.sequence.running.linear_system import saved_by_steps
-from rnn_jax.sequence.running.recurrence import run_recurrence, run_tangent
+from rnn_jax.sequence.running.lowering import chosen_by_platform
+from rnn_jax.sequence.running.recurrence import jvp_along, run_recurrence, run_tangent
 from rnn_jax.sequence.running.scanned import (
     Carry,
     Inputs,
@@ -28,6 +29,7 @@ from rnn_jax.sequence.running.scanned import (
     Run,
     Settings,
     Tangents,
+    run_by_scan,
 )
 
 
@@ -63,48 +65,73 @@ def _recorded_run(settings: Settings, inputs: Inputs) -> Run:
 
 
 def _jvp(settings: Settings, primals: Any, tangents: Any) -> tuple[Run, Run]:
-    inputs = Inputs(*primals)
+    inputs, moves = Inputs(*primals), _none_if_zero(Inputs(*tangents))
     run = _recorded_run(settings, inputs)
-    moved = _tangent(settings, inputs, run, Inputs(*tangents), starts=False)
+    moved = _tangent(settings, inputs, run, moves, starts=False)
     return run._replace(starts=None, saved=None), moved
 
 
 def _recorded_jvp(settings: Settings, primals: Any, tangents: Any) -> tuple[Run, Run]:
-    (inputs,), (moves,) = primals, tangents
+    inputs, moves = primals[0], _none_if_zero(tangents[0])
     run = _recorded_run(settings, inputs)
-    moved = _tangent(settings, inputs, run, moves, starts=True)
-
-    def saved(kernels: Kernels, xs: jax.Array, starts: Carry) -> Any:
-        of = inputs._replace(kernels=kernels, xs=xs)
-        return saved_by_steps(settings, of, starts)
-
-    point = (inputs.kernels, inputs.xs, run.starts)
-    along = (_written_out(moves.kernels, inputs.kernels), _written_out(moves.xs, inputs.xs))
-    _, d_saved = jax.jvp(saved, point, (*along, moved.starts))
-    return run, moved._replace(saved=d_saved)
+    moved: Run = chosen_by_platform(
+        settings,
+        (inputs, run, moves),
+        cuda=functools.partial(_recorded_by_system, settings),
+        cpu=functools.partial(_recorded_by_scan, settings, inside=True),
+        default=functools.partial(_recorded_by_scan, settings, inside=False),
+    )
+    return run, moved
 
 
 fused_scan.defjvp(_jvp, symbolic_zeros=True)
 _recorded_run.defjvp(_recorded_jvp, symbolic_zeros=True)
 
 
+def _recorded_by_system(settings: Settings, inputs: Inputs, run: Run, moves: Inputs) -> Run:
+    """The tangent of a recorded run by one recurrence, and of what steps save by none."""
+    moved = _tangent(settings, inputs, run, moves, starts=True)
+
+    def saved(kernels: Kernels, xs: jax.Array, starts: Carry) -> Any:
+        return saved_by_steps(settings, inputs._replace(kernels=kernels, xs=xs), starts)
+
+    point = (inputs.kernels, inputs.xs, run.starts)
+    along = (_written_out(moves.kernels, inputs.kernels), _written_out(moves.xs, inputs.xs))
+    return moved._replace(saved=jax.jvp(saved, point, (*along, moved.starts))[1])
+
+
+def _recorded_by_scan(
+    settings: Settings, inputs: Inputs, run: Run, moves: Inputs, *, inside: bool
+) -> Run:
+    """The tangent of a recorded run as JAX finds it for a scan."""
+    structure: Any
+    leaves, structure = jax.tree.flatten(inputs)
+
+    def scanned(*leaves: jax.Array) -> Run:
+        return run_by_scan(
+            settings, jax.tree.unflatten(structure, leaves), save=True, inside=inside
+        )
+
+    moved: Run = jvp_along(scanned, leaves, structure.flatten_up_to(moves))[1]
+    return moved
+
+
 def _tangent(settings: Settings, inputs: Inputs, run: Run, moves: Inputs, *, starts: bool) -> Run:
     record = Recorded(inputs.kernels, inputs.xs, inputs.boundaries, run.starts, run.saved)
     tangents = Tangents(
-        tuple(_none_if_zero(kernel) for kernel in moves.kernels),
-        _none_if_zero(moves.xs),
+        moves.kernels,
+        moves.xs,
         _written_out(moves.carry, inputs.carry),
         _written_out(moves.initial, inputs.initial),
     )
     return run_tangent(settings, record, tangents, starts=starts)
 
 
-def _none_if_zero(tangent: Any) -> Any:
-    return None if isinstance(tangent, SymbolicZero) else tangent
+def _none_if_zero(tangents: Any) -> Any:
+    """Tangents with None for symbolic zeros."""
+    return jax.tree.map(lambda t: None if isinstance(t, SymbolicZero) else t, tangents)
 
 
 def _written_out(tangents: Any, primals: Any) -> Any:
-    """Tangents with symbolic zeros written out."""
-    return jax.tree.map(
-        lambda p, t: jnp.zeros_like(p) if isinstance(t, SymbolicZero) else t, primals, tangents
-    )
+    """Tangents with zeros for None."""
+    return jax.tree.map(lambda p, t: jnp.zeros_like(p) if t is None else t, primals, tangents)
