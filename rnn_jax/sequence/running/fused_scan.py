@@ -21,7 +21,7 @@ from jax.interpreters import ad
 from rnn_jax.sequence.running.boundaries import Boundaries
 from rnn_jax.sequence.running.levels import mapped_over
 from rnn_jax.sequence.running.linear_system import saved_by_steps
-from rnn_jax.sequence.running.lowering import chosen_by_platform
+from rnn_jax.sequence.running.platforms import chosen_by_platform
 from rnn_jax.sequence.running.recurrence import (
     RECURRENCE,
     Call,

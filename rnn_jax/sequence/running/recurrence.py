@@ -26,7 +26,7 @@ from jax.interpreters import ad, batching, mlir
 from rnn_jax.arrays import varying_like
 from rnn_jax.sequence.running.levels import Levels, batching_rule, mapped_over
 from rnn_jax.sequence.running.linear_system import tangent_by_system
-from rnn_jax.sequence.running.lowering import Forms, chosen_by_platform, rules_of
+from rnn_jax.sequence.running.platforms import Forms, chosen_by_platform, rules_of
 from rnn_jax.sequence.running.scanned import (
     Carry,
     Inputs,
