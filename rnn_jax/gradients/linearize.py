@@ -84,6 +84,21 @@ class Linearization:
         return self.outputs.shape[-2]
 
 
+@struct.dataclass
+class StepJacobians:
+    """The Jacobians of all steps and what is known of their form, as products of them need it.
+
+    Attributes:
+      jacobians: with a leading axis T.
+      output_rows: as in `Linearization`.
+      diagonal_columns: as in `Linearization`.
+    """
+
+    jacobians: Jacobians
+    output_rows: tuple[int, int] | None = struct.field(pytree_node=False)
+    diagonal_columns: tuple[int, int] | None = struct.field(pytree_node=False)
+
+
 # What a measure is given, and what its programs may be given: the same, or partly run.
 Given = Problem | Linearization
 Source = Given | Trajectory
@@ -146,6 +161,11 @@ class Record:
             lin.output_state_jacobians,
             lin.output_input_jacobians,
         )
+
+    @property
+    def steps(self) -> StepJacobians:
+        """The Jacobians, without the cell."""
+        return StepJacobians(self.jacobians, self.output_rows, self.diagonal_columns)
 
     def varying(self, tree: Any, *others: Any) -> Any:
         """The start of a loop over the sequence, as `varying_like` all that the loop may use."""

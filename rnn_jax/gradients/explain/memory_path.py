@@ -79,7 +79,7 @@ def split_path(record: Record, factors: jax.Array, rows: tuple[int, int]) -> Mem
 
     whole = jnp.zeros(count, jnp.int32)
     start = (jnp.zeros((size, count), dtype), whole, jnp.ones(count, dtype), whole)
-    at = (StepMatrices.of(record), record.jacobians.state_by_state, factors)
+    at = (StepMatrices.of(record.steps), record.jacobians.state_by_state, factors)
     products, rest, total = loops.scan(body, start, at)[1]
     path = jax.vmap(lambda row: log_of_sum(row, power=2))(products)
     return MemoryPath(factors, products, path, rest, total)
