@@ -1,0 +1,1 @@
+"""Recurrences and their transposes as one kernel each on a graphics card."""
