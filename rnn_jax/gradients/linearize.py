@@ -194,6 +194,13 @@ class Record:
         """Columns of A_t that are diagonal blocks, (start, stop)."""
         return self.flat.diagonal_columns if self._given is None else self._given.diagonal_columns
 
+    def source(self) -> Source:
+        """What is known so far, from which another record of the sequence can be made."""
+        if self.is_linearized:
+            return self.linearization()
+        problem = Problem(self.cell, self.inputs, self.carry)
+        return Trajectory(problem, *self.trajectory) if "trajectory" in vars(self) else problem
+
     def linearization(self) -> Linearization:
         """All of it."""
         return Linearization(

@@ -19,25 +19,26 @@ from jax.experimental import pallas as pl
 
 from rnn_jax.gradients.numerics.row_sorted_qr import NOISE
 from rnn_jax.gradients.numerics.scaled import LN2, log_exactly
-from rnn_jax.sequence.kernels.permission import permission_of_lowering
+from rnn_jax.sequence.kernels.card import card_of_lowering
 
 # The longest side of a Jacobian whose rows and frame stay on chip.
 _MOST = 128
+# Of all Jacobians together: 1 GB. The sweep forms none.
+_ELEMENTS = 2**28
 # The narrowest operand that a product in a kernel takes.
 _NARROWEST = 16
 # float32 by its bits: an exponent of 8 bits, offset by 127, above a mantissa of 23.
 _MANTISSA_BITS, _OFFSET = 23, 127
 
 
-def can_serve(size: int, dtype: Any) -> bool:
-    """Whether the kernel takes Jacobians (S, S) of this type, on a card that has room."""
-    return size <= _MOST and dtype == jnp.float32
+def can_serve(steps: int, size: int, dtype: Any) -> bool:
+    """Whether the kernel takes so many Jacobians (S, S) of this type, on a card that has room."""
+    return size <= _MOST and steps * size**2 <= _ELEMENTS and dtype == jnp.float32
 
 
 def has_room(size: int, count: int) -> bool:
     """Whether the card that a program is being lowered for holds a Jacobian and a frame."""
-    # One block waits for no other, so the self-test of those that do is not asked for.
-    card = permission_of_lowering(works=lambda _: True).card
+    card = card_of_lowering()
     side, width = _padded(size), _padded(count)
     # The operands of the product, and a margin for what sums go through.
     return card is not None and 4 * side * (side + width) + 2**14 <= card.shared_memory
