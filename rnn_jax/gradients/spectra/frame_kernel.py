@@ -10,16 +10,16 @@ after which it is orthogonal to rounding unless it is lost. What is lost, or not
 kernel does not treat: it says so, and the usual sweep has to be made.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
+from rnn_jax.arrays import varying_like
 from rnn_jax.gradients.numerics.row_sorted_qr import NOISE
 from rnn_jax.gradients.numerics.scaled import LN2, log_exactly
-from rnn_jax.sequence.kernels.card import card_of_lowering
 
 # The longest side of a Jacobian whose rows and frame stay on chip.
 _MOST = 128
@@ -34,14 +34,6 @@ _MANTISSA_BITS, _OFFSET = 23, 127
 def can_serve(steps: int, size: int, dtype: Any) -> bool:
     """Whether the kernel takes so many Jacobians (S, S) of this type, on a card that has room."""
     return size <= _MOST and steps * size**2 <= _ELEMENTS and dtype == jnp.float32
-
-
-def has_room(size: int, count: int) -> bool:
-    """Whether the card that a program is being lowered for holds a Jacobian and a frame."""
-    card = card_of_lowering()
-    side, width = _padded(size), _padded(count)
-    # The operands of the product, and a margin for what sums go through.
-    return card is not None and 4 * side * (side + width) + 2**14 <= card.shared_memory
 
 
 def growth_by_step(
@@ -61,17 +53,19 @@ def growth_by_step(
     steps, size, _ = jacobians.shape
     side, width = _padded(size), _padded(count)
     padded = jnp.pad(jacobians, [(0, 0), (0, side - size), (0, side - size)])
+
+    def results(like: jax.Array) -> tuple[jax.Array, ...]:
+        shapes = ((steps, width), jnp.float32), ((steps, width), jnp.int32), ((1,), jnp.int32)
+        return varying_like(tuple(jnp.zeros(*shape) for shape in shapes), like)
+
     call = pl.pallas_call(
         _kernel(steps, side, width, count),
-        out_shape=(
-            jax.ShapeDtypeStruct((steps, width), jnp.float32),
-            jax.ShapeDtypeStruct((steps, width), jnp.int32),
-            jax.ShapeDtypeStruct((1,), jnp.int32),
-        ),
+        # Inside `shard_map` their types say over which devices they vary.
+        out_shape=jax.eval_shape(results, padded),
         grid=(1,),
         interpret=interpret,
         name="frame",
-        compiler_params=None if interpret else _compiler_params(side * width),
+        compiler_params=None if interpret else _compiler_params(side),
     )
     pivots, exponents, lost = call(padded)
     growth = log_exactly(pivots) + LN2 * exponents.astype(jnp.float32)
@@ -83,11 +77,33 @@ def _padded(size: int) -> int:
     return max(_NARROWEST, 1 << (size - 1).bit_length())
 
 
-def _compiler_params(elements: int) -> Any:
+def _compiler_params(side: int) -> Any:
     # Only what lowers the kernel needs the part of Pallas that knows of GPUs.
     from jax.experimental.pallas import triton
 
-    return triton.CompilerParams(num_warps=16 if elements > 2**12 else 8, num_stages=1)
+    return triton.CompilerParams(num_warps=8 if side <= 64 else 16, num_stages=1)
+
+
+class _Columns(NamedTuple):
+    """What is known of A · Q while its columns are orthogonalised one after another.
+
+    Attributes:
+      q: the new frame, 0 for the columns ahead, (side, width).
+      pivots: R_ii, 2^exponents apart, (width,).
+      exponents: what was taken out of the columns, (width,).
+      weighed: the sums of squares so far, weighted by the squares of each column, (width,).
+      so_far: sums of squares of the rows, each column in its own scale, (side,).
+      sizes: the same, all columns in the scale of the first, (side,).
+      first: the exponent of the first column, ().
+    """
+
+    q: jax.Array
+    pivots: jax.Array
+    exponents: jax.Array
+    weighed: jax.Array
+    so_far: jax.Array
+    sizes: jax.Array
+    first: jax.Array
 
 
 def _kernel(steps: int, side: int, width: int, count: int) -> Any:
@@ -98,52 +114,64 @@ def _kernel(steps: int, side: int, width: int, count: int) -> Any:
         column = lax.broadcasted_iota(jnp.int32, (side, width), 1)
         row = lax.broadcasted_iota(jnp.int32, (side, width), 0)
         index = lax.broadcasted_iota(jnp.int32, (width,), 0)
+        used = index < count
 
-        def orthonormal(z: jax.Array, sizes: jax.Array, scales: jax.Array) -> Any:
-            """(Q, the pivots, whether one is lost) of z, given the sizes of its rows."""
-
-            def body(j: jax.Array, state: Any) -> Any:
-                q, pivots, lost, so_far = state
-                here = column == j
-                v = jnp.sum(jnp.where(here, z, 0.0), axis=1)
-                so_far = so_far + v * v
-                for _ in range(2):
-                    along = jnp.sum(q * v[:, None], axis=0)
-                    v = v - jnp.sum(q * along[None, :], axis=1)
-                pivot = jnp.sqrt(jnp.sum(v * v))
-                new = v / pivot
-                scale = jnp.sum(jnp.where(index == j, scales, 0.0))
-                error = new * (noise_level * (sizes * scale + jnp.sqrt(so_far)))
-                # So that what is not a number counts as lost too.
-                found = pivot > jnp.sqrt(jnp.sum(error * error))
-                lost = jnp.where(found, lost, 1)
-                q = jnp.where(here, new[:, None], q)
-                return q, jnp.where(index == j, pivot, pivots), lost, so_far
-
-            start = (
-                jnp.zeros((side, width), jnp.float32),
-                jnp.zeros((width,), jnp.float32),
-                jnp.int32(0),
-                jnp.zeros((side,), jnp.float32),
+        def advance(a: jax.Array, before: jax.Array, j: jax.Array, so_far: _Columns) -> _Columns:
+            """Column j of A · Q, and what it leaves when the columns before it are taken out."""
+            q, pivots, exponents, weighed, squares, sizes, first = so_far
+            here, place = column == j, index == j
+            old = jnp.sum(jnp.where(here, before, 0.0), axis=1)
+            # By sums and not as a product of all columns: A stays where it is, in registers.
+            v = jnp.sum(a * old[None, :], axis=1)
+            exponent = _exponent(jnp.max(jnp.abs(v)))
+            v = v * _power_of_two(-exponent)
+            first = jnp.where(j == 0, exponent, first)
+            squares = squares + v * v
+            true = v * _power_of_two(exponent - first)
+            sizes = sizes + true * true
+            for _ in range(2):
+                along = jnp.sum(q * v[:, None], axis=0)
+                v = v - jnp.sum(q * along[None, :], axis=1)
+            pivot = jnp.sqrt(jnp.sum(v * v))
+            new = v / pivot
+            return _Columns(
+                jnp.where(here, new[:, None], q),
+                jnp.where(place, pivot, pivots),
+                jnp.where(place, exponent, exponents),
+                jnp.where(place, jnp.sum(new * new * squares), weighed),
+                squares,
+                sizes,
+                first,
             )
-            q, pivots, lost, _ = lax.fori_loop(0, count, body, start)
-            return q, pivots, lost
+
+        def is_lost(found: _Columns) -> jax.Array:
+            """1 if a pivot is below what rounding puts into it, as `noise_of_pivots` says."""
+            formed = jnp.sum(found.q * found.q * found.sizes[:, None], axis=0)
+            scale = _power_of_two(found.first - found.exponents)
+            noise = noise_level * (jnp.sqrt(formed) * scale + jnp.sqrt(found.weighed))
+            # So that what is not a number counts as lost too.
+            kept = (found.pivots > noise) & (found.pivots < jnp.inf)
+            return jnp.max(jnp.where(kept, 0, 1) * jnp.where(used, 1, 0))
 
         def step(t: jax.Array, state: Any) -> Any:
             q, a, lost = state
             # Of the next step, so that reading it takes no time of its own.
             ahead = jacobians[jnp.minimum(t + 1, steps - 1)]
-            z = lax.dot(a, q, precision=lax.Precision.HIGHEST)
-            exponents = _exponents(jnp.max(jnp.abs(z), axis=0))
-            z = z * _power_of_two(-exponents)[None, :]
-            # The size of the terms that were added up: the rows, in the scale of each column.
-            below = exponents - jnp.max(jnp.where(index < count, exponents, -_OFFSET))
-            true = z * _power_of_two(below)[None, :]
-            sizes = jnp.sqrt(jnp.sum(true * true, axis=1))
-            q, pivots, lost_here = orthonormal(z, sizes, _power_of_two(-below))
-            pivots_out[t] = pivots
-            exponents_out[t] = exponents
-            return q, ahead, lost | lost_here
+            numbers = jnp.zeros((width,), jnp.float32)
+            rows = jnp.zeros((side,), jnp.float32)
+            start = _Columns(
+                jnp.zeros((side, width), jnp.float32),
+                numbers,
+                jnp.zeros((width,), jnp.int32),
+                numbers,
+                rows,
+                rows,
+                jnp.int32(0),
+            )
+            found = lax.fori_loop(0, count, lambda j, x: advance(a, q, j, x), start)
+            pivots_out[t] = found.pivots
+            exponents_out[t] = found.exponents
+            return found.q, ahead, lost | is_lost(found)
 
         q = jnp.where((row == column) & (column < count), 1.0, 0.0)
         _, _, lost = lax.fori_loop(0, steps, step, (q, jacobians[0], jnp.int32(0)))
@@ -152,11 +180,10 @@ def _kernel(steps: int, side: int, width: int, count: int) -> Any:
     return kernel
 
 
-def _exponents(largest: jax.Array) -> jax.Array:
-    """e with x in [2^{e−1}, 2^e) of numbers x ≥ 0; in the range in which 2^−e is normal."""
+def _exponent(largest: jax.Array) -> jax.Array:
+    """e with x in [2^{e−1}, 2^e) of x ≥ 0, in the range in which 2^−e is normal."""
     bits = lax.bitcast_convert_type(largest, jnp.int32)
-    exponents = (bits >> _MANTISSA_BITS) - (_OFFSET - 1)
-    return jnp.clip(exponents, 2 - _OFFSET, _OFFSET - 3)
+    return jnp.clip((bits >> _MANTISSA_BITS) - (_OFFSET - 1), 2 - _OFFSET, _OFFSET - 3)
 
 
 def _power_of_two(exponents: jax.Array) -> jax.Array:

@@ -241,11 +241,9 @@ def _growth_by_sweep(source: Source, *, k: int, warmup: int, interval: int) -> j
 def _growth_by_kernel(
     by_sweep: Callable[[Source], jax.Array], source: Source, *, k: int, warmup: int
 ) -> jax.Array:
-    """The same from one kernel, unless it finds a direction lost, or a card too small for it."""
-    record = Record(source)
-    if not frame_kernel.has_room(record.sizes.state, k):
-        return by_sweep(source)
-    growth, kept = frame_kernel.growth_by_step(record.jacobians.state_by_state, k)
+    """The same from one kernel, unless it finds a direction lost."""
+    jacobians = Record(source).jacobians.state_by_state
+    growth, kept = frame_kernel.growth_by_step(jacobians, k)
     # A loop of at most one turn: under `vmap` a branch would be taken always.
     growth, _ = loops.while_loop(
         lambda state: ~state[1],
