@@ -88,19 +88,19 @@ def split_path(record: Record, factors: jax.Array, rows: tuple[int, int]) -> Mem
       rows: where the part m stands in the state, (start, stop).
     """
     steps, size = record.sizes.steps, record.sizes.state
-    sweep = functools.partial(_sweep, rows=rows)
+    by_step = functools.partial(sweep, rows=rows)
     length = block_length(steps, 2 * size * size)
     if length is None:
-        logs: _Logs = sweep(record.steps, factors)
+        logs: _Logs = by_step(record.steps, factors)
     else:
-        blocks = functools.partial(_in_blocks, rows=rows, length=length)
-        logs = by_platform(sweep, cuda=blocks, tpu=blocks)(record.steps, factors)
+        blocks = functools.partial(in_blocks, rows=rows, length=length)
+        logs = by_platform(by_step, cuda=blocks, tpu=blocks)(record.steps, factors)
     path = jax.vmap(lambda row: log_of_sum(row, power=2))(logs.path)
     return MemoryPath(factors, logs.path, path, logs.rest, logs.total)
 
 
-def _sweep(steps: StepJacobians, factors: jax.Array, *, rows: tuple[int, int]) -> _Logs:
-    """Step by step."""
+def sweep(steps: StepJacobians, factors: jax.Array, *, rows: tuple[int, int]) -> _Logs:
+    """The logs of every step, one after another."""
 
     def body(split: _Split, at: Any) -> tuple[_Split, _Logs]:
         matrices, a, f = at
@@ -114,10 +114,10 @@ def _sweep(steps: StepJacobians, factors: jax.Array, *, rows: tuple[int, int]) -
     return logs
 
 
-def _in_blocks(
+def in_blocks(
     steps: StepJacobians, factors: jax.Array, *, rows: tuple[int, int], length: int
 ) -> _Logs:
-    """Each block of steps from a split that starts with it, then from block to block.
+    """The same: each block of steps from a split that starts with it, then from block to block.
 
     With W the product of a block's Jacobians so far, and with its own rest and path,
 

@@ -135,9 +135,7 @@ def log_norms_in_blocks(
     return table[:total, :total]
 
 
-def _within_blocks(
-    steps: StepJacobians, *, wrt: str, log_norm: LogNorm, length: int
-) -> _Blocks:
+def _within_blocks(steps: StepJacobians, *, wrt: str, log_norm: LogNorm, length: int) -> _Blocks:
     """All blocks side by side, step by step."""
     cut_up = jax.tree.map(functools.partial(cut, length=length), steps.jacobians)
     _, count, size, features = cut_up.state_by_input.shape

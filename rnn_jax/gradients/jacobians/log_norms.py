@@ -1,6 +1,7 @@
 """Norms of the Jacobian between every two steps, in log space."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -109,9 +110,7 @@ def log_norms_of(record: Record, *, wrt: str, norm: str = "fro") -> jax.Array:
     From step to step on a CPU, in blocks of time on an accelerator.
     """
     sizes = record.sizes
-    rows, columns = (
-        (sizes.state, sizes.state) if wrt == "state" else (sizes.output, sizes.inputs)
-    )
+    rows, columns = (sizes.state, sizes.state) if wrt == "state" else (sizes.output, sizes.inputs)
     frobenius = norm == "fro" or columns == 1
 
     def emit(at: AtStep) -> jax.Array:
@@ -125,12 +124,17 @@ def log_norms_of(record: Record, *, wrt: str, norm: str = "fro") -> jax.Array:
     if length is None:
         return sweep(record.steps)
 
-    def log_norm(y: jax.Array) -> jax.Array:
-        return log_frobenius(y, (-3, -2)) if frobenius else log_spectral(jnp.moveaxis(y, -1, -3))
-
+    log_norm = log_norm_by_source("fro" if frobenius else norm)
     blocks = functools.partial(log_norms_in_blocks, wrt=wrt, log_norm=log_norm, length=length)
     table: jax.Array = by_platform(sweep, cuda=blocks, tpu=blocks)(record.steps)
     return table
+
+
+def log_norm_by_source(norm: str) -> Callable[[jax.Array], jax.Array]:
+    """ln of a norm of derivatives (..., m, i, K) by K sources, to (..., K)."""
+    if norm == "fro":
+        return lambda y: log_frobenius(y, (-3, -2))
+    return lambda y: log_spectral(jnp.moveaxis(y, -1, -3))
 
 
 def check_log_norms(

@@ -120,7 +120,7 @@ def _kernel(steps: int, side: int, width: int, count: int) -> Any:
             """Column j of A · Q, and what it leaves when the columns before it are taken out."""
             q, pivots, exponents, weighed, squares, sizes, first = so_far
             here, place = column == j, index == j
-            old = jnp.sum(jnp.where(here, before, 0.0), axis=1)
+            old = jnp.sum(jnp.where(here, before, jnp.zeros_like(before)), axis=1)
             # By sums and not as a product of all columns: A stays where it is, in registers.
             v = jnp.sum(a * old[None, :], axis=1)
             exponent = _exponent(jnp.max(jnp.abs(v)))
@@ -151,11 +151,12 @@ def _kernel(steps: int, side: int, width: int, count: int) -> Any:
             noise = noise_level * (jnp.sqrt(formed) * scale + jnp.sqrt(found.weighed))
             # So that what is not a number counts as lost too.
             kept = (found.pivots > noise) & (found.pivots < jnp.inf)
-            return jnp.max(jnp.where(kept, 0, 1) * jnp.where(used, 1, 0))
+            return jnp.max((used & ~kept).astype(jnp.int32))
 
         def step(t: jax.Array, state: Any) -> Any:
             q, a, lost = state
             # Of the next step, so that reading it takes no time of its own.
+            t = t.astype(jnp.int32)
             ahead = jacobians[jnp.minimum(t + 1, steps - 1)]
             numbers = jnp.zeros((width,), jnp.float32)
             rows = jnp.zeros((side,), jnp.float32)
@@ -168,12 +169,14 @@ def _kernel(steps: int, side: int, width: int, count: int) -> Any:
                 rows,
                 jnp.int32(0),
             )
-            found = lax.fori_loop(0, count, lambda j, x: advance(a, q, j, x), start)
+            found = lax.fori_loop(
+                0, count, lambda j, x: advance(a, q, j.astype(jnp.int32), x), start
+            )
             pivots_out[t] = found.pivots
             exponents_out[t] = found.exponents
             return found.q, ahead, lost | is_lost(found)
 
-        q = jnp.where((row == column) & (column < count), 1.0, 0.0)
+        q = ((row == column) & (column < count)).astype(jnp.float32)
         _, _, lost = lax.fori_loop(0, steps, step, (q, jacobians[0], jnp.int32(0)))
         lost_out[0] = lost
 

@@ -210,16 +210,16 @@ def exponents_of(record: Record, *, k: int, warmup: int = 0, interval: int = 1) 
     steps, size, dtype = record.sizes.steps, record.sizes.state, record.sizes.dtype
     windows, rest = divmod(steps - warmup, interval)
     lengths = [interval] * windows + ([rest] if rest else [])
-    by_sweep = functools.partial(_growth_by_sweep, k=k, warmup=warmup, interval=interval)
+    by_sweep = functools.partial(growth_by_sweep, k=k, warmup=warmup, interval=interval)
     if interval == 1 and frame_kernel.can_serve(steps, size, dtype):
-        kernel = functools.partial(_growth_by_kernel, by_sweep, k=k, warmup=warmup)
+        kernel = functools.partial(growth_by_kernel, by_sweep, k=k, warmup=warmup)
         growth = by_platform(by_sweep, cuda=kernel)(record.source())
     else:
         growth = by_sweep(record.source())
     return spectrum_of(growth, jnp.asarray(lengths), size)
 
 
-def _growth_by_sweep(source: Source, *, k: int, warmup: int, interval: int) -> jax.Array:
+def growth_by_sweep(source: Source, *, k: int, warmup: int, interval: int) -> jax.Array:
     """ln|R_ii| of every window, (N, k), with a QR decomposition at the end of each."""
     record = Record(source)
     steps, size, dtype = record.sizes.steps, record.sizes.state, record.sizes.dtype
@@ -238,7 +238,7 @@ def _growth_by_sweep(source: Source, *, k: int, warmup: int, interval: int) -> j
     return growth
 
 
-def _growth_by_kernel(
+def growth_by_kernel(
     by_sweep: Callable[[Source], jax.Array], source: Source, *, k: int, warmup: int
 ) -> jax.Array:
     """The same from one kernel, unless it finds a direction lost."""
