@@ -31,10 +31,10 @@ lint: $(VENV)/.lint
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks
 
-# On a machine with an NVIDIA GPU, beside cuDNN through PyTorch and through jax.experimental.rnn.
-bench-gpu: $(VENV)/.test
-	$(BIN)/python -m pip install --quiet --editable '.[test,peers,cuda]'
-	$(BIN)/python -m benchmarks --platform gpu --out benchmarks/RESULTS_GPU.md
+# On a machine with an NVIDIA GPU, beside cuDNN through PyTorch and through jax.experimental.rnn. In
+# an environment of its own, because PyTorch's build for the CPU has no cuDNN.
+bench-gpu: $(VENV)-gpu/.bench
+	$(VENV)-gpu/bin/python -m benchmarks.gpu
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -48,6 +48,12 @@ $(VENV)/.test: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	$(if $(TORCH),$(BIN)/python -m pip install --quiet '$(TORCH)' \
 		|| echo "No $(TORCH) for this Python: what is held against PyTorch will be skipped.")
+	touch $@
+
+$(VENV)-gpu/.bench: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-gpu
+	$(VENV)-gpu/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-gpu/bin/python -m pip install --quiet --editable '.[test,peers,cuda]'
 	touch $@
 
 $(VENV)/.lint: $(VENV)/bin/python pyproject.toml

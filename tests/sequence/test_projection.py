@@ -7,21 +7,20 @@ import pytest
 
 import zoo
 from rnn_jax.cells.structure import fused_form
-from rnn_jax.sequence.running import fused_scan as fused
+from rnn_jax.sequence.running.scanned import split_products
 
 STEPS, FEATURES, SIZE = 5, 2, 3
 
 
 @pytest.mark.parametrize("inside", [True, False])
 @pytest.mark.parametrize("name", ["lstm", "gru_reset_after", "simple_tanh"])
-def test_either_way_they_are_the_affine_maps_of_state_and_input(name, inside, monkeypatch):
-    monkeypatch.setattr(fused, "projects_inside", lambda: inside)
+def test_either_way_they_are_the_affine_maps_of_state_and_input(name, inside):
     cell = zoo.CELLS[name](FEATURES, SIZE, 0)
     form = fused_form(cell)
     xs = jax.random.normal(jax.random.key(0), (STEPS, FEATURES))
     carry = zoo.random_carry(cell, 1)
     h, ones = form.mathematics.hidden(carry), jnp.ones(1)
-    pre_activations, inputs = fused._split(form, xs)
+    pre_activations, inputs = split_products(form, xs, inside=inside)
     # A step is given its input, or what is ready of its pre-activations.
     shapes = [leaf.shape[1:] for leaf in jax.tree.leaves(inputs)]
     assert shapes == ([(FEATURES,)] if inside else [kernel.shape[1:] for kernel in form.kernels])

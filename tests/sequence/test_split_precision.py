@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rnn_jax.sequence.kernels import exchange
+
 # ---- Roundings.
 
 
@@ -61,6 +63,8 @@ def test_rounding_to_ten_bits_is_to_the_nearest_and_ties_are_to_even():
 @pytest.mark.parametrize("phase", [0, 1])
 def test_a_tag_costs_one_unit_in_the_last_place_and_leaves_nan(phase):
     np.testing.assert_array_max_ulp(tagged(NUMBERS, phase), NUMBERS, maxulp=1)
+    # It is what the kernels do.
+    np.testing.assert_array_equal(tagged(NUMBERS, phase), exchange.tagged(NUMBERS, np.int32(phase)))
     assert set(tagged(NUMBERS, phase).view(np.uint32) & 1) == {phase}
     # NaN as arithmetic makes it, on a processor and on a card.
     words = np.asarray([0x7FC00000, 0xFFC00000, 0x7FFFFFFF], np.uint32)

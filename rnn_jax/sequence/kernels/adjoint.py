@@ -10,16 +10,16 @@ from rnn_jax.sequence.kernels.checking import check_adjoint
 from rnn_jax.sequence.kernels.exchange import alive_or_nan, poll, tag_of, tagged
 from rnn_jax.sequence.kernels.launching import Place, launch
 from rnn_jax.sequence.kernels.layout import (
-    Joined,
     Sizes,
     adjoint_weights,
     cut,
     inside,
     interleaved,
+    joined_count,
+    joined_weights,
     padded,
     padded_marks,
-    padded_weights,
-    products_of,
+    seeing_blocks,
     sizes_of,
 )
 from rnn_jax.sequence.kernels.marking import chosen, marks_in
@@ -81,20 +81,16 @@ def run_adjoint(
     """
     members, steps, rows, units = check_adjoint(rule, weights, y, last, marks, streams, precision)
     sizes = sizes_of(members, steps, rows, units, tiles)
-    joined = products_of(rule.groups)
-    whole = padded_weights(rule, weights, sizes)
+    w = adjoint_weights(joined_weights(rule, weights, sizes), sizes, tiles.parts)
     inputs = _Inputs(
-        weights=[
-            operands(adjoint_weights(whole[p.group], p, sizes, tiles.parts), precision)
-            for p in joined
-        ],
+        weights=operands(w, precision),
         y=padded(y, sizes),
         last=padded(last, sizes),
         marks=padded_marks(marks, sizes),
         streams=padded(streams, sizes),
     )
     out = launch(
-        _kernel(rule, joined, sizes, tiles, precision, interpret),
+        _kernel(rule, sizes, tiles, precision, interpret),
         inputs,
         _outputs(rule, keep, sizes, with_marks=marks is not None),
         members=members,
@@ -127,7 +123,6 @@ def _outputs(rule: StepRule, keep: Keep, sizes: Sizes, *, with_marks: bool) -> A
 
 def _kernel(
     rule: StepRule,
-    joined: tuple[Joined, ...],
     sizes: Sizes,
     tiles: Tiles,
     precision: str,
@@ -142,7 +137,8 @@ def _kernel(
 
     def kernel(place: Place, refs: _Inputs, out: Adjoint, buffer: Any) -> None:
         places = [place.part(i, tiles.parts) for i in range(tiles.parts)]
-        weights = [tuple(ref[place.member, place.slice].T for ref in w) for w in refs.weights]
+        weights = tuple(ref[place.member, place.slice].T for ref in refs.weights)
+        zero = jnp.zeros(places[0].shape, jnp.float32)
 
         def inputs_at(t: Any) -> Any:
             return [(part.load(refs.y, t), part.load(refs.streams, t)) for part in places]
@@ -152,13 +148,10 @@ def _kernel(
 
         def through_weights(d_pre: list[Arrays]) -> jax.Array:
             """Σ ḋ Wᵀ over this slice's units, for all units."""
-            total: Any = None
-            for group, w in zip(joined, weights, strict=True):
-                here = range(group.offset, group.offset + group.count)
-                side_by_side = interleaved([part[block] for part in d_pre for block in here])
-                term = product(side_by_side, w, precision, interpret=interpret)
-                total = term if total is None else total + term
-            return total
+            missing = [zero] * (joined_count(rule) - len(seeing_blocks(rule)))
+            blocks = [[part[b] for b in seeing_blocks(rule)] + missing for part in d_pre]
+            side_by_side = interleaved([block for part in blocks for block in part])
+            return product(side_by_side, weights, precision, interpret=interpret)
 
         def step(k: Any, state: Any) -> Any:
             t = sizes.steps - 1 - k
@@ -181,7 +174,9 @@ def _kernel(
             ]
             total = through_weights(d_pre)
             if exchanges:
-                buffer[place.pair, k & 1, place.slice] = tagged(total, tag_of(k))
+                # Past a start it would be finite again.
+                sent = alive_or_nan(total, alive)
+                buffer[place.pair, k & 1, place.slice] = tagged(sent, tag_of(k))
             # Loads of the next step are issued before this one's stores and, above all, its wait.
             ahead = inputs_at(jnp.maximum(t - 1, 0))
             bits_ahead = bits_at(t - 1)
@@ -191,8 +186,10 @@ def _kernel(
                     out.d_drives[group][part.member, t, part.rows, units] = d
                 part.store(out.lambdas, values, t)
             if exchanges:
-                sent = [buffer.at[place.pair, k & 1, c, :, place.units] for c in range(tiles.split)]
-                terms, alive = poll(sent, tag_of(k), alive)
+                shares = [
+                    buffer.at[place.pair, k & 1, c, :, place.units] for c in range(tiles.split)
+                ]
+                terms, alive = poll(shares, tag_of(k), alive)
                 total = alive_or_nan(sum(terms[1:], start=terms[0]), alive)
             through_h = jnp.split(total, tiles.parts, axis=1)
             after = lambdas
@@ -202,7 +199,6 @@ def _kernel(
             ]
             if marks is not None:
                 lambdas = [chosen(marks.skipped, a, b) for a, b in zip(after, lambdas, strict=True)]
-                zero = jnp.zeros(places[0].shape, jnp.float32)
                 d_initial = [
                     tuple(d + jnp.where(marks.starts, x, zero) for d, x in zip(*pair, strict=True))
                     for pair in zip(d_initial, lambdas, strict=True)
@@ -214,7 +210,7 @@ def _kernel(
             d = inside(d, units, sizes)
             return d if marks is None else jnp.where(marks.skipped, 0.0, d)
 
-        zeros = (jnp.zeros(places[0].shape, jnp.float32),) * rule.parts
+        zeros = (zero,) * rule.parts
         start = (
             [part.load(refs.last) for part in places],
             None if refs.marks is None else [zeros for _ in places],

@@ -128,7 +128,7 @@ def _card(
 
 
 def _parsed(capability: Any) -> tuple[int, int] | None:
-    """ "9.0" -> (9, 0); None for what is no compute capability of CUDA."""
+    """From "9.0" (9, 0); None for what is no compute capability of CUDA."""
     found = re.match(r"(\d+)\.(\d)", str(capability))
     return (int(found[1]), int(found[2])) if found else None
 

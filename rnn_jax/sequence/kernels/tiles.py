@@ -16,6 +16,7 @@ class Tiles(NamedTuple):
       warps: of 32 threads in a block.
       parts: adjoint: in how many parts a block takes its units, which keeps the layouts of Triton's
         products apart from those of loads and stores.
+      chunks: forward, blocks that exchange: in how many parts the state enters a product.
       at_once: blocks that may run at the same time, the card's multiprocessors.
     """
 
@@ -23,6 +24,7 @@ class Tiles(NamedTuple):
     split: int
     warps: int
     parts: int
+    chunks: int
     at_once: int
 
 
@@ -99,4 +101,4 @@ def choose_tiles(
     tile_rows, split = best
     warps = 8 if (tile_rows >= 32 or (split == 1 and all_units >= 64)) else 4
     parts = 2 if which == "adjoint" and split == 1 and all_units >= 32 else 1
-    return Choice(Tiles(tile_rows, split, warps, parts, card.multiprocessors))
+    return Choice(Tiles(tile_rows, split, warps, parts, 1, card.multiprocessors))
