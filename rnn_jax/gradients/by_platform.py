@@ -6,6 +6,8 @@ what is compiled ahead of time or exported for another platform takes that platf
 ways are not even traced.
 """
 
+import functools
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,10 +16,12 @@ from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
 from rnn_jax.gradients.precision import full_precision
+from rnn_jax.sequence.running.lowering import is_for_one_device
 
 Function = Callable[..., Any]
 
-_ACCELERATORS = ("cuda", "tpu")
+# Beside the names of platforms.
+_KERNEL, _ANY_OTHER = "kernel", "any other"
 
 
 class _Ways(NamedTuple):
@@ -40,7 +44,13 @@ class _Ways(NamedTuple):
         return cls(jaxpr_as_fun(jaxpr), tuple(others), tuple(jaxpr.out_avals))
 
 
-def by_platform(function: Function, **others: Function) -> Function:
+def by_platform(
+    function: Function,
+    *,
+    cuda: Function | None = None,
+    tpu: Function | None = None,
+    kernel: Function | None = None,
+) -> Function:
     """A function that is computed by another one where it is lowered for another platform.
 
     Batched by `jax.vmap`, each platform's function is. Differentiated, it is `function` that is, on
@@ -49,13 +59,17 @@ def by_platform(function: Function, **others: Function) -> Function:
     Args:
       function: of pytrees of arrays to a pytree of floats; it is given all arrays that depend on
         what is traced as arguments, and closes over none.
-      others: functions of the same arguments to results of the same types, by platform, "cuda" or
-        "tpu", traced where a program is lowered for it; their products are in full precision.
+      cuda: a function of the same arguments to results of the same types, for an NVIDIA GPU.
+      tpu: likewise. Each is traced where a program is lowered for it, its products in full
+        precision.
+      kernel: as `cuda`, of a kernel that is this package's own: not for what is exported, or
+        partitioned over several devices.
 
     Returns:
       A function of the same arguments.
     """
-    assert set(others) <= set(_ACCELERATORS), others
+    given = {"cuda": cuda, "tpu": tpu, _KERNEL: kernel}
+    others = {name: other for name, other in given.items() if other is not None}
 
     def call(*operands: Any) -> Any:
         leaves, structure = jax.tree.flatten(operands)
@@ -115,16 +129,36 @@ def _batch(operands: Any, axes: Any, *, ways: _Ways) -> tuple[list[Any], list[in
     return found, [0] * len(found)
 
 
-def _lowering(platform: str | None) -> Function:
-    def lower(context: Any, *operands: Any, ways: _Ways) -> Any:
-        function = dict(ways.others).get(platform, ways.usual)
-        return mlir.lower_fun(function, multiple_results=True)(context, *operands)
+def _lower(context: Any, *operands: Any, platform: str, ways: _Ways) -> Any:
+    others = dict(ways.others)
+    way = others.get(platform, ways.usual)
+    if platform == "cuda" and _KERNEL in others and _may_launch_kernels(context):
+        way = others[_KERNEL]
+    with warnings.catch_warnings():
+        # Pallas says so of its lowering through Triton; were it gone, the usual way would remain.
+        warnings.filterwarnings("ignore", "The Pallas Triton backend", DeprecationWarning)
+        return mlir.lower_fun(way, multiple_results=True)(context, *operands)
 
-    return lower
+
+def _may_launch_kernels(context: Any) -> bool:
+    """Whether a program for a GPU may have kernels whose blocks wait for no others."""
+    module = context.module_context
+    if module.lowering_parameters.for_export or not is_for_one_device(module.axis_context):
+        return False
+    try:
+        from jax.experimental.pallas import triton  # noqa: F401
+
+        from rnn_jax.sequence.kernels.permission import permission_of_lowering
+    except ImportError:  # Not every version of JAX has it.
+        return False
+    # The self-test is of blocks that exchange.
+    return permission_of_lowering(works=lambda _: True).card is not None
 
 
 ad.primitive_jvps[_chosen] = _jvp
 batching.primitive_batchers[_chosen] = _batch
-mlir.register_lowering(_chosen, _lowering(None))
-for _platform in _ACCELERATORS:
-    mlir.register_lowering(_chosen, _lowering(_platform), platform=_platform)
+for _platform in ("cuda", "tpu"):
+    mlir.register_lowering(
+        _chosen, functools.partial(_lower, platform=_platform), platform=_platform
+    )
+mlir.register_lowering(_chosen, functools.partial(_lower, platform=_ANY_OTHER))

@@ -1,4 +1,4 @@
-"""Which way a program takes follows the platform that it is lowered for, and no other thing does."""
+"""Which way a program takes follows the platform that it is lowered for, and nothing else."""
 
 import functools
 import re

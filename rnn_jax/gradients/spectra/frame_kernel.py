@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental import pallas as pl
 
 from rnn_jax.arrays import varying_like
 from rnn_jax.gradients.numerics.row_sorted_qr import NOISE
@@ -25,14 +24,14 @@ from rnn_jax.gradients.numerics.scaled import LN2, log_exactly
 _MOST = 128
 # Of all Jacobians together: 1 GB. The sweep forms none.
 _ELEMENTS = 2**28
-# The narrowest operand that a product in a kernel takes.
+# The narrowest tile.
 _NARROWEST = 16
 # float32 by its bits: an exponent of 8 bits, offset by 127, above a mantissa of 23.
 _MANTISSA_BITS, _OFFSET = 23, 127
 
 
 def can_serve(steps: int, size: int, dtype: Any) -> bool:
-    """Whether the kernel takes so many Jacobians (S, S) of this type, on a card that has room."""
+    """Whether the kernel takes so many Jacobians (S, S) of this type."""
     return size <= _MOST and steps * size**2 <= _ELEMENTS and dtype == jnp.float32
 
 
@@ -50,6 +49,8 @@ def growth_by_step(
       (growth (T, k); whether all of it can be trusted, ()). It cannot where a direction is mapped
       to less than the rounding error of its step, or to what is not finite.
     """
+    from jax.experimental import pallas as pl
+
     steps, size, _ = jacobians.shape
     side, width = _padded(size), _padded(count)
     padded = jnp.pad(jacobians, [(0, 0), (0, side - size), (0, side - size)])
@@ -78,7 +79,7 @@ def _padded(size: int) -> int:
 
 
 def _compiler_params(side: int) -> Any:
-    # Only what lowers the kernel needs the part of Pallas that knows of GPUs.
+    # Only what lowers the kernel for a GPU needs the part of Pallas that knows of them.
     from jax.experimental.pallas import triton
 
     return triton.CompilerParams(num_warps=8 if side <= 64 else 16, num_stages=1)

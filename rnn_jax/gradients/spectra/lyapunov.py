@@ -213,7 +213,7 @@ def exponents_of(record: Record, *, k: int, warmup: int = 0, interval: int = 1) 
     by_sweep = functools.partial(growth_by_sweep, k=k, warmup=warmup, interval=interval)
     if interval == 1 and frame_kernel.can_serve(steps, size, dtype):
         kernel = functools.partial(growth_by_kernel, by_sweep, k=k, warmup=warmup)
-        growth = by_platform(by_sweep, cuda=kernel)(record.source())
+        growth = by_platform(by_sweep, kernel=kernel)(record.source())
     else:
         growth = by_sweep(record.source())
     return spectrum_of(growth, jnp.asarray(lengths), size)
