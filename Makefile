@@ -12,7 +12,7 @@ EVERY  ?= 8
 # Small LAPACK calls on several threads wait for one another on a machine that is shared.
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: demo test test-part lint bench bench-gpu clean
+.PHONY: demo test test-part test-gpu lint bench bench-gpu clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python experiments/vanishing_gradient.py
@@ -23,6 +23,11 @@ test: $(VENV)/.test
 test-part: $(VENV)/.test
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal --every $(EVERY)
 
+# On a machine with an NVIDIA GPU: what runs on no other.
+test-gpu: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --editable '.[test,cuda]'
+	$(BIN)/python -m pytest tests/gpu
+
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -31,10 +36,10 @@ lint: $(VENV)/.lint
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks
 
-# On a machine with an NVIDIA GPU, beside cuDNN through PyTorch and through jax.experimental.rnn.
-bench-gpu: $(VENV)/.test
-	$(BIN)/python -m pip install --quiet --editable '.[test,peers,cuda]'
-	$(BIN)/python -m benchmarks --platform gpu --out benchmarks/RESULTS_GPU.md
+# On a machine with an NVIDIA GPU, beside cuDNN through PyTorch and through jax.experimental.rnn. In
+# an environment of its own, because PyTorch's build for the CPU has no cuDNN.
+bench-gpu: $(VENV)-gpu/.bench
+	$(VENV)-gpu/bin/python -m benchmarks.gpu
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -48,6 +53,12 @@ $(VENV)/.test: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	$(if $(TORCH),$(BIN)/python -m pip install --quiet '$(TORCH)' \
 		|| echo "No $(TORCH) for this Python: what is held against PyTorch will be skipped.")
+	touch $@
+
+$(VENV)-gpu/.bench: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-gpu
+	$(VENV)-gpu/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-gpu/bin/python -m pip install --quiet --editable '.[test,peers,cuda]'
 	touch $@
 
 $(VENV)/.lint: $(VENV)/bin/python pyproject.toml

@@ -9,7 +9,7 @@ from flax import nnx
 
 from rnn_jax.activations import ActivationLike, computes, get_activation, is_known_by_element
 from rnn_jax.cells.cell import RNNCell, promote
-from rnn_jax.cells.structure import FusedForm, PreActivations, Sees
+from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
 from rnn_jax.initializers import InitializerLike
 
 
@@ -182,26 +182,26 @@ class _UnitMathematics:
     ḣ' = u ∘ ḣ + ((h − n) ∘ u(1 − u)) ∘ u̇_u + k ∘ (u̇_n + r ∘ v̇ + v ∘ r(1 − r) ∘ u̇_r)
     """
 
-    sees: ClassVar[Sees] = ((True, True), (False, True), (True, False))
+    groups: ClassVar[Groups] = (
+        Group(2, sees_state=True, sees_input=True),
+        Group(1, sees_state=False, sees_input=True),
+        Group(1, sees_state=True, sees_input=False),
+    )
 
-    def advance(self, carry: jax.Array, pre: PreActivations) -> tuple[jax.Array, Any]:
-        gates, z_n, v = pre
-        r, u = jnp.split(jax.nn.sigmoid(gates), 2, axis=-1)
-        n = jnp.tanh(z_n + r * v)
+    def advance(self, carry: jax.Array, pre: Blocks) -> tuple[jax.Array, Blocks]:
+        u_r, u_u, u_n, v = pre
+        r, u = jax.nn.sigmoid(u_r), jax.nn.sigmoid(u_u)
+        n = jnp.tanh(u_n + r * v)
         return (1 - u) * n + u * carry, (r, u, n, v)
 
-    def coefficients(self, carry: jax.Array, saved: Any) -> Any:
+    def coefficients(self, carry: jax.Array, saved: Blocks) -> Any:
         r, u, n, v = saved
         k = (1 - u) * (1 - n * n)
-        by_gate = [k * v * r * (1 - r), (carry - n) * u * (1 - u)]
-        return u, jnp.concatenate(by_gate, axis=-1), k, k * r
+        return u, (k * v * r * (1 - r), (carry - n) * u * (1 - u), k, k * r)
 
-    def tangent(self, coefficients: Any, carry: jax.Array, pre: PreActivations) -> jax.Array:
-        u, by_gate, by_candidate, by_recurrent_term = coefficients
-        gates, z_n, v = pre
-        through_reset, through_update = jnp.split(by_gate * gates, 2, axis=-1)
-        direct = u * carry + by_candidate * z_n + by_recurrent_term * v
-        return direct + through_reset + through_update
+    def tangent(self, coefficients: Any, carry: jax.Array, pre: Blocks) -> jax.Array:
+        u, slopes = coefficients
+        return sum((slope * d for slope, d in zip(slopes, pre, strict=True)), start=u * carry)
 
     def hidden(self, carry: jax.Array) -> jax.Array:
         return carry

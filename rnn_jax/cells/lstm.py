@@ -1,7 +1,7 @@
 """Long short-term memory, in its published forms."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from flax import nnx
 
 from rnn_jax.activations import ActivationLike, computes, get_activation, is_known_by_element
 from rnn_jax.cells.cell import RNNCell, promote
-from rnn_jax.cells.structure import FusedForm, PreActivations, Sees
+from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
 from rnn_jax.checks import check_number, check_size
 from rnn_jax.initializers import InitializerLike, get_initializer, initialize
 
@@ -236,47 +236,43 @@ class _UnitMathematics:
     """
 
     blocks: tuple[str, ...]
-    sees: ClassVar[Sees] = ((True, True),)
 
-    def advance(self, carry: LSTMCarry, pre: PreActivations) -> tuple[LSTMCarry, Any]:
+    @property
+    def groups(self) -> Groups:
+        return (Group(len(self.blocks), sees_state=True, sees_input=True),)
+
+    def advance(self, carry: LSTMCarry, pre: Blocks) -> tuple[LSTMCarry, Blocks]:
         c_prev, _ = carry
-        gates = self._activate(pre[0])
+        gates = {
+            name: jnp.tanh(u) if name == "candidate" else jax.nn.sigmoid(u)
+            for name, u in zip(self.blocks, pre, strict=True)
+        }
         c = self._cell_state(c_prev, gates)
-        return (c, gates["output"] * jnp.tanh(c)), gates
+        return (c, gates["output"] * jnp.tanh(c)), tuple(gates.values())
 
-    def coefficients(self, carry: LSTMCarry, saved: dict[str, jax.Array]) -> Any:
+    def coefficients(self, carry: LSTMCarry, saved: Blocks) -> Any:
         c_prev, _ = carry
-        o, g, f = saved["output"], saved["candidate"], saved.get("forget")
-        i = saved["input"] if "input" in saved else 1 - saved["forget"]
-        tanh_c = jnp.tanh(self._cell_state(c_prev, saved))
-        by_block = {"candidate": i * (1 - g * g), "output": tanh_c * o * (1 - o)}
-        if "input" in saved:
-            by_block["input"] = g * i * (1 - i)
+        gates = dict(zip(self.blocks, saved, strict=True))
+        o, g, f = gates["output"], gates["candidate"], gates.get("forget")
+        i = gates["input"] if "input" in gates else 1 - gates["forget"]
+        tanh_c = jnp.tanh(self._cell_state(c_prev, gates))
+        slopes = {"candidate": i * (1 - g * g), "output": tanh_c * o * (1 - o)}
+        if "input" in gates:
+            slopes["input"] = g * i * (1 - i)
         if f is not None:
             # A coupled input gate 1 − f moves against the forget gate.
-            by_block["forget"] = (c_prev if "input" in saved else c_prev - g) * f * (1 - f)
-        # Side by side, because the loop then multiplies all blocks in one operation.
-        slopes = jnp.concatenate([by_block[name] for name in self.blocks], axis=-1)
-        return f, o * (1 - tanh_c * tanh_c), slopes
+            slopes["forget"] = (c_prev if "input" in gates else c_prev - g) * f * (1 - f)
+        return f, o * (1 - tanh_c * tanh_c), tuple(slopes[name] for name in self.blocks)
 
-    def tangent(self, coefficients: Any, carry: LSTMCarry, pre: PreActivations) -> LSTMCarry:
+    def tangent(self, coefficients: Any, carry: LSTMCarry, pre: Blocks) -> LSTMCarry:
         f, through_c, slopes = coefficients
-        parts = jnp.split(slopes * pre[0], len(self.blocks), axis=-1)
-        *into_c, into_h = parts
+        # The output gate stands last, and it alone does not pass through the cell state.
+        *into_c, into_h = (slope * u for slope, u in zip(slopes, pre, strict=True))
         c = sum(into_c, start=carry[0] if f is None else f * carry[0])
         return c, into_h + through_c * c
 
     def hidden(self, carry: LSTMCarry) -> jax.Array:
         return carry[1]
-
-    def _activate(self, pre: jax.Array) -> dict[str, jax.Array]:
-        """The blocks' activations by name."""
-        # The candidate's sigmoid is thrown away: one operation over all blocks is large enough for
-        # XLA to share among the CPU's cores, and so costs less than one for each gate.
-        blocks = len(self.blocks)
-        gates = dict(zip(self.blocks, jnp.split(jax.nn.sigmoid(pre), blocks, axis=-1), strict=True))
-        candidate = jnp.split(pre, blocks, axis=-1)[self.blocks.index("candidate")]
-        return gates | {"candidate": jnp.tanh(candidate)}
 
     def _cell_state(self, c_prev: jax.Array, gates: dict[str, jax.Array]) -> jax.Array:
         i = gates["input"] if "input" in gates else 1 - gates["forget"]

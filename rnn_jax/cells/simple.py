@@ -16,7 +16,7 @@ from rnn_jax.activations import (
     is_own,
 )
 from rnn_jax.cells.cell import RNNCell, promote
-from rnn_jax.cells.structure import FusedForm, PreActivations, Sees
+from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
 from rnn_jax.initializers import InitializerLike
 
 
@@ -132,16 +132,17 @@ class _UnitMathematics:
     """The simple recurrent cell, unit by unit: ḣ' = φ'(u) ∘ u̇; see `UnitMathematics`."""
 
     activation: Activation
-    sees: ClassVar[Sees] = ((True, True),)
+    groups: ClassVar[Groups] = (Group(1, sees_state=True, sees_input=True),)
 
-    def advance(self, carry: jax.Array, pre: PreActivations) -> tuple[jax.Array, jax.Array]:
+    def advance(self, carry: jax.Array, pre: Blocks) -> tuple[jax.Array, Blocks]:
         # The activation acts element by element, so its slopes are its derivative along ones.
-        return jax.jvp(self.activation, pre, (jnp.ones_like(pre[0]),))
+        h, slopes = jax.jvp(self.activation, pre, (jnp.ones_like(pre[0]),))
+        return h, (slopes,)
 
-    def coefficients(self, carry: jax.Array, saved: jax.Array) -> jax.Array:
-        return saved
+    def coefficients(self, carry: jax.Array, saved: Blocks) -> jax.Array:
+        return saved[0]
 
-    def tangent(self, coefficients: Any, carry: jax.Array, pre: PreActivations) -> jax.Array:
+    def tangent(self, coefficients: Any, carry: jax.Array, pre: Blocks) -> jax.Array:
         return coefficients * pre[0]
 
     def hidden(self, carry: jax.Array) -> jax.Array:

@@ -6,11 +6,18 @@ itself:
 
 u_t = [h_{t−1}, x_t, 1] K    for each kernel K,        carry_t = φ(carry_{t−1}, u_t)
 
+φ speaks in *blocks*, arrays (..., H) with one number a unit: each part of the carry is one, each
+gate has one of pre-activations. So it can be traced by a loop over whole sequences as it can by a
+kernel that holds a few units of a few rows on a chip. Blocks that see the same lie side by side in
+one kernel: a *group*.
+
 A cell of that form describes itself by a `FusedForm`; its `step` remains the definition, and the
 oracle that the tests hold this form against.
 """
 
-from typing import Any, ClassVar, NamedTuple, Protocol
+import itertools
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,27 +25,46 @@ import jax.numpy as jnp
 from rnn_jax.cells.claims import claim, owner_of
 
 Carry = Any
-# One array of pre-activations (..., P) for each kernel.
-PreActivations = tuple[jax.Array, ...]
-Sees = tuple[tuple[bool, bool], ...]
+# A tuple of arrays (..., H): pre-activations by block, or what a step saves.
+Blocks = tuple[jax.Array, ...]
+# Pre-activations by group, (..., blocks · H) each.
+Grouped = tuple[jax.Array, ...]
+
+
+class Group(NamedTuple):
+    """Pre-activations that are one product with one kernel.
+
+    Attributes:
+      blocks: how many.
+      sees_state: whether they see h.
+      sees_input: whether they see x.
+    """
+
+    blocks: int
+    sees_state: bool
+    sees_input: bool
+
+
+Groups = tuple[Group, ...]
 
 
 class UnitMathematics(Protocol):
     """φ and its derivative, unit by unit. Holds no arrays and hashes, so that `jit` can key on it.
 
-    Attributes:
-      sees: for each kernel, whether its pre-activations see (the state h, the input x).
+    No method may join or cut blocks, or mix their units.
     """
 
-    sees: ClassVar[Sees]
+    @property
+    def groups(self) -> Groups:
+        """What the blocks of pre-activations see, in their order."""
 
-    def advance(self, carry: Carry, pre: PreActivations) -> tuple[Carry, Any]:
+    def advance(self, carry: Carry, pre: Blocks) -> tuple[Carry, Blocks]:
         """(the carry after the step, what `coefficients` needs of it)."""
 
-    def coefficients(self, carry: Carry, saved: Any) -> Any:
-        """The numbers that `tangent` is linear with, from the carry before the step."""
+    def coefficients(self, carry: Carry, saved: Blocks) -> Any:
+        """The blocks that `tangent` is linear with, from the carry before the step."""
 
-    def tangent(self, coefficients: Any, carry: Carry, pre: PreActivations) -> Carry:
+    def tangent(self, coefficients: Any, carry: Carry, pre: Blocks) -> Carry:
         """The derivative of `advance` applied to tangents of its two arguments."""
 
     def hidden(self, carry: Carry) -> jax.Array:
@@ -50,8 +76,8 @@ class FusedForm(NamedTuple):
 
     Attributes:
       mathematics: φ and its derivative.
-      kernels: for each entry of `mathematics.sees` the rows for h (if seen), for x (if seen) and
-        one row of biases: shape (H + I + 1, P) where both are seen.
+      kernels: for each group the rows for h (if seen), for x (if seen) and one row of biases:
+        shape (H + I + 1, blocks · H) where both are seen.
     """
 
     mathematics: UnitMathematics
@@ -78,26 +104,45 @@ def fused_form_for(cell: Any, xs: Any, carry: Carry) -> FusedForm | None:
     return form if types == {jnp.dtype(computed_in)} else None
 
 
-def seen(sees: Sees, h: jax.Array, x: jax.Array) -> list[jax.Array]:
-    """[h, x, 1] for each kernel, without what it does not see."""
+def split_blocks(groups: Groups, grouped: Iterable[jax.Array]) -> Blocks:
+    """Blocks (..., H) of pre-activations by group (..., blocks · H)."""
+    parts = [
+        jnp.split(pre, group.blocks, axis=-1) if group.blocks > 1 else [pre]
+        for group, pre in zip(groups, grouped, strict=True)
+    ]
+    return tuple(itertools.chain.from_iterable(parts))
+
+
+def join_blocks(groups: Groups, blocks: Iterable[jax.Array]) -> Grouped:
+    """The inverse of `split_blocks`."""
+    rest = iter(blocks)
+    return tuple(
+        jnp.concatenate(list(itertools.islice(rest, group.blocks)), axis=-1) for group in groups
+    )
+
+
+def seen(groups: Groups, h: jax.Array, x: jax.Array) -> list[jax.Array]:
+    """[h, x, 1] for each group, without what it does not see."""
     one = jnp.ones((*x.shape[:-1], 1), x.dtype)
     return [
-        jnp.concatenate([*([h] if sees_h else []), *([x] if sees_x else []), one], axis=-1)
-        for sees_h, sees_x in sees
+        jnp.concatenate(
+            [*([h] if group.sees_state else []), *([x] if group.sees_input else []), one], axis=-1
+        )
+        for group in groups
     ]
 
 
 def state_rows(form: FusedForm, features: int) -> list[jax.Array | None]:
     """The rows of each kernel that the state meets, (H, P); None where it does not see it."""
     return [
-        kernel[: -1 - (features if sees_x else 0)] if sees_h else None
-        for kernel, (sees_h, sees_x) in zip(form.kernels, form.mathematics.sees, strict=True)
+        kernel[: -1 - (features if group.sees_input else 0)] if group.sees_state else None
+        for kernel, group in zip(form.kernels, form.mathematics.groups, strict=True)
     ]
 
 
 def input_rows(form: FusedForm, features: int) -> list[jax.Array | None]:
     """The rows of each kernel that the input meets, (I, P); None where it does not see it."""
     return [
-        kernel[-1 - features : -1] if sees_x else None
-        for kernel, (_, sees_x) in zip(form.kernels, form.mathematics.sees, strict=True)
+        kernel[-1 - features : -1] if group.sees_input else None
+        for kernel, group in zip(form.kernels, form.mathematics.groups, strict=True)
     ]

@@ -14,7 +14,13 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from rnn_jax.cells.structure import FusedForm, input_rows, state_rows
+from rnn_jax.cells.structure import (
+    Blocks,
+    FusedForm,
+    input_rows,
+    split_blocks,
+    state_rows,
+)
 
 Unravel = Callable[[jax.Array], Any]
 
@@ -38,7 +44,7 @@ def assembled_jacobians(
     _, saved = mathematics.advance(carries, _pre_activations(form, mathematics.hidden(carries), xs))
     coefficients = mathematics.coefficients(carries, saved)
 
-    def columns(basis: tuple[Any, tuple[jax.Array, ...]]) -> jax.Array:
+    def columns(basis: tuple[Any, Blocks]) -> jax.Array:
         """(T, S, n) from n tangents of the carry and of the pre-activations they cause."""
 
         def column(coefficients: Any, tangent: Any) -> jax.Array:
@@ -52,7 +58,7 @@ def assembled_jacobians(
     )
 
 
-def _pre_activations(form: FusedForm, h: jax.Array, xs: jax.Array) -> tuple[jax.Array, ...]:
+def _pre_activations(form: FusedForm, h: jax.Array, xs: jax.Array) -> Blocks:
     """(x K_x + b) + h K_h, in the order in which a cell's own step rounds.
 
     So a factor that the cell names, as its forget gate, is the very number that stands in A.
@@ -64,12 +70,12 @@ def _pre_activations(form: FusedForm, h: jax.Array, xs: jax.Array) -> tuple[jax.
         terms.append(jnp.broadcast_to(kernel[-1], (xs.shape[0], kernel.shape[1])))
         terms += [] if w_h is None else [h @ w_h]
         pre.append(functools.reduce(operator.add, terms))
-    return tuple(pre)
+    return split_blocks(form.mathematics.groups, pre)
 
 
 def _state_basis(
     form: FusedForm, states: jax.Array, xs: jax.Array, unravel: Unravel
-) -> tuple[Any, tuple[jax.Array, ...]]:
+) -> tuple[Any, Blocks]:
     """Unit vectors of the carry, and what each adds to the pre-activations."""
     size = states.shape[1]
     units = jax.vmap(unravel)(jnp.eye(size, dtype=states.dtype))
@@ -81,12 +87,12 @@ def _state_basis(
         else jnp.matmul(h, rows)
         for kernel, rows in zip(form.kernels, state_rows(form, xs.shape[1]), strict=True)
     ]
-    return units, tuple(pre)
+    return units, split_blocks(form.mathematics.groups, pre)
 
 
 def _input_basis(
     form: FusedForm, states: jax.Array, xs: jax.Array, unravel: Unravel
-) -> tuple[Any, tuple[jax.Array, ...]]:
+) -> tuple[Any, Blocks]:
     """Nothing of the carry, and what each input feature adds to the pre-activations."""
     features = xs.shape[1]
     nothing = jax.vmap(unravel)(jnp.zeros((features, states.shape[1]), states.dtype))
@@ -94,4 +100,4 @@ def _input_basis(
         jnp.zeros((features, kernel.shape[1]), kernel.dtype) if rows is None else rows
         for kernel, rows in zip(form.kernels, input_rows(form, features), strict=True)
     ]
-    return nothing, tuple(pre)
+    return nothing, split_blocks(form.mathematics.groups, pre)

@@ -12,7 +12,7 @@ from rnn_jax.arrays import call_automatic, nan_unless, varying_like
 from rnn_jax.cells.asking import as_pytree
 from rnn_jax.cells.structure import FusedForm, fused_form_for
 from rnn_jax.cells.wrappers.noise import Noise, draw_noise, has_noise, project_with, step_with
-from rnn_jax.checks import check_flag, check_key, check_size, is_key
+from rnn_jax.checks import check_choice, check_flag, check_key, check_size, is_key
 from rnn_jax.sequence.calling import (
     ArrayLike,
     Carry,
@@ -30,7 +30,9 @@ from rnn_jax.sequence.masks import Marks, effective_resets, read_marks, valid_st
 from rnn_jax.sequence.running.boundaries import Boundaries, left_backwards, spare_carry, within
 from rnn_jax.sequence.running.checkpointing import checkpointed, resolve_interval
 from rnn_jax.sequence.running.chunks import Chunk
-from rnn_jax.sequence.running.fused_scan import Settings, fused_scan
+from rnn_jax.sequence.running.fused_scan import fused_scan
+from rnn_jax.sequence.running.platforms import why_no_kernel
+from rnn_jax.sequence.running.scanned import Settings
 from rnn_jax.sequence.running.truncation import truncated
 
 
@@ -49,6 +51,7 @@ def unroll(
     checkpoint: int | str | None = None,
     truncate: int | None = None,
     key: jax.Array | None = None,
+    implementation: str = "auto",
 ) -> Any:
     """Runs a cell over a sequence, as `lax.scan` does.
 
@@ -56,7 +59,9 @@ def unroll(
 
     This package's cells are run in their fused form (`rnn_jax.sequence.running.fused_scan`), which
     gives every mode of differentiation and forms the weights' gradient outside the loop; a cell
-    that has none is scanned as it is, with its `project` hoisted out of the loop.
+    that has none is scanned as it is, with its `project` hoisted out of the loop. On an NVIDIA GPU
+    a fused form in float32 is one kernel for all steps (`rnn_jax.sequence.kernels`), in every mode
+    of differentiation, with products at the precision that `jax.default_matmul_precision` says.
 
     Cutting a row in pieces and handing the last carry of each on to the next as its `carry` gives
     what the whole row gives, values and gradients, under every option, and what lies outside a
@@ -100,6 +105,10 @@ def unroll(
       key: a random key for the noise of a cell that has some (`Zoneout`, `RecurrentDropout`), split
         into one for each row of a batch; a step's noise depends on the key and its place in the
         row alone. None is without noise; a cell that has none ignores it.
+      implementation: "auto" takes the kernels where the program is compiled for an NVIDIA GPU and
+        they apply, and scans everywhere else; "scan" scans; "kernel" refuses to compile what
+        kernels cannot run, and says why; "interpret" runs the kernels on a CPU, far slower, to
+        test them.
 
     Returns:
       (carry, ys): the last carry and the outputs (..., T, H); with `return_carries`,
@@ -110,7 +119,8 @@ def unroll(
 
     Raises:
       ValueError: wrong shapes, an empty sequence, lengths out of range, lengths and a mask, several
-        keys, or a cell that does not return (carry, y) or does not keep its carry's shape.
+        keys, an unknown implementation or one that cannot be had, or a cell that does not return
+        (carry, y) or does not keep its carry's shape.
       TypeError: inputs that are no real numbers, a cell that needs `carry`, or, with resets and a
         carry, `initial`; a flag that is no bool, or a `key` that is no key.
     """
@@ -122,6 +132,7 @@ def unroll(
         return_carries=check_flag("return_carries", return_carries),
         every=resolve_interval(checkpoint, steps),
         truncate=None if truncate is None else min(check_size("truncate", truncate), steps),
+        implementation=check_choice("implementation", implementation, IMPLEMENTATIONS),
     )
     marks = read_marks(leading, lengths, mask, resets)
     for name, start in (("carry", carry), ("initial", initial)):
@@ -130,6 +141,9 @@ def unroll(
     keys = None if key is None else split_for(batch, check_key(key))
     return _unroll(as_pytree(cell), xs, carry, initial, marks, keys, options=options)
 
+
+# How a recurrence may be run, see `unroll`.
+IMPLEMENTATIONS = ("auto", "scan", "kernel", "interpret")
 
 # advance(carry, z) -> (carry after the step, y)
 Advance = Callable[[Carry, Any], tuple[Carry, Any]]
@@ -143,6 +157,7 @@ class _Options(NamedTuple):
     return_carries: bool
     every: int | None
     truncate: int | None
+    implementation: str
 
 
 @functools.partial(jax.jit, static_argnames="options")
@@ -193,6 +208,8 @@ def _run_rows(
         noise = mapped(draw, batch_axes)(keys)
     boundaries = Boundaries(valid, resets)
     form = None if has_noise(noise) else fused_form_for(cell, xs, start)
+    if options.implementation in ("kernel", "interpret"):
+        _check_kernel(options.implementation, form, noise)
     if form is not None:
         last, ys, carries = _scan_fused(form, xs, start, initial, boundaries, options)
     else:
@@ -299,14 +316,38 @@ def _scan_fused(
     def time_back(tree: Any) -> Any:
         return jax.tree.map(lambda a: jnp.moveaxis(a, 0, time), tree)
 
-    settings = Settings(form.mathematics, options.reverse, options.return_carries)
+    settings = Settings(
+        form.mathematics,
+        options.reverse,
+        options.return_carries,
+        options.implementation,
+        precision=jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
+    )
 
     def run(carry: Carry, inputs: Any) -> tuple[Carry, Any]:
-        last, ys, carries = fused_scan(settings, form.kernels, *inputs, carry, initial)
-        return last, (ys, carries)
+        xs, boundaries = inputs
+        done = fused_scan(settings, form.kernels, xs, boundaries, carry, initial)
+        return done.last, (done.ys, done.carries)
 
     last, ys, carries = _run(run, start, initial, time_first((xs, boundaries)), options)
     return last, time_back(ys), time_back(carries)
+
+
+def _check_kernel(implementation: str, form: FusedForm | None, noise: Noise) -> None:
+    """Raises ValueError unless a kernel can run what is to be run, whatever it is compiled for."""
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    reason: str | None
+    if has_noise(noise):
+        reason = "this one has noise in every step"
+    elif form is None:
+        reason = "this cell has no fused form for such inputs and such a carry"
+    else:
+        reason = why_no_kernel({kernel.dtype for kernel in form.kernels}, precision)
+    if reason is not None:
+        raise ValueError(
+            f'implementation="{implementation}" needs a recurrence that the kernels can run; '
+            f'{reason}. Pass implementation="auto", which scans it instead.'
+        )
 
 
 def _run(

@@ -89,6 +89,11 @@ def fit(
     directory that is killed and started again by the same call ends bit for bit where it would have
     ended, its files included.
 
+    Devices do not wait for the host between two calls: one is started before the one before it is
+    read, recorded and shown. That takes room for the members' state (model, best model, optimiser)
+    three times. What was started after the last call that counts is dropped, and once all members
+    have stopped it does nothing.
+
     Args:
       model: any callable pytree model(inputs (B, T, I)) -> outputs, such as a `SequenceModel`, or
         an ensemble of them made by `ensemble`. One whose call takes `key` is given one in training.
@@ -197,7 +202,7 @@ def fit(
     model = check_model(model, trained)
     plan = dataclasses.replace(plan, trained=trained)
     members = _check_members(members, model)
-    layout = make_layout(members, mesh, plan.batch_size, plan.evaluation_size)
+    layout = make_layout(members, mesh, plan.batch_size, plan.evaluation_size, model)
     hyperparameters = check_hyperparameters(hyperparameters, members, model, trained)
     folder = _check_directory(directory, tensorboard)
     if feed is None:

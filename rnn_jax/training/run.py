@@ -19,6 +19,7 @@ from rnn_jax.training.disk.records import Row
 from rnn_jax.training.disk.tensorboard import TensorBoard
 from rnn_jax.training.display import Display
 from rnn_jax.training.history import last_probe_rows, probe_rows, row_of
+from rnn_jax.training.look_ahead import LookAhead
 from rnn_jax.training.report import MemberStatus, Report, has_stopped
 from rnn_jax.training.step import TrainState
 from rnn_jax.training.stopping import Stopping, Terminated
@@ -57,6 +58,7 @@ class Run:
         """
         display.begin(self.done)
         self._program.begin(self.done, steps)
+        calls = LookAhead(self._program, self.state, self.done, steps)
         status: MemberStatus = fetch(self.state.status)
         if self._plan.on_nonfinite == "raise":
             for failure in new_failures(None, status):
@@ -64,7 +66,7 @@ class Run:
         if steps == 0:
             self._record([], last_probe_rows(0, self._program.measure(self.state)))
         while self.done < steps and not np.all(has_stopped(self._plan, status)):
-            before, (report, first) = status, self._advance(steps)
+            before, (report, first) = status, self._advance(calls)
             status = report.status
             finished = self.done >= steps or bool(np.all(has_stopped(self._plan, status)))
             self._record_call(report, first, finished)
@@ -83,17 +85,16 @@ class Run:
         if asked:
             raise Terminated(asked, self.done, self.journal.path)
 
-    def _advance(self, steps: int) -> tuple[Report, int]:
+    def _advance(self, calls: LookAhead) -> tuple[Report, int]:
         """(what the next call of the loop reports, steps done before it)."""
-        first, length = self.done, self._plan.next_length(self.done, steps)
         try:
-            self.state, report = self._program.advance(self.state, first, length)
+            call, report = calls.next()
         except Exception:  # Such as of a loader: what is done stays done.
-            if first > self._saved:
+            if self.done > self._saved:
                 self._save([])
             raise
-        self.done = first + length
-        return report, first
+        self.state, self.done = call.state, call.done
+        return report, call.first
 
     def _record_call(self, report: Report, first: int, finished: bool) -> None:
         members = self._program.layout.members

@@ -91,6 +91,20 @@ def init_train_state(plan: Plan, model: Any, hyperparameters: Any) -> TrainState
     )
 
 
+def unless_all_stopped(
+    plan: Plan, advance: Callable[[TrainState], tuple[TrainState, Any]], state: TrainState
+) -> tuple[TrainState, Any]:
+    """advance(state), or where every member has stopped the state as it is, and zeros.
+
+    What is started before it is known that there is nothing more to do should not take long.
+    """
+    advance = jax.jit(advance)  # Traced once, and not for its forms and its branch.
+    _, forms = jax.eval_shape(advance, state)
+    nothing = jax.tree.map(lambda form: jnp.zeros(form.shape, form.dtype), forms)
+    over = jnp.all(has_stopped(plan, state.status))
+    return lax.cond(over, lambda state: (state, nothing), advance, state)
+
+
 def train_steps(
     plan: Plan,
     spread: Spread,

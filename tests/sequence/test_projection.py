@@ -7,29 +7,26 @@ import pytest
 
 import zoo
 from rnn_jax.cells.structure import fused_form
-from rnn_jax.sequence.running import fused_scan as fused
+from rnn_jax.sequence.running.scanned import split_products
 
 STEPS, FEATURES, SIZE = 5, 2, 3
 
 
 @pytest.mark.parametrize("inside", [True, False])
 @pytest.mark.parametrize("name", ["lstm", "gru_reset_after", "simple_tanh"])
-def test_either_way_they_are_the_affine_maps_of_state_and_input(name, inside, monkeypatch):
-    monkeypatch.setattr(fused, "projects_inside", lambda: inside)
+def test_either_way_they_are_the_affine_maps_of_state_and_input(name, inside):
     cell = zoo.CELLS[name](FEATURES, SIZE, 0)
     form = fused_form(cell)
     xs = jax.random.normal(jax.random.key(0), (STEPS, FEATURES))
     carry = zoo.random_carry(cell, 1)
     h, ones = form.mathematics.hidden(carry), jnp.ones(1)
-    pre_activations, inputs = fused._split(form, xs)
+    pre_activations, inputs = split_products(form, xs, inside=inside)
     # A step is given its input, or what is ready of its pre-activations.
     shapes = [leaf.shape[1:] for leaf in jax.tree.leaves(inputs)]
     assert shapes == ([(FEATURES,)] if inside else [kernel.shape[1:] for kernel in form.kernels])
     for t, x in enumerate(xs):
         found = pre_activations(carry, jax.tree.map(lambda leaf, t=t: leaf[t], inputs))
-        for (sees_h, sees_x), kernel, u in zip(
-            form.mathematics.sees, form.kernels, found, strict=True
-        ):
-            seen = [*([h] if sees_h else []), *([x] if sees_x else []), ones]
+        for group, kernel, u in zip(form.mathematics.groups, form.kernels, found, strict=True):
+            seen = [*([h] if group.sees_state else []), *([x] if group.sees_input else []), ones]
             expected = np.concatenate(seen) @ np.asarray(kernel)
             np.testing.assert_allclose(u, expected, rtol=1e-12, atol=1e-14)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from rnn_jax.cells.asking import carry_features, carry_form, parameter_dtype, part_names
 from rnn_jax.cells.cell import Carry
 from rnn_jax.cells.claims import owner_of
-from rnn_jax.cells.structure import FusedForm, fused_form, input_rows, state_rows
+from rnn_jax.cells.structure import FusedForm, fused_form, input_rows, split_blocks, state_rows
 from rnn_jax.cells.wrappers.noise import (
     Noise,
     draw_noise,
@@ -134,11 +134,12 @@ class RecurrentDropout(CellWrapper):
         h = form.mathematics.hidden(carry)
         if drops is not None:
             h = dropped(h, drops, self.rate)
-        pre = tuple(
+        pre = [
             u if w_h is None else u + self._product(h, w_h)
             for u, w_h in zip(z, state_rows(form, self.in_features), strict=True)
-        )
-        after, _ = form.mathematics.advance(carry, pre)
+        ]
+        blocks = split_blocks(form.mathematics.groups, pre)
+        after, _ = form.mathematics.advance(carry, blocks)
         return after, form.mathematics.hidden(after)
 
 

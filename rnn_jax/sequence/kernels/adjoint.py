@@ -169,7 +169,9 @@ def _kernel(
             ]
             total = through_weights(d_pre)
             if exchanges:
-                buffer[place.pair, k & 1, place.slice] = tagged(total, tag_of(k))
+                # Past a start it would be finite again.
+                sent = alive_or_nan(total, alive)
+                buffer[place.pair, k & 1, place.slice] = tagged(sent, tag_of(k))
             # Loads of the next step are issued before this one's stores and, above all, its wait.
             ahead = inputs_at(jnp.maximum(t - 1, 0))
             bits_ahead = bits_at(t - 1)
@@ -179,11 +181,9 @@ def _kernel(
                     out.d_drives[group][part.member, t, part.rows, units] = d
                 part.store(out.lambdas, values, t)
             if exchanges:
-                sent = [
-                    buffer.at[place.pair, k & 1, jnp.int32(c), :, place.units]
-                    for c in range(tiles.split)
-                ]
-                terms, alive = poll(sent, tag_of(k), alive)
+                slices = map(jnp.int32, range(tiles.split))
+                shares = [buffer.at[place.pair, k & 1, c, :, place.units] for c in slices]
+                terms, alive = poll(shares, tag_of(k), alive)
                 total = alive_or_nan(sum(terms[1:], start=terms[0]), alive)
             through_h = jnp.split(total, tiles.parts, axis=1)
             after = lambdas

@@ -23,7 +23,9 @@ What must hold, or there would be wrong numbers instead of an error:
 - *Buffers are fresh for every launch*, because the tags of an earlier one are like
   this one's.
 - A wait ends: after a number of tries that takes far longer than any step the block gives up. From
-  then on it waits no more, and its carry is NaN in every step, which it hands to the other blocks.
+  then on it waits no more, and all that it computes and hands to the other blocks is NaN. It runs
+  ahead of them, so that they may take values of later steps for those of theirs: *nothing that it
+  hands out may be finite*, past the start of another sequence either.
 - An infinity with the tag 1 is a NaN, and a NaN remains one. Either stays in its row.
 
 Pallas' interpret mode runs one block after another, so that it can only run C = 1.
@@ -38,8 +40,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.pallas import triton as plgpu
 
-# Tries of a wait. One takes about half a microsecond, and a step takes two.
-LIMIT = 20_000
+# Tries of a wait, each about half a microsecond: a second in all. A step takes two, but the first
+# may have to wait for multiprocessors that another kernel holds, such as a sum over several cards.
+LIMIT = 2_000_000
 
 
 def tag_of(step: jax.Array) -> jax.Array:

@@ -192,7 +192,8 @@ def _kernel(
             place.store(out.ys, y if skipped is None else jnp.where(skipped, 0.0, y), t)
             place.store(out.carries[hidden], carry[hidden], t)
             if exchanges:
-                h_next = into(next_bits, carry)[1][hidden]
+                # A start or a skipped step would make it finite again.
+                h_next = alive_or_nan(into(next_bits, carry)[1][hidden], alive)
                 buffer[place.pair, t & 1, :, place.units] = tagged(h_next, tag_of(t))
             # Loads of the next step are issued before this one's other stores and its wait.
             ahead = inputs_at(jnp.minimum(t + 1, final))

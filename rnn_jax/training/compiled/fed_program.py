@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.training.compiled.program import Program
+from rnn_jax.training.compiled.program import Call, Program
 from rnn_jax.training.compiled.program_cache import cached_program
 from rnn_jax.training.data.batches import Data, holding
 from rnn_jax.training.data.feeding import Feed
@@ -15,7 +15,7 @@ from rnn_jax.training.data.reading import Position
 from rnn_jax.training.devices.layout import Layout
 from rnn_jax.training.plan import Plan
 from rnn_jax.training.report import Records, Report
-from rnn_jax.training.step import TrainState, conclude, run_steps
+from rnn_jax.training.step import TrainState, conclude, run_steps, unless_all_stopped
 
 
 class FedProgram(Program):
@@ -41,15 +41,15 @@ class FedProgram(Program):
 
     @property
     def position(self) -> Position | None:
-        """The place in the data after the steps that are done."""
+        """The place in the data after the last call that was read."""
         return self._feed.position
 
     def go_to(self, position: Position) -> None:
         """Goes to the place in the data of a checkpoint."""
         self._feed.go_to(position)
 
-    def advance(self, state: TrainState, first: int, length: int) -> tuple[TrainState, Report]:
-        """`length` steps from `first` on; the report's numbers are on the host.
+    def advance(self, state: TrainState, first: int, length: int) -> Call:
+        """Starts `length` steps from `first` on, and waits for nothing but their batches.
 
         Raises:
           ValueError, TypeError: a batch that cannot be trained on.
@@ -63,9 +63,22 @@ class FedProgram(Program):
             done, position = done + chunk.length, chunk.position
         arguments = (state, self.key, tuple(parts), self._data, np.int32(done))
         state, report = self._conclusion_for(arguments)(*arguments)
-        report = report.fetched()
-        self._feed.done(position)
-        return state, report
+        return Call(state, report, first, length, position)
+
+    def ready(self, length: int) -> bool:
+        """Whether `length` more steps could be started now without waiting for data.
+
+        Not of more batches than one chunk has: those of two calls would lie on the device at once.
+        And never in one of several processes, which all must start it at the same moment.
+        """
+        one_chunk = len(self._feed.lengths(self.plan, length)) == 1
+        return one_chunk and self._feed.is_ready() and jax.process_count() == 1
+
+    def read(self, call: Call) -> Report:
+        """Waits for a call; its report on the host."""
+        report = super().read(call)
+        self._feed.done(call.position)
+        return report
 
     def _trace(self, length: int, state: TrainState) -> None:
         """Traces what a call of `length` steps runs."""
@@ -106,7 +119,10 @@ class FedProgram(Program):
                     spread = self.layout.spread
                     return run_steps(plan, spread, *name, state, key, probe_key, own, first)
 
-                state, records = self.layout.over_members(one)(state, key, hyperparameters)
+                def all_members(state: TrainState) -> tuple[TrainState, Records]:
+                    return self.layout.over_members(one)(state, key, hyperparameters)
+
+                state, records = unless_all_stopped(plan, all_members, state)
                 return self.layout.constrain(state), self.layout.constrain(records)
 
             self._steps[name] = cached_program(train, *arguments)
@@ -128,7 +144,10 @@ class FedProgram(Program):
                     records = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
                     return conclude(plan, self.layout.spread, key, state, records, done)
 
-                state, report = self.layout.over_members(one)(state, key, parts)
+                def all_members(state: TrainState) -> tuple[TrainState, Report]:
+                    return self.layout.over_members(one)(state, key, parts)
+
+                state, report = unless_all_stopped(plan, all_members, state)
                 return self.layout.constrain(state), self.layout.replicate(report)
 
             self._conclusion[name] = cached_program(evaluate, *arguments)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,78 @@ from rnn_jax.training.model_call import run_model
 from rnn_jax.training.parameters.variables import in_evaluation
 from rnn_jax.training.plan import Plan
 from rnn_jax.training.report import Findings, Report
-from rnn_jax.training.step import TrainState, init_train_state, run_probe, train_steps
+from rnn_jax.training.step import (
+    TrainState,
+    init_train_state,
+    run_probe,
+    train_steps,
+    unless_all_stopped,
+)
+
+
+class Call(NamedTuple):
+    """A call of the loop that was started; a device may still be at it.
+
+    Attributes:
+      state: of all members after it.
+      report: on its steps, not yet on the host.
+      first: training steps done before it.
+      length: training steps of it.
+      position: the place in the data after it; None of none.
+    """
+
+    state: TrainState
+    report: Report
+    first: int
+    length: int
+    position: Any = None
+
+    @property
+    def done(self) -> int:
+        """Training steps done after it."""
+        return self.first + self.length
+
+
+def keys_of(members: int | None, seed: int) -> tuple[jax.Array, jax.Array]:
+    """(key of each member, key of the probes)."""
+    data_key, probe_key = jax.random.split(key_of(seed))
+    if members is None:
+        return jax.random.fold_in(data_key, 0), probe_key
+    numbers = jnp.arange(members, dtype=jnp.uint32)
+    return jax.vmap(functools.partial(jax.random.fold_in, data_key))(numbers), probe_key
+
+
+def training_call(
+    plan: Plan, layout: Layout, length: int
+) -> Callable[..., tuple[TrainState, Report]]:
+    """What a call of the loop runs: `length` steps of all members, and an evaluation.
+
+    Returns:
+      A function of the state, the members' keys, the probes' key, hyperparameters, data and the
+      steps done before.
+    """
+
+    def train(
+        state: TrainState,
+        key: jax.Array,
+        probe_key: jax.Array,
+        hyperparameters: Any,
+        data: Data,
+        first: jax.Array,
+    ) -> tuple[TrainState, Report]:
+        own = holding(plan, data)
+
+        def one(state: TrainState, key: jax.Array, of: Any) -> tuple[TrainState, Report]:
+            return train_steps(own, layout.spread, length, state, key, probe_key, of, first)
+
+        def all_members(state: TrainState) -> tuple[TrainState, Report]:
+            found: tuple[TrainState, Report] = layout.over_members(one)(state, key, hyperparameters)
+            return found
+
+        state, report = unless_all_stopped(plan, all_members, state)
+        return layout.constrain(state), layout.replicate(report)
+
+    return train
 
 
 class Program:
@@ -34,12 +105,7 @@ class Program:
 
     def __init__(self, plan: Plan, layout: Layout, seed: int, hyperparameters: Any):
         self.plan, self.layout = plan, layout
-        data_key, probe_key = jax.random.split(key_of(seed))
-        if layout.members is None:
-            key = jax.random.fold_in(data_key, 0)
-        else:
-            members = jnp.arange(layout.members, dtype=jnp.uint32)
-            key = jax.vmap(functools.partial(jax.random.fold_in, data_key))(members)
+        key, probe_key = keys_of(layout.members, seed)
         self.key, self._hyperparameters = layout.place((key, hyperparameters))
         self._probe_key = layout.place_everywhere(probe_key)
         self._data: Data = layout.place_everywhere(data_of(plan.task))
@@ -97,18 +163,26 @@ class Program:
             return None
         return int(axes.pop()[0])
 
-    def advance(self, state: TrainState, first: int, length: int) -> tuple[TrainState, Report]:
-        """`length` steps from `first` on; the report is on the host, NaN for means of no steps."""
+    def advance(self, state: TrainState, first: int, length: int) -> Call:
+        """Starts `length` steps from `first` on, and does not wait for them."""
         train = self._trained_for(length, state)
         state, report = train(*self._arguments(state), np.int32(first))
-        return state, report.fetched()
+        return Call(state, report, first, length)
+
+    def ready(self, length: int) -> bool:
+        """Whether `length` more steps could be started now without waiting for data."""
+        return True
+
+    def read(self, call: Call) -> Report:
+        """Waits for a call; its report on the host, NaN for means of no steps."""
+        return call.report.fetched()
 
     def begin(self, done: int, steps: int) -> None:
         """Steps from `done` to `steps` are about to be made."""
 
     @property
     def position(self) -> Any:
-        """The place in the data after the steps that are done, for a checkpoint; None of none."""
+        """The place in the data after the last call that was read; None of none."""
         return None
 
     def go_to(self, position: Any) -> None:
@@ -143,24 +217,7 @@ class Program:
     ) -> Callable[..., tuple[TrainState, Report]]:
         """The compiled function of `length` steps and an evaluation."""
         if length not in self._train:
-
-            def train(
-                state: TrainState,
-                key: jax.Array,
-                probe_key: jax.Array,
-                hyperparameters: Any,
-                data: Data,
-                first: jax.Array,
-            ) -> tuple[TrainState, Report]:
-                plan = holding(self.plan, data)
-
-                def one(state: TrainState, key: jax.Array, own: Any) -> tuple[TrainState, Report]:
-                    spread = self.layout.spread
-                    return train_steps(plan, spread, length, state, key, probe_key, own, first)
-
-                state, report = self.layout.over_members(one)(state, key, hyperparameters)
-                return self.layout.constrain(state), self.layout.replicate(report)
-
+            train = training_call(self.plan, self.layout, length)
             self._train[length] = cached_program(train, *self._arguments(state), np.int32(0))
         return self._train[length]
 

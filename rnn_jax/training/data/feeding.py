@@ -1,5 +1,7 @@
 """Batches of the host on their way to the device: read ahead, stacked, and counted."""
 
+import itertools
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -15,9 +17,12 @@ from rnn_jax.training.data.reading import Position, Reader, digest_of
 from rnn_jax.training.devices.layout import Layout
 from rnn_jax.training.plan import Plan
 
-# Bytes of the batches that lie on the device at once, about: those of the steps under way, and as
-# many that were read ahead.
+# Bytes of the batches of a chunk, about. On the device lie at once those of the steps under way, of
+# the steps that were started ahead, and those that were read ahead.
 _CHUNK_BYTES = 64 << 20
+# Chunks that are read beyond the one that is asked for: one so that the next call can be started
+# before this one is done, and one that is read meanwhile.
+_READ_AHEAD = 2
 
 
 class Chunk(NamedTuple):
@@ -58,7 +63,8 @@ class Feed:
         self._pending = [self.first]
         self._position = self._start
         self._found = True  # Whether the reader is where it has to go on.
-        self._chunks: Iterator[Chunk] | None = None
+        self._ahead: deque[Future[Chunk]] = deque()
+        self._reads: Iterator[Future[Chunk]] = iter(())
         self._pool: ThreadPoolExecutor | None = None
 
     def check_batch_size(self, given: int | None) -> int:
@@ -100,14 +106,28 @@ class Feed:
         self._found = position["batches"] == 0
 
     def begin(self, plan: Plan, layout: Layout, done: int, steps: int) -> None:
-        """Starts to read ahead, for the steps from `done` to `steps`."""
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="rnn_jax loader")
-        self._chunks = self._read_ahead(plan, layout, done, steps)
+        """From here on batches can be asked for, of the steps from `done` to `steps`."""
+        self._pool = pool = ThreadPoolExecutor(1, thread_name_prefix="rnn_jax loader")
+        # Settings of JAX that were made within a context are of one thread.
+        wide = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
+        device = jax.config.jax_default_device  # type: ignore[attr-defined]
+
+        def read(length: int) -> Chunk:
+            with jax.enable_x64(wide), jax.default_device(device):
+                return self._read(length, layout)
+
+        lengths = self._all_lengths(plan, done, steps)
+        self._reads = (pool.submit(read, length) for length in lengths)
+
+    def is_ready(self) -> bool:
+        """Whether `next` would not have to wait."""
+        return bool(self._ahead) and self._ahead[0].done()
 
     def next(self) -> Chunk:
-        """The next chunk, on the device."""
-        assert self._chunks is not None
-        return next(self._chunks)
+        """The next chunk, on the device; from now on those after it are read."""
+        missing = 1 + _READ_AHEAD - len(self._ahead)
+        self._ahead.extend(itertools.islice(self._reads, missing))
+        return self._ahead.popleft().result()
 
     def done(self, position: Position | None) -> None:
         """A call of the loop is done, whose last chunk was at `position`."""
@@ -117,25 +137,6 @@ class Feed:
         """Reads no further."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
-
-    def _read_ahead(self, plan: Plan, layout: Layout, done: int, steps: int) -> Iterator[Chunk]:
-        assert self._pool is not None
-        # Settings of JAX that were made within a context are of one thread.
-        wide = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
-        device = jax.config.jax_default_device  # type: ignore[attr-defined]
-
-        def read(length: int) -> Chunk:
-            with jax.enable_x64(wide), jax.default_device(device):
-                return self._read(length, layout)
-
-        ahead: Future[Chunk] | None = None
-        for length in self._all_lengths(plan, done, steps):
-            following = self._pool.submit(read, length)
-            if ahead is not None:
-                yield ahead.result()
-            ahead = following
-        if ahead is not None:
-            yield ahead.result()
 
     def _all_lengths(self, plan: Plan, done: int, steps: int) -> Iterator[int]:
         while done < steps:

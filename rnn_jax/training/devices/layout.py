@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from rnn_jax.checks import is_key, kind_of
 
@@ -25,10 +25,19 @@ class Layout:
     Attributes:
       members: E of an ensemble; None is one model without a leading axis.
       mesh: devices, with an axis "ensemble", an axis "batch" (or "data"), or both; None is one.
+      device: the one, where there is no mesh; None is JAX's default one.
     """
 
     members: int | None = None
     mesh: Mesh | None = None
+    device: jax.Device | None = None
+
+    @property
+    def platform(self) -> str:
+        """Of the devices, such as "cpu", which need not be of the default backend."""
+        if self.mesh is not None:
+            return str(self.mesh.devices.flat[0].platform)
+        return str((self.device or _default_device()).platform)
 
     def spread(self, batch: Any) -> Any:
         """Splits the leading axis of a batch over the devices, where there are several."""
@@ -46,35 +55,39 @@ class Layout:
         """
         if self.members is None:
             return function
-        if self.mesh is None and jax.default_backend() == "cpu":
+        if self.mesh is None and self.platform == "cpu":
             return lambda *arguments: lax.map(lambda one: function(*one), arguments)
         return jax.vmap(function, spmd_axis_name=_members_axis(self.mesh))
+
+    def sharding(self, *, everywhere: bool = False) -> Sharding:
+        """How arrays with an axis of the members lie, or those that are `everywhere` the same."""
+        if self.mesh is None:
+            return SingleDeviceSharding(self.device or _default_device())
+        return NamedSharding(self.mesh, PartitionSpec() if everywhere else self._spec())
 
     def place(self, tree: Any) -> Any:
         """Puts numbers, equal in all processes, where they belong: members apart, if so wished."""
         if self.mesh is None:
             return jax.tree.map(_on_device, tree)
-        sharding = NamedSharding(self.mesh, self._spec())
-        return jax.tree.map(functools.partial(_put, sharding), tree)
+        return jax.tree.map(functools.partial(_put, self.sharding()), tree)
 
     def place_everywhere(self, tree: Any) -> Any:
         """Puts numbers, equal in all processes, on every device."""
         if self.mesh is None:
             return tree
-        sharding = NamedSharding(self.mesh, PartitionSpec())
-        return jax.tree.map(functools.partial(_put, sharding), tree)
+        return jax.tree.map(functools.partial(_put, self.sharding(everywhere=True)), tree)
 
     def constrain(self, tree: Any) -> Any:
         """Keeps what a compiled program returns where `place` has put it."""
         if self.mesh is None:
             return tree
-        return lax.with_sharding_constraint(tree, NamedSharding(self.mesh, self._spec()))
+        return lax.with_sharding_constraint(tree, self.sharding())
 
     def replicate(self, tree: Any) -> Any:
         """Lays what a compiled program returns on every device, so that any process can read it."""
         if self.mesh is None:
             return tree
-        return lax.with_sharding_constraint(tree, NamedSharding(self.mesh, PartitionSpec()))
+        return lax.with_sharding_constraint(tree, self.sharding(everywhere=True))
 
     def _spec(self) -> PartitionSpec:
         axis = _members_axis(self.mesh)
@@ -82,16 +95,16 @@ class Layout:
 
 
 def make_layout(
-    members: int | None, mesh: Mesh | None, batch_size: int, evaluation_size: int
+    members: int | None, mesh: Mesh | None, batch_size: int, evaluation_size: int, model: Any
 ) -> Layout:
-    """Checks that the mesh fits what is to be split.
+    """Checks that the mesh fits what is to be split; without one, all is where the model is.
 
     Raises:
       TypeError: no mesh.
       ValueError: axes of unknown names, or sizes that cannot be split evenly.
     """
     if mesh is None:
-        return Layout(members)
+        return Layout(members, device=_device_of(model))
     if not isinstance(mesh, Mesh):
         raise TypeError(
             f"mesh must be a jax.sharding.Mesh; got {kind_of(mesh)}. Pass for example "
@@ -143,12 +156,25 @@ def _read(leaf: jax.Array) -> Any:
     return leaf if is_key(leaf) else np.asarray(leaf)
 
 
-def _put(sharding: NamedSharding, leaf: Any) -> jax.Array:
+def _put(sharding: Sharding, leaf: Any) -> jax.Array:
     if not is_key(leaf):
         return jax.device_put(leaf, sharding)
     # Devices of other processes take plain arrays only.
     bits = jax.device_put(jax.random.key_data(leaf), sharding)
     return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(leaf))
+
+
+def _default_device() -> jax.Device:
+    chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
+    if chosen is None or isinstance(chosen, str):  # A string names a platform.
+        return jax.local_devices(backend=chosen)[0]
+    return chosen
+
+
+def _device_of(model: Any) -> jax.Device | None:
+    """The device to which a model is committed, if it is to any."""
+    leaves = [leaf for leaf in jax.tree.leaves(model) if isinstance(leaf, jax.Array)]
+    return next((device for leaf in leaves if leaf.committed for device in leaf.devices()), None)
 
 
 def _on_device(leaf: Any) -> jax.Array:

@@ -1,0 +1,71 @@
+"""The steps of a fused form's recurrence and of its tangent, as rules of the kernels."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from rnn_jax.cells.structure import UnitMathematics
+from rnn_jax.sequence.kernels.rules import Group, StepRule
+
+Blocks = tuple[jax.Array, ...]
+
+
+def rule_of_recurrence(mathematics: UnitMathematics, carry: Any) -> StepRule:
+    """One step of a cell, which emits what its tangent needs.
+
+    Args:
+      mathematics: of the cell.
+      carry: any carry of its structure.
+    """
+    structure: Any = jax.tree.structure(carry)
+    unit = jax.ShapeDtypeStruct((), jax.tree.leaves(carry)[0].dtype)
+    pre = (unit,) * sum(group.blocks for group in mathematics.groups)
+    units = structure.unflatten([unit] * structure.num_leaves)
+    saved = jax.eval_shape(mathematics.advance, units, pre)[1]
+    return _rule(mathematics, structure, _Advance(mathematics, structure), len(saved))
+
+
+def rule_of_tangent(mathematics: UnitMathematics, carry: Any, saved: int) -> StepRule:
+    """One step of the tangent.
+
+    Its streams are the carry that the step was computed from, what the step saved (`saved` blocks)
+    and, if there is more, what is to be added to the tangent after it.
+    """
+    structure = jax.tree.structure(carry)
+    return _rule(mathematics, structure, _Move(mathematics, structure, saved), 0)
+
+
+def _rule(mathematics: UnitMathematics, structure: Any, function: Any, emits: int) -> StepRule:
+    count: int = structure.num_leaves
+    hidden: Any = mathematics.hidden(structure.unflatten(range(count)))
+    groups = tuple(Group(group.blocks, group.sees_state) for group in mathematics.groups)
+    return StepRule(groups, count, hidden, function, emits)
+
+
+@dataclass(frozen=True)
+class _Advance:
+    mathematics: UnitMathematics
+    structure: Any
+
+    def __call__(self, carry: Blocks, pre: Blocks, _: Blocks) -> tuple[Blocks, Blocks]:
+        after, saved = self.mathematics.advance(self.structure.unflatten(carry), pre)
+        return tuple(jax.tree.leaves(after)), saved
+
+
+@dataclass(frozen=True)
+class _Move:
+    mathematics: UnitMathematics
+    structure: Any
+    saved: int
+
+    def __call__(self, carry: Blocks, pre: Blocks, streams: Blocks) -> tuple[Blocks, Blocks]:
+        parts = self.structure.num_leaves
+        start = self.structure.unflatten(streams[:parts])
+        saved, added = streams[parts:][: self.saved], streams[parts + self.saved :]
+        coefficients = self.mathematics.coefficients(start, saved)
+        moved = self.mathematics.tangent(coefficients, self.structure.unflatten(carry), pre)
+        after = tuple(jax.tree.leaves(moved))
+        if added:
+            after = tuple(a + b for a, b in zip(after, added, strict=True))
+        return after, ()

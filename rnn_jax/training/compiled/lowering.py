@@ -1,0 +1,47 @@
+"""The program of `fit` for devices that need not be there: lowered from forms alone."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from rnn_jax.training.compiled.program import keys_of, training_call
+from rnn_jax.training.data.batches import data_of
+from rnn_jax.training.devices.layout import Layout
+from rnn_jax.training.plan import Plan
+from rnn_jax.training.step import init_train_state
+
+
+def lowered_call(
+    plan: Plan, layout: Layout, model: Any, length: int, hyperparameters: Any = None
+) -> jax.stages.Lowered:
+    """What `fit` compiles for one call of its loop; `.compile()` does so, and nothing is run.
+
+    Args:
+      plan: how to train.
+      layout: how many members, and for which devices: a mesh or a device, of this machine or of a
+        topology that `jax.experimental.topologies` describes.
+      model: its arrays or their forms, with a leading axis for members.
+      length: training steps.
+      hyperparameters: arrays or their forms with a leading axis, or None.
+    """
+    start = layout.over_members(functools.partial(init_train_state, plan))
+    state = jax.eval_shape(start, model, hyperparameters)
+    key, probe_key = jax.eval_shape(lambda: keys_of(layout.members, 0))
+    everywhere = layout.sharding(everywhere=True)
+    arguments = (
+        *_placed((state, key), layout.sharding()),
+        _placed(probe_key, everywhere),
+        _placed(hyperparameters, layout.sharding()),
+        _placed(data_of(plan.task), everywhere),
+        _placed(np.int32(0), everywhere),
+    )
+    return jax.jit(training_call(plan, layout, length)).trace(*arguments).lower()
+
+
+def _placed(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+    """The forms of arrays that lie so."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+    )
