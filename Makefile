@@ -12,7 +12,7 @@ EVERY  ?= 8
 # Small LAPACK calls on several threads wait for one another on a machine that is shared.
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: demo test test-part lint bench bench-gpu clean
+.PHONY: demo test test-part test-gpu lint bench bench-gpu clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python experiments/vanishing_gradient.py
@@ -22,6 +22,11 @@ test: $(VENV)/.test
 
 test-part: $(VENV)/.test
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal --every $(EVERY)
+
+# On a machine with an NVIDIA GPU: what runs on no other.
+test-gpu: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --editable '.[test,cuda]'
+	$(BIN)/python -m pytest tests/gpu
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import accuracy, candidates, floor, modes, recurrences
-from benchmarks.gpu.candidates import Candidate
+from benchmarks.gpu.candidates import Candidate, nothing
 from benchmarks.gpu.page import page
 from benchmarks.gpu.results import Results, Table
 from benchmarks.gpu.rounds import Effort, Measured, measure
@@ -68,7 +68,7 @@ def makes(value, *, precision="highest", seconds=0.0, fails_after=None):
             raise MemoryError("out of memory | after a while\nand more")
         time.sleep(times * seconds)
 
-    return lambda: Candidate(run, lambda: {"outputs": np.asarray(value)}, precision)
+    return lambda: Candidate(nothing, lambda: {"outputs": np.asarray(value)}, run, precision)
 
 
 def test_a_wrong_candidate_is_not_timed():

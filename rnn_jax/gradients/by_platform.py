@@ -16,7 +16,7 @@ from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
 from rnn_jax.gradients.precision import full_precision
-from rnn_jax.sequence.running.lowering import is_for_one_device
+from rnn_jax.sequence.running.platforms import is_for_one_device
 
 Function = Callable[..., Any]
 

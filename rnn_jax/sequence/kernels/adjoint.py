@@ -15,17 +15,17 @@ from rnn_jax.sequence.kernels.layout import (
     cut,
     inside,
     interleaved,
-    joined_count,
     joined_weights,
     padded,
     padded_marks,
     seeing_blocks,
     sizes_of,
 )
+from rnn_jax.sequence.kernels.lowerable import lowerable
 from rnn_jax.sequence.kernels.marking import chosen, marks_in
 from rnn_jax.sequence.kernels.products import operands, product
 from rnn_jax.sequence.kernels.rules import Adjoint, Arrays, Keep, Parts, StepRule, of_each_part
-from rnn_jax.sequence.kernels.tiles import Tiles
+from rnn_jax.sequence.kernels.tiles import Tiles, joined_count
 
 
 class _Inputs(NamedTuple):
@@ -132,7 +132,7 @@ def _kernel(
 
     The slice is taken in parts, and cotangents are lists of what belongs to each of them.
     """
-    hidden, exchanges = rule.hidden, tiles.split > 1
+    hidden, exchanges, function = rule.hidden, tiles.split > 1, lowerable(rule.function)
     blocks = [(g, i) for g, group in enumerate(rule.groups) for i in range(group.blocks)]
 
     def kernel(place: Place, refs: _Inputs, out: Adjoint, buffer: Any) -> None:
@@ -162,10 +162,7 @@ def _kernel(
                 for part, (ys, _) in zip(lambdas, ahead, strict=True)
             ]
             before, d_pre = zip(
-                *(
-                    rule.function(x, streams)
-                    for x, (_, streams) in zip(lambdas, ahead, strict=True)
-                ),
+                *(function(x, streams) for x, (_, streams) in zip(lambdas, ahead, strict=True)),
                 strict=True,
             )
             d_pre = [
