@@ -159,7 +159,7 @@ def _launch(context: Any, which: str, call: Any) -> Any:
     if module.lowering_parameters.for_export:
         # JAX does not promise that a kernel can be run by a later version.
         return "this one is exported"
-    if not _is_for_one_device(module.axis_context):
+    if not is_for_one_device(module.axis_context):
         return "this one is partitioned over several devices (inside of jax.shard_map none is)"
     reason = why_no_kernel({aval.dtype for aval in context.avals_in}, call.settings.precision)
     if reason is not None:
@@ -207,7 +207,7 @@ def kernel_precision(precision: str | None) -> str | None:
     return _PRECISIONS.get(precision)
 
 
-def _is_for_one_device(axes: Any) -> bool:
+def is_for_one_device(axes: Any) -> bool:
     """Whether each device runs the program as it stands, none of its arrays being split."""
     mesh = getattr(axes, "mesh", None)
     if mesh is None:
