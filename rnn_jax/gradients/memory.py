@@ -41,8 +41,8 @@ def check_fits(
 
     Where the call is computed at once, that is the memory which is free now. Inside `jit` it is all
     that the device has: what is free while a program is traced says nothing about when it runs.
-    Under `vmap`, as many copies must fit as it maps over. What is compiled ahead of time for a device
-    that is not here is not refused: its compiler knows how much there is.
+    Under `vmap`, as many copies must fit as it maps over. What is compiled ahead of time for a
+    device that is not here is not refused: its compiler knows how much there is.
 
     Args:
       call: the public call, for the message.
