@@ -1,1 +1,6 @@
-"""Side-by-side timings against peers: `python -m benchmarks` writes RESULTS.md."""
+"""Timings.
+
+python -m benchmarks                    # beside the package's peers; writes RESULTS.md
+python -m benchmarks.gpu                # on a GPU, beside cuDNN; writes RESULTS_GPU.md
+python -m benchmarks.trees OLD NEW      # two versions of the package: is one slower?
+"""

@@ -10,7 +10,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from flax import linen, nnx
-from jax.experimental import rnn as cudnn
 
 import rnn_jax as rj
 
@@ -45,8 +44,6 @@ def candidates(kind: str, shape: Shape) -> dict[str, Run]:
     on_gpu = jax.default_backend() == "gpu"
     if torch is not None and (not on_gpu or torch.cuda.is_available()):
         runs["PyTorch"] = _torch(kind, shape, "cuda" if on_gpu else "cpu")
-    if on_gpu and kind == "LSTM":
-        runs["jax.experimental.rnn"] = _cudnn(shape)
     return runs
 
 
@@ -105,19 +102,6 @@ def _torch(kind: str, shape: Shape, device: str) -> Run:
             torch.cuda.synchronize()
 
     return run
-
-
-def _cudnn(shape: Shape) -> Run:
-    """cuDNN's LSTM through `jax.experimental.rnn`; NVIDIA GPUs only."""
-    batch, steps, features, size = shape
-    weights = cudnn.init_lstm_weight(jax.random.key(0), features, size, 1, False)
-    lengths, zero = jnp.full(batch, steps, jnp.int32), jnp.zeros((1, batch, size))
-
-    def summed(weights: jax.Array, xs: jax.Array) -> jax.Array:
-        ys, _, _ = cudnn.lstm(xs, zero, zero, weights, lengths, features, size, 1, 0.0, False)
-        return jnp.sum(ys)
-
-    return _gradient(summed, weights, shape)
 
 
 def products(kind: str, shape: Shape) -> Run:

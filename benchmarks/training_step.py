@@ -12,7 +12,7 @@ SHAPES: list[Shape] = [
     (32, 200, 64, 128),
 ]
 
-PEERS = ["rnn_jax", "Flax Linen", "Equinox", "PyTorch", "jax.experimental.rnn"]
+PEERS = ["rnn_jax", "Flax Linen", "Equinox", "PyTorch"]
 
 
 def measure(kind: str, shape: Shape, rounds: int) -> Row:

@@ -64,6 +64,11 @@ def test_importing_the_package_brings_in_nothing_heavy(heavy):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_kernels_are_imported_where_a_program_needs_them():
+    code = "import sys, rnn_jax; sys.exit('jax.experimental.pallas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_importing_the_package_leaves_jax_configuration_alone():
     code = (
         "import jax; before = dict(jax.config.values); import rnn_jax; "

@@ -26,7 +26,6 @@ from test_fused import (
 )
 
 import rnn_jax as rj
-from rnn_jax.sequence.running import fused_scan
 from rnn_jax.sequence.running.chunks import scan_chunks
 
 # ---- `scan_chunks` against `lax.scan`.
@@ -263,20 +262,19 @@ def plain_batched(cell, xs, carry):
     return jax.vmap(plain, (None, 0, 0))(cell, xs, carry)
 
 
-# Each way of projecting inputs, at a length that no other test traces, as what was traced once is
-# not traced again: 3 and 4 chunks of 13.
+# 3 and 4 chunks of 13.
 @pytest.mark.parametrize(("inside", "steps"), [(True, 39), (False, 52)], ids=["cpu", "gpu"])
 @pytest.mark.parametrize("name", ["lstm", "lstm_coupled", "lstm_1997"])
 def test_pre_activations_of_the_whole_sequence_are_written_only_where_that_is_faster(
-    name, inside, steps, monkeypatch
+    name, inside, steps
 ):
-    monkeypatch.setattr(fused_scan, "projects_inside", lambda: inside)
     cell, xs, carry = point_at(name, steps)
     whole = steps * len(cell.blocks) * H
 
     def largest(run):
         program = jax.make_jaxpr(jax.grad(lambda *p: loss(run, *p), (0, 1, 2)))(cell, xs, carry)
-        return max(v.aval.size for eqn, _ in equations(program.jaxpr) for v in eqn.outvars)
+        every = equations(program.jaxpr, inside)
+        return max(v.aval.size for eqn, _ in every for v in eqn.outvars)
 
     assert (largest(rj.unroll) < whole) == inside
     assert largest(plain) >= whole

@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 import rnn_jax as rj
 import zoo
 from rnn_jax.activations import ACTIVATIONS
+from rnn_jax.sequence.running.recurrence import FORMS, leaves_of
 
 IN, H = 2, 3
 # Rounding of float64, after a few dozen steps and two derivatives.
@@ -60,15 +61,27 @@ def assert_close(actual, expected, rtol=RTOL):
 # ---- What program runs.
 
 
-def equations(jaxpr):
-    """(equation, the jaxprs inside it), over a whole program."""
+def equations(jaxpr, inside=True):
+    """(equation, the jaxprs inside it), over a whole program, recurrences lowered to scans.
+
+    With or without projections inside of them, as on a CPU or elsewhere.
+    """
     for eqn in jaxpr.eqns:
         values = jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda v: hasattr(v, "jaxpr"))
         bodies = [getattr(v, "jaxpr", v) for v in values]
         bodies = [body for body in bodies if hasattr(body, "eqns")]
+        if eqn.primitive in FORMS:
+            forms = FORMS[eqn.primitive]
+            form = forms.on_cpu if inside else forms.elsewhere
+            run = functools.partial(leaves_of, form, call=eqn.params["call"])
+            bodies = [jax.make_jaxpr(run)(*(v.aval for v in eqn.invars)).jaxpr]
         yield eqn, bodies
         for body in bodies:
-            yield from equations(body)
+            yield from equations(body, inside)
+
+
+def has_scan(jaxpr):
+    return any(eqn.primitive.name == "scan" for eqn, _ in equations(jaxpr))
 
 
 def is_fused(run, *args):

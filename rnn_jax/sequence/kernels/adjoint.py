@@ -10,22 +10,22 @@ from rnn_jax.sequence.kernels.checking import check_adjoint
 from rnn_jax.sequence.kernels.exchange import alive_or_nan, poll, tag_of, tagged
 from rnn_jax.sequence.kernels.launching import Place, launch
 from rnn_jax.sequence.kernels.layout import (
-    Joined,
     Sizes,
     adjoint_weights,
     cut,
     inside,
     interleaved,
+    joined_weights,
     padded,
     padded_marks,
-    padded_weights,
-    products_of,
+    seeing_blocks,
     sizes_of,
 )
+from rnn_jax.sequence.kernels.lowerable import lowerable
 from rnn_jax.sequence.kernels.marking import chosen, marks_in
 from rnn_jax.sequence.kernels.products import operands, product
 from rnn_jax.sequence.kernels.rules import Adjoint, Arrays, Keep, Parts, StepRule, of_each_part
-from rnn_jax.sequence.kernels.tiles import Tiles
+from rnn_jax.sequence.kernels.tiles import Tiles, joined_count
 
 
 class _Inputs(NamedTuple):
@@ -81,20 +81,16 @@ def run_adjoint(
     """
     members, steps, rows, units = check_adjoint(rule, weights, y, last, marks, streams, precision)
     sizes = sizes_of(members, steps, rows, units, tiles)
-    joined = products_of(rule.groups)
-    whole = padded_weights(rule, weights, sizes)
+    w = adjoint_weights(joined_weights(rule, weights, sizes), sizes, tiles.parts)
     inputs = _Inputs(
-        weights=[
-            operands(adjoint_weights(whole[p.group], p, sizes, tiles.parts), precision)
-            for p in joined
-        ],
+        weights=operands(w, precision),
         y=padded(y, sizes),
         last=padded(last, sizes),
         marks=padded_marks(marks, sizes),
         streams=padded(streams, sizes),
     )
     out = launch(
-        _kernel(rule, joined, sizes, tiles, precision, interpret),
+        _kernel(rule, sizes, tiles, precision, interpret),
         inputs,
         _outputs(rule, keep, sizes, with_marks=marks is not None),
         members=members,
@@ -127,7 +123,6 @@ def _outputs(rule: StepRule, keep: Keep, sizes: Sizes, *, with_marks: bool) -> A
 
 def _kernel(
     rule: StepRule,
-    joined: tuple[Joined, ...],
     sizes: Sizes,
     tiles: Tiles,
     precision: str,
@@ -137,12 +132,13 @@ def _kernel(
 
     The slice is taken in parts, and cotangents are lists of what belongs to each of them.
     """
-    hidden, exchanges = rule.hidden, tiles.split > 1
+    hidden, exchanges, function = rule.hidden, tiles.split > 1, lowerable(rule.function)
     blocks = [(g, i) for g, group in enumerate(rule.groups) for i in range(group.blocks)]
 
     def kernel(place: Place, refs: _Inputs, out: Adjoint, buffer: Any) -> None:
         places = [place.part(i, tiles.parts) for i in range(tiles.parts)]
-        weights = [tuple(ref[place.member, place.slice].T for ref in w) for w in refs.weights]
+        weights = tuple(ref[place.member, place.slice].T for ref in refs.weights)
+        zero = jnp.zeros(places[0].shape, jnp.float32)
 
         def inputs_at(t: Any) -> Any:
             return [(part.load(refs.y, t), part.load(refs.streams, t)) for part in places]
@@ -152,13 +148,10 @@ def _kernel(
 
         def through_weights(d_pre: list[Arrays]) -> jax.Array:
             """Σ ḋ Wᵀ over this slice's units, for all units."""
-            total: Any = None
-            for group, w in zip(joined, weights, strict=True):
-                here = range(group.offset, group.offset + group.count)
-                side_by_side = interleaved([part[block] for part in d_pre for block in here])
-                term = product(side_by_side, w, precision, interpret=interpret)
-                total = term if total is None else total + term
-            return total
+            missing = [zero] * (joined_count(rule) - len(seeing_blocks(rule)))
+            blocks = [[part[b] for b in seeing_blocks(rule)] + missing for part in d_pre]
+            side_by_side = interleaved([block for part in blocks for block in part])
+            return product(side_by_side, weights, precision, interpret=interpret)
 
         def step(k: Any, state: Any) -> Any:
             t = sizes.steps - 1 - k
@@ -168,16 +161,11 @@ def _kernel(
                 tuple(x if y is None else x + y for x, y in zip(part, ys, strict=True))
                 for part, (ys, _) in zip(lambdas, ahead, strict=True)
             ]
-            before, d_pre = zip(
-                *(
-                    rule.function(x, streams)
-                    for x, (_, streams) in zip(lambdas, ahead, strict=True)
-                ),
-                strict=True,
-            )
+            results = [function(x, streams) for x, (_, streams) in zip(lambdas, ahead, strict=True)]
+            before = [direct for direct, _ in results]
             d_pre = [
                 tuple(d_drive(d, part.units, marks) for d in ds)
-                for ds, part in zip(d_pre, places, strict=True)
+                for (_, ds), part in zip(results, places, strict=True)
             ]
             total = through_weights(d_pre)
             if exchanges:
@@ -193,9 +181,8 @@ def _kernel(
                     out.d_drives[group][part.member, t, part.rows, units] = d
                 part.store(out.lambdas, values, t)
             if exchanges:
-                shares = [
-                    buffer.at[place.pair, k & 1, c, :, place.units] for c in range(tiles.split)
-                ]
+                slices = map(jnp.int32, range(tiles.split))
+                shares = [buffer.at[place.pair, k & 1, c, :, place.units] for c in slices]
                 terms, alive = poll(shares, tag_of(k), alive)
                 total = alive_or_nan(sum(terms[1:], start=terms[0]), alive)
             through_h = jnp.split(total, tiles.parts, axis=1)
@@ -206,7 +193,6 @@ def _kernel(
             ]
             if marks is not None:
                 lambdas = [chosen(marks.skipped, a, b) for a, b in zip(after, lambdas, strict=True)]
-                zero = jnp.zeros(places[0].shape, jnp.float32)
                 d_initial = [
                     tuple(d + jnp.where(marks.starts, x, zero) for d, x in zip(*pair, strict=True))
                     for pair in zip(d_initial, lambdas, strict=True)
@@ -218,7 +204,7 @@ def _kernel(
             d = inside(d, units, sizes)
             return d if marks is None else jnp.where(marks.skipped, 0.0, d)
 
-        zeros = (jnp.zeros(places[0].shape, jnp.float32),) * rule.parts
+        zeros = (zero,) * rule.parts
         start = (
             [part.load(refs.last) for part in places],
             None if refs.marks is None else [zeros for _ in places],

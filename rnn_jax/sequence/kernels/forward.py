@@ -11,21 +11,21 @@ from rnn_jax.sequence.kernels.checking import check_forward
 from rnn_jax.sequence.kernels.exchange import alive_or_nan, poll, tag_of, tagged
 from rnn_jax.sequence.kernels.launching import Place, launch
 from rnn_jax.sequence.kernels.layout import (
-    Joined,
     Sizes,
     cut,
     forward_weights,
     inside,
+    joined_weights,
     padded,
     padded_marks,
-    padded_weights,
-    products_of,
+    seeing_blocks,
     sizes_of,
 )
+from rnn_jax.sequence.kernels.lowerable import lowerable
 from rnn_jax.sequence.kernels.marking import chosen, marks_in
 from rnn_jax.sequence.kernels.products import operands, product
 from rnn_jax.sequence.kernels.rules import Arrays, Forward, Keep, StepRule, of_each_part
-from rnn_jax.sequence.kernels.tiles import Tiles
+from rnn_jax.sequence.kernels.tiles import Tiles, joined_count
 
 
 class _Inputs(NamedTuple):
@@ -88,10 +88,9 @@ def run_forward(
         rule, weights, drives, carry, initial, spare, marks, streams, precision
     )
     sizes = sizes_of(members, steps, rows, units, tiles)
-    joined = products_of(rule.groups)
-    whole = padded_weights(rule, weights, sizes)
+    w = forward_weights(joined_weights(rule, weights, sizes), sizes)
     inputs = _Inputs(
-        weights=[operands(forward_weights(whole[p.group], p, sizes), precision) for p in joined],
+        weights=operands(w, precision),
         drives=[
             padded(drive, sizes, group.blocks)
             for group, drive in zip(rule.groups, drives, strict=True)
@@ -103,7 +102,7 @@ def run_forward(
         streams=padded(streams, sizes),
     )
     out = launch(
-        _kernel(rule, joined, sizes, precision, tiles.split > 1, interpret),
+        _kernel(rule, sizes, tiles, precision, interpret),
         inputs,
         _outputs(rule, keep, sizes),
         members=members,
@@ -132,19 +131,23 @@ def _outputs(rule: StepRule, keep: Keep, sizes: Sizes) -> Forward:
 
 def _kernel(
     rule: StepRule,
-    joined: tuple[Joined, ...],
     sizes: Sizes,
+    tiles: Tiles,
     precision: str,
-    exchanges: bool,
     interpret: bool,
 ) -> Any:
     """The kernel of one block: a tile of rows, a slice of units, all steps."""
-    hidden, final = rule.hidden, sizes.steps - 1
+    hidden, final, function = rule.hidden, sizes.steps - 1, lowerable(rule.function)
+    exchanges, chunk = tiles.split > 1, sizes.all_units // tiles.chunks
     # Of every block of pre-activations its group and its place in it.
     blocks = [(g, i) for g, group in enumerate(rule.groups) for i in range(group.blocks)]
 
     def kernel(place: Place, refs: _Inputs, out: Forward, buffer: Any) -> None:
-        weights = [tuple(ref[place.member, place.slice].T for ref in w) for w in refs.weights]
+        # The units of h in chunks, because a product holds all of what it sums over in registers.
+        chunks = [pl.ds(i * chunk, chunk) for i in range(0, sizes.all_units // chunk)]
+        weights = [
+            tuple(ref[place.member, place.slice, :, k].T for ref in refs.weights) for k in chunks
+        ]
         initial, spare = map(place.load, (refs.initial, refs.spare))
         fixed = [_constant_drive(refs.drives[g], i, place, sizes) for g, i in blocks]
 
@@ -163,23 +166,28 @@ def _kernel(
             entering = chosen(marks.starts, initial, carry)
             return entering, chosen(marks.skipped, spare, entering)
 
-        def pre_activations(h: jax.Array, driven: list[Any]) -> Arrays:
+        def pre_activations(h: list[jax.Array], driven: list[Any]) -> Arrays:
             pre = [a if b is None else b for a, b in zip(fixed, driven, strict=True)]
-            for part, w in zip(joined, weights, strict=True):
-                us = product(h, w, precision, interpret=interpret)
-                for at, u in enumerate(jnp.split(us, part.count, axis=1), start=part.offset):
-                    pre[at] = u if pre[at] is None else pre[at] + u
+            terms = [
+                product(*kw, precision, interpret=interpret) for kw in zip(h, weights, strict=True)
+            ]
+            us = jnp.split(sum(terms[1:], start=terms[0]), joined_count(rule), axis=1)
+            for block, u in zip(seeing_blocks(rule), us, strict=False):
+                pre[block] = u if pre[block] is None else pre[block] + u
             zero = jnp.zeros(place.shape, jnp.float32)
             return tuple(zero if u is None else u for u in pre)
 
         def step(t: Any, state: Any) -> Any:
             carry, h, alive, (driven, streams), bits, next_bits = state
             entering, source = into(bits, carry)
-            pre = pre_activations(h if exchanges else source[hidden], driven)
-            after, emitted = rule.function(source, pre, streams)
+            pre = pre_activations(h if exchanges else [source[hidden]], driven)
+            after, emitted = function(source, pre, streams)
             after = tuple(inside(part, place.units, sizes) for part in after)
             if exchanges:
-                after = tuple(alive_or_nan(part, alive) for part in after)
+                # What is emitted, too: a gradient may depend on that alone.
+                after, emitted = (
+                    tuple(alive_or_nan(x, alive) for x in xs) for xs in (after, emitted)
+                )
             skipped = None if bits is None else marks_in(bits).skipped
             carry = after if skipped is None else chosen(skipped, entering, after)
             # Before h is sent: Triton then converts its layout once for both.
@@ -188,8 +196,8 @@ def _kernel(
             place.store(out.carries[hidden], carry[hidden], t)
             if exchanges:
                 # A start or a skipped step would make it finite again.
-                sent = alive_or_nan(into(next_bits, carry)[1][hidden], alive)
-                buffer[place.pair, t & 1, :, place.units] = tagged(sent, tag_of(t))
+                h_next = alive_or_nan(into(next_bits, carry)[1][hidden], alive)
+                buffer[place.pair, t & 1, :, place.units] = tagged(h_next, tag_of(t))
             # Loads of the next step are issued before this one's other stores and its wait.
             ahead = inputs_at(jnp.minimum(t + 1, final))
             bits_ahead = bits_at(t + 2)
@@ -203,14 +211,15 @@ def _kernel(
                 place.store(out.last, carry)
 
             if exchanges:
-                (h,), alive = poll([buffer.at[place.pair, t & 1]], tag_of(t), alive)
+                sent = [buffer.at[place.pair, t & 1, :, k] for k in chunks]
+                h, alive = poll(sent, tag_of(t), alive)
             return carry, h, alive, ahead, next_bits, bits_ahead
 
         def others(parts: Any) -> Any:
             return tuple(part for i, part in enumerate(parts) if i != hidden)
 
         carry = place.load(refs.carry)
-        h = _first_h(refs, hidden, place) if exchanges else None
+        h = [_first_h(refs, hidden, place, k) for k in chunks] if exchanges else None
         alive = jnp.int32(1) if exchanges else None
         start = (carry, h, alive, inputs_at(0), bits_at(0), bits_at(1))
         lax.fori_loop(jnp.int32(0), jnp.int32(sizes.steps), step, start)
@@ -233,12 +242,12 @@ def _constant_drive(ref: Any, block: int, place: Place, sizes: Sizes) -> Any:
     return jnp.broadcast_to(row[None, :], place.shape)
 
 
-def _first_h(refs: _Inputs, hidden: int, place: Place) -> jax.Array:
-    """All units of the h that the first step is computed from."""
-    every_unit = (place.member, place.rows, slice(None))
-    h = refs.carry[hidden][every_unit]
+def _first_h(refs: _Inputs, hidden: int, place: Place, units: Any) -> jax.Array:
+    """Some units of the h that the first step is computed from."""
+    here = (place.member, place.rows, units)
+    h = refs.carry[hidden][here]
     if refs.marks is None:
         return h
     marks = marks_in(place.load_marks(refs.marks, 0))
-    h = jnp.where(marks.starts, refs.initial[hidden][every_unit], h)
-    return jnp.where(marks.skipped, refs.spare[hidden][every_unit], h)
+    h = jnp.where(marks.starts, refs.initial[hidden][here], h)
+    return jnp.where(marks.skipped, refs.spare[hidden][here], h)

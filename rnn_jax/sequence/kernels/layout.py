@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnn_jax.sequence.kernels.rules import Group, StepRule
-from rnn_jax.sequence.kernels.tiles import Tiles, padded_rows, padded_units
+from rnn_jax.sequence.kernels.rules import StepRule
+from rnn_jax.sequence.kernels.tiles import Tiles, joined_count, padded_rows, padded_units
 
 
 class Sizes(NamedTuple):
@@ -75,14 +75,26 @@ def padded_marks(marks: jax.Array | None, sizes: Sizes) -> jax.Array | None:
     return None if marks is None else _lengthened(marks, -1, sizes.all_rows)
 
 
-def padded_weights(rule: StepRule, weights: Any, sizes: Sizes) -> dict[int, jax.Array]:
-    """By the index of their group, weights (M, H, blocks·H) as (M, H', blocks, H')."""
-    seeing = [(index, group) for index, group in enumerate(rule.groups) if group.sees_state]
-    found = {}
-    for (index, group), w in zip(seeing, weights, strict=True):
-        w = w.reshape(*w.shape[:-1], group.blocks, sizes.units)
-        found[index] = _lengthened(_lengthened(w, -1, sizes.all_units), 1, sizes.all_units)
-    return found
+def seeing_blocks(rule: StepRule) -> list[int]:
+    """The blocks of pre-activations that see the state, counted over all groups."""
+    sees = [group.sees_state for group in rule.groups for _ in range(group.blocks)]
+    return [index for index, sees_state in enumerate(sees) if sees_state]
+
+
+def joined_weights(rule: StepRule, weights: Any, sizes: Sizes) -> jax.Array:
+    """All weights as (M, H', blocks, H'), with zeros for what is missing to a power of two.
+
+    One product and not one for each group: with several that meet in one result, Triton lets every
+    warp compute all of them.
+    """
+    seeing = [group for group in rule.groups if group.sees_state]
+    blocks = [
+        w.reshape(*w.shape[:-1], group.blocks, sizes.units)
+        for group, w in zip(seeing, weights, strict=True)
+    ]
+    w = blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=2)
+    w = _lengthened(_lengthened(w, 3, sizes.all_units), 1, sizes.all_units)
+    return _lengthened(w, 2, joined_count(rule))
 
 
 def _lengthened(x: jax.Array, axis: int, length: int) -> jax.Array:
@@ -120,54 +132,21 @@ def inside(x: jax.Array, units: Any, sizes: Sizes) -> jax.Array:
     return jnp.where(unit < sizes.units, x, 0.0)
 
 
-class Joined(NamedTuple):
-    """Blocks of one group that share a product: a power of two of them, which Triton can split.
-
-    Attributes:
-      group: which group of the rule.
-      first: the first block, counted within its group.
-      offset: the first block, counted over all groups.
-      count: how many.
-    """
-
-    group: int
-    first: int
-    offset: int
-    count: int
+def forward_weights(w: jax.Array, sizes: Sizes) -> jax.Array:
+    """What the product of a slice reads: (M, C, blocks·H'/C, H'), by block, then unit."""
+    members, units, blocks, _ = w.shape
+    w = w.reshape(members, units, blocks, -1, sizes.slice_units)
+    return w.transpose(0, 3, 2, 4, 1).reshape(members, -1, blocks * sizes.slice_units, units)
 
 
-def products_of(groups: tuple[Group, ...]) -> tuple[Joined, ...]:
-    """The products of a step: each group that sees the state, in powers of two of its blocks."""
-    found, before = [], 0
-    for index, group in enumerate(groups):
-        first = 0
-        while group.sees_state and first < group.blocks:
-            count = 1 << ((group.blocks - first).bit_length() - 1)
-            found.append(Joined(index, first, before + first, count))
-            first += count
-        before += group.blocks
-    return tuple(found)
-
-
-def forward_weights(w: jax.Array, joined: Joined, sizes: Sizes) -> jax.Array:
-    """What each slice's product reads: (M, C, count·H'/C, H'), by block, then unit."""
-    members, units, _, _ = w.shape
-    w = w[:, :, joined.first : joined.first + joined.count]
-    w = w.reshape(members, units, joined.count, -1, sizes.slice_units)
-    return w.transpose(0, 3, 2, 4, 1).reshape(members, -1, joined.count * sizes.slice_units, units)
-
-
-def adjoint_weights(w: jax.Array, joined: Joined, sizes: Sizes, parts: int) -> jax.Array:
-    """What each slice's product reads: (M, C, H', count·H'/C).
+def adjoint_weights(w: jax.Array, sizes: Sizes, parts: int) -> jax.Array:
+    """What the product of a slice reads: (M, C, H', blocks·H'/C).
 
     In the last axis by unit, then part of the slice, then block, as `interleaved` joins them.
     """
-    members, units, _, _ = w.shape
-    w = w[:, :, joined.first : joined.first + joined.count]
-    w = w.reshape(members, units, joined.count, -1, parts, sizes.slice_units // parts)
-    return w.transpose(0, 3, 1, 5, 4, 2).reshape(
-        members, -1, units, joined.count * sizes.slice_units
-    )
+    members, units, blocks, _ = w.shape
+    w = w.reshape(members, units, blocks, -1, parts, sizes.slice_units // parts)
+    return w.transpose(0, 3, 1, 5, 4, 2).reshape(members, -1, units, blocks * sizes.slice_units)
 
 
 def interleaved(xs: list[jax.Array]) -> jax.Array:

@@ -103,7 +103,7 @@ def try_exchange(device: Any, run: Callable[..., Any] | None = None) -> str:
         row_tiles = device.core_count // split
         if not row_tiles:
             continue
-        tiles = Tiles(SMALLEST_TILE, split, warps=4, parts=1, at_once=row_tiles * split)
+        tiles = Tiles(SMALLEST_TILE, split, warps=4, parts=1, chunks=1, at_once=row_tiles * split)
         drives, w, expected = _problem(row_tiles * SMALLEST_TILE, split * SMALLEST_TILE)
         actual = (run or _run_on)(device, drives, w, tiles)
         pairs = zip(actual, expected, strict=True)

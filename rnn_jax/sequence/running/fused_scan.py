@@ -11,15 +11,24 @@ recurrences: `recurrence.py` has them, for every platform.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
+from jax.interpreters import ad
 
 from rnn_jax.sequence.running.boundaries import Boundaries
+from rnn_jax.sequence.running.levels import mapped_over
 from rnn_jax.sequence.running.linear_system import saved_by_steps
-from rnn_jax.sequence.running.recurrence import run_recurrence, run_tangent
+from rnn_jax.sequence.running.platforms import chosen_by_platform
+from rnn_jax.sequence.running.recurrence import (
+    RECURRENCE,
+    Call,
+    jvp_along,
+    run_recurrence,
+    run_tangent,
+)
 from rnn_jax.sequence.running.scanned import (
     Carry,
     Inputs,
@@ -28,10 +37,10 @@ from rnn_jax.sequence.running.scanned import (
     Run,
     Settings,
     Tangents,
+    run_by_scan,
 )
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def fused_scan(
     settings: Settings,
     kernels: Kernels,
@@ -56,55 +65,83 @@ def fused_scan(
     return run_recurrence(settings, Inputs(kernels, xs, boundaries, carry, initial), save=False)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _recorded_run(settings: Settings, inputs: Inputs) -> Run:
-    """The same with starts and what steps save."""
-    return run_recurrence(settings, inputs, save=True)
+def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: Call) -> Any:
+    """The rule of `jax.jvp`, from which every mode of differentiation follows."""
+    moving = [k for k, tangent in enumerate(tangents) if not isinstance(tangent, ad.Zero)]
+
+    def rule(*leaves: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
+        found = dict(zip(moving, leaves[len(primals) :], strict=True))
+        inputs = jax.tree.unflatten(call.operands, leaves[: len(primals)])
+        moves = jax.tree.unflatten(call.operands, [found.get(k) for k in range(len(primals))])
+        run, moved = _run_and_tangent(call.settings, inputs, moves, record=call.record)
+        return jax.tree.leaves(run), jax.tree.leaves(moved)
+
+    levels = tuple((*level, *(level[k] for k in moving)) for level in call.levels)
+    # What is within `jax.checkpoint` or `jax.jit` may be differentiated elsewhere than traced.
+    with jax.default_matmul_precision(call.settings.precision):
+        return mapped_over(levels, rule)(*primals, *(tangents[k] for k in moving))
 
 
-def _jvp(settings: Settings, primals: Any, tangents: Any) -> tuple[Run, Run]:
-    inputs = Inputs(*primals)
-    run = _recorded_run(settings, inputs)
-    moved = _tangent(settings, inputs, run, Inputs(*tangents), starts=False)
-    return run._replace(starts=None, saved=None), moved
+ad.primitive_jvps[RECURRENCE] = _jvp
 
 
-def _recorded_jvp(settings: Settings, primals: Any, tangents: Any) -> tuple[Run, Run]:
-    (inputs,), (moves,) = primals, tangents
-    run = _recorded_run(settings, inputs)
+def _run_and_tangent(
+    settings: Settings, inputs: Inputs, moves: Inputs, *, record: bool
+) -> tuple[Run, Run]:
+    """A run, recorded if so wished, and its tangent; `moves` has None where nothing moves."""
+    run = run_recurrence(settings, inputs, save=True)
+    if not record:
+        moved = _tangent(settings, inputs, run, moves, starts=False)
+        return run._replace(starts=None, saved=None), moved
+    moved = chosen_by_platform(
+        settings,
+        (inputs, run, moves),
+        cuda=functools.partial(_recorded_by_system, settings),
+        cpu=functools.partial(_recorded_by_scan, settings, inside=True),
+        default=functools.partial(_recorded_by_scan, settings, inside=False),
+    )
+    return run, moved
+
+
+def _recorded_by_system(settings: Settings, inputs: Inputs, run: Run, moves: Inputs) -> Run:
+    """The tangent of a recorded run by one recurrence, and of what steps save by none."""
     moved = _tangent(settings, inputs, run, moves, starts=True)
 
     def saved(kernels: Kernels, xs: jax.Array, starts: Carry) -> Any:
-        of = inputs._replace(kernels=kernels, xs=xs)
-        return saved_by_steps(settings, of, starts)
+        return saved_by_steps(settings, inputs._replace(kernels=kernels, xs=xs), starts)
 
     point = (inputs.kernels, inputs.xs, run.starts)
     along = (_written_out(moves.kernels, inputs.kernels), _written_out(moves.xs, inputs.xs))
-    _, d_saved = jax.jvp(saved, point, (*along, moved.starts))
-    return run, moved._replace(saved=d_saved)
+    return moved._replace(saved=jax.jvp(saved, point, (*along, moved.starts))[1])
 
 
-fused_scan.defjvp(_jvp, symbolic_zeros=True)
-_recorded_run.defjvp(_recorded_jvp, symbolic_zeros=True)
+def _recorded_by_scan(
+    settings: Settings, inputs: Inputs, run: Run, moves: Inputs, *, inside: bool
+) -> Run:
+    """The tangent of a recorded run as JAX finds it for a scan."""
+    structure: Any
+    leaves, structure = jax.tree.flatten(inputs)
+
+    def scanned(*leaves: jax.Array) -> Run:
+        return run_by_scan(
+            settings, jax.tree.unflatten(structure, leaves), save=True, inside=inside
+        )
+
+    moved: Run = jvp_along(scanned, leaves, structure.flatten_up_to(moves))[1]
+    return moved
 
 
 def _tangent(settings: Settings, inputs: Inputs, run: Run, moves: Inputs, *, starts: bool) -> Run:
     record = Recorded(inputs.kernels, inputs.xs, inputs.boundaries, run.starts, run.saved)
     tangents = Tangents(
-        tuple(_none_if_zero(kernel) for kernel in moves.kernels),
-        _none_if_zero(moves.xs),
+        moves.kernels,
+        moves.xs,
         _written_out(moves.carry, inputs.carry),
         _written_out(moves.initial, inputs.initial),
     )
     return run_tangent(settings, record, tangents, starts=starts)
 
 
-def _none_if_zero(tangent: Any) -> Any:
-    return None if isinstance(tangent, SymbolicZero) else tangent
-
-
 def _written_out(tangents: Any, primals: Any) -> Any:
-    """Tangents with symbolic zeros written out."""
-    return jax.tree.map(
-        lambda p, t: jnp.zeros_like(p) if isinstance(t, SymbolicZero) else t, primals, tangents
-    )
+    """Tangents with zeros for None."""
+    return jax.tree.map(lambda p, t: jnp.zeros_like(p) if t is None else t, primals, tangents)

@@ -194,6 +194,9 @@ def _through_products(
         *zeros,
     )
     wanted = [u is not None for u in driven]
+    if not any(wanted):  # Tangents of nothing but the carry and what is added to it.
+        outer_sizes = folded.fold.sizes[: len(call.levels)]
+        return [jnp.zeros((*outer_sizes, *zero.shape), zero.dtype) for zero in zeros]
     chosen = [folded.steps_back(d_drives[k]) for k, is_wanted in enumerate(wanted) if is_wanted]
 
     def one(*operands: jax.Array) -> list[jax.Array]:

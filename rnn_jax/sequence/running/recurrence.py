@@ -26,12 +26,7 @@ from jax.interpreters import ad, batching, mlir
 from rnn_jax.arrays import varying_like
 from rnn_jax.sequence.running.levels import Levels, batching_rule, mapped_over
 from rnn_jax.sequence.running.linear_system import tangent_by_system
-from rnn_jax.sequence.running.lowering import Forms, rules_of
-from rnn_jax.sequence.running.on_kernels import (
-    adjoint_by_kernel,
-    recurrence_by_kernel,
-    tangent_by_kernel,
-)
+from rnn_jax.sequence.running.platforms import Forms, chosen_by_platform, rules_of
 from rnn_jax.sequence.running.scanned import (
     Carry,
     Inputs,
@@ -72,8 +67,8 @@ Form = Callable[..., Any]
 
 
 def run_recurrence(settings: Settings, inputs: Inputs, *, save: bool) -> Run:
-    """Runs a cell in fused form; see `run_by_scan`. It has no derivative of its own."""
-    return _bind(_RECURRENCE, settings, save, inputs)
+    """Runs a cell in fused form; see `run_by_scan`. Its derivative is in `fused_scan.py`."""
+    return _bind(RECURRENCE, settings, save, inputs)
 
 
 def run_tangent(
@@ -186,56 +181,61 @@ def _adjoint_results(call: Call, *leaves: jax.Array) -> list[jax.Array]:
 # ---- Primitives.
 
 
-def _leaves_of(form: Form, *leaves: jax.Array, call: Call) -> list[jax.Array]:
+def leaves_of(form: Form, *leaves: jax.Array, call: Call) -> list[jax.Array]:
     """A form, mapped over the levels and at the precision of where it was traced."""
     with jax.default_matmul_precision(call.settings.precision):
         return jax.tree.leaves(mapped_over(call.levels, functools.partial(form, call))(*leaves))
 
 
 def _abstract(results: Form, *avals: Any, call: Call) -> list[Any]:
-    traced = jax.make_jaxpr(functools.partial(_leaves_of, results, call=call))(*avals)
+    traced = jax.make_jaxpr(functools.partial(leaves_of, results, call=call))(*avals)
     return list(traced.out_avals)
 
 
 def _evaluated(forms: Forms, *leaves: jax.Array, call: Call) -> list[jax.Array]:
     """Without `jax.jit`, operation by operation."""
     form = forms.on_cpu if jax.default_backend() == "cpu" else forms.elsewhere
-    return _leaves_of(form, *leaves, call=call)
+    return leaves_of(form, *leaves, call=call)
+
+
+# By primitive, what it may be lowered to.
+FORMS: dict[Any, Forms] = {}
 
 
 def _primitive(name: str, results: Form, forms: Forms) -> Any:
     primitive = Primitive(name)
+    FORMS[primitive] = forms
     primitive.multiple_results = True
     primitive.def_impl(functools.partial(_evaluated, forms))
     primitive.def_abstract_eval(functools.partial(_abstract, results))
     batching.primitive_batchers[primitive] = batching_rule(primitive)
-    for platform, rule in rules_of(forms, _leaves_of).items():
+    for platform, rule in rules_of(forms, leaves_of).items():
         mlir.register_lowering(primitive, rule, platform=platform)
     return primitive
 
 
-_RECURRENCE = _primitive(
+RECURRENCE = _primitive(
     "rnn_recurrence",
     _recurrence_results,
     Forms(
         functools.partial(_recurrence_by_scan, True),
         functools.partial(_recurrence_by_scan, False),
-        recurrence_by_kernel,
+        "recurrence_by_kernel",
         "forward",
     ),
 )
 _TANGENT = _primitive(
     "rnn_tangent",
     _tangent_results,
-    Forms(_tangent_by_scan, _tangent_by_scan, tangent_by_kernel, "forward"),
+    Forms(_tangent_by_scan, _tangent_by_scan, "tangent_by_kernel", "forward"),
 )
 _ADJOINT_BY_SCAN = functools.partial(_adjoint_of, _tangent_by_scan)
 _ADJOINT = _primitive(
     "rnn_adjoint",
     _adjoint_results,
-    Forms(_ADJOINT_BY_SCAN, _ADJOINT_BY_SCAN, adjoint_by_kernel, "adjoint"),
+    Forms(_ADJOINT_BY_SCAN, _ADJOINT_BY_SCAN, "adjoint_by_kernel", "adjoint"),
 )
-_RESULTS = {_RECURRENCE: _recurrence_results, _TANGENT: _tangent_results}
+_RESULTS = {RECURRENCE: _recurrence_results, _TANGENT: _tangent_results}
 
 
 # ---- Derivatives.
@@ -253,31 +253,33 @@ def _bind_adjoint(call: Call, record: list[Any], cotangents: Run, like: Sequence
     return list(_ADJOINT.bind(*leaves, call=adjoint))
 
 
-def _is_zero(tangent: Any) -> bool:
-    return isinstance(tangent, ad.Zero)
-
-
 def _jvp(
     form: Form, primitive: Any, record: int, primals: Any, tangents: Any, *, call: Call
 ) -> tuple[list[Any], list[Any]]:
     """Linear in the operands from number `record` on, and by `form` in all of them."""
-    active = [not _is_zero(tangent) for tangent in tangents]
+    active = [not isinstance(tangent, ad.Zero) for tangent in tangents]
     if not any(active[:record]):
         linear = [ad.instantiate_zeros(tangent) for tangent in tangents[record:]]
         operands = (*primals[:record], *linear)
         return primitive.bind(*primals, call=call), primitive.bind(*operands, call=call)
 
-    def of_active(*values: jax.Array) -> list[jax.Array]:
-        rest = iter(values)
-        whole = [next(rest) if moves else p for moves, p in zip(active, primals, strict=True)]
-        return _leaves_of(form, *whole, call=call)
+    run = functools.partial(leaves_of, form, call=call)
+    along = [t if moves else None for t, moves in zip(tangents, active, strict=True)]
+    results: tuple[list[Any], list[Any]] = jvp_along(run, primals, along)
+    return results
 
-    chosen = [
-        [value for value, moves in zip(values, active, strict=True) if moves]
-        for values in (primals, tangents)
-    ]
-    results, slopes = jax.jvp(of_active, tuple(chosen[0]), tuple(chosen[1]))
-    return results, slopes
+
+def jvp_along(
+    function: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any | None]
+) -> Any:
+    """`jax.jvp` of a function of arrays; those whose tangent is None are constants."""
+    moving = {k: tangent for k, tangent in enumerate(tangents) if tangent is not None}
+
+    def of_moving(*values: jax.Array) -> Any:
+        at = dict(zip(moving, values, strict=True))
+        return function(*(at.get(k, primal) for k, primal in enumerate(primals)))
+
+    return jax.jvp(of_moving, tuple(primals[k] for k in moving), tuple(moving.values()))
 
 
 def _recorded(call: Call) -> int:
@@ -285,15 +287,26 @@ def _recorded(call: Call) -> int:
     return call.operands.children()[0].num_leaves
 
 
+def _tangent_to_differentiate(call: Call, *leaves: jax.Array) -> Run:
+    """The tangent in the form whose derivatives are fastest where the program is to run."""
+    by_system, by_scan = (
+        functools.partial(form, call) for form in (_tangent_by_system, _tangent_by_scan)
+    )
+    run: Run = chosen_by_platform(call.settings, leaves, cuda=by_system, default=by_scan)
+    return run
+
+
 def _tangent_jvp(primals: Any, tangents: Any, *, call: Call) -> Any:
-    return _jvp(_tangent_by_system, _TANGENT, _recorded(call), primals, tangents, call=call)
+    form = _tangent_to_differentiate
+    return _jvp(form, _TANGENT, _recorded(call), primals, tangents, call=call)
 
 
-_ADJOINT_BY_SYSTEM = functools.partial(_adjoint_of, _tangent_by_system)
+_ADJOINT_TO_DIFFERENTIATE = functools.partial(_adjoint_of, _tangent_to_differentiate)
 
 
 def _adjoint_jvp(primals: Any, tangents: Any, *, call: Call) -> Any:
-    return _jvp(_ADJOINT_BY_SYSTEM, _ADJOINT, _recorded(call), primals, tangents, call=call)
+    form = _ADJOINT_TO_DIFFERENTIATE
+    return _jvp(form, _ADJOINT, _recorded(call), primals, tangents, call=call)
 
 
 def _tangent_transpose(cotangents: Sequence[Any], *operands: Any, call: Call) -> list[Any]:
@@ -305,7 +318,7 @@ def _tangent_transpose(cotangents: Sequence[Any], *operands: Any, call: Call) ->
 
 def _adjoint_transpose(cotangents: Sequence[Any], *operands: Any, call: Call) -> list[Any]:
     known, like = _split_linear(call, operands)
-    form = functools.partial(_leaves_of, _ADJOINT_BY_SYSTEM, *known, call=call)
+    form = functools.partial(leaves_of, _ADJOINT_TO_DIFFERENTIATE, *known, call=call)
     zeros = [jnp.zeros(aval.shape, aval.dtype) for aval in like]
     found = jax.linear_transpose(form, *zeros)([ad.instantiate_zeros(one) for one in cotangents])
     return _of_undefined(operands, found)

@@ -5,19 +5,20 @@
 | CPU      | scan, each step projecting its own input                              |
 | CUDA     | kernels where they apply, else the scan with one projection ahead     |
 | other    | scan with one projection ahead                                        |
+
+The kernels are imported where a program needs them, and so is what they are written in.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.interpreters import mlir
 
-from rnn_jax.sequence.kernels.permission import permission_of_lowering
-from rnn_jax.sequence.kernels.tiles import SMALLEST_TILE, Tiles, choose_tiles
-from rnn_jax.sequence.running.on_kernels import Launch, size_of
+from rnn_jax.sequence.running.scanned import Settings
 
 # A function of a call and the leaves of its operands.
 Form = Callable[..., Any]
@@ -46,13 +47,13 @@ class Forms(NamedTuple):
     Attributes:
       on_cpu: a scan that projects inside.
       elsewhere: a scan that does not.
-      by_kernel: through `rnn_jax.sequence.kernels`; takes a `Launch` first.
+      by_kernel: the name of one in `on_kernels.py`, which takes a `Launch` first.
       which: of the kernels, "forward" or "adjoint".
     """
 
     on_cpu: Form
     elsewhere: Form
-    by_kernel: Form
+    by_kernel: str
     which: str
 
 
@@ -66,10 +67,13 @@ def rules_of(forms: Forms, leaves_of: LeavesOf) -> dict[str | None, Any]:
     def by_scan(form: Form) -> Form:
         return lambda *leaves, call: leaves_of(form, *leaves, call=call)
 
-    def by_kernel(launch: Launch) -> Form:
+    def by_kernel(launch: Any) -> Form:
+        from rnn_jax.sequence.running import on_kernels
+
         def form(*leaves: jax.Array, call: Any) -> list[jax.Array]:
             with jax.default_matmul_precision(call.settings.precision):
-                return forms.by_kernel(launch, call, *leaves)
+                found: list[jax.Array] = getattr(on_kernels, forms.by_kernel)(launch, call, *leaves)
+                return found
 
         return form
 
@@ -102,6 +106,32 @@ def rules_of(forms: Forms, leaves_of: LeavesOf) -> dict[str | None, Any]:
     return {"cpu": on_cpu, "cuda": on_cuda, None: elsewhere}
 
 
+def chosen_by_platform(
+    settings: Settings, arguments: Sequence[Any], **forms: Callable[..., Any]
+) -> Any:
+    """What the form for the platform gives that the program is lowered for.
+
+    Unlike the lowering of a primitive this traces every form, so it is for what is rarely traced.
+
+    Args:
+      settings: of the recurrence.
+      arguments: of the forms, pytrees of arrays.
+      forms: by platform, as `jax.lax.platform_dependent` takes them; that for "cuda" is for the
+        kernels.
+    """
+    by_kernels = forms.pop("cuda")
+    if settings.implementation in ("kernel", "interpret"):
+        return by_kernels(*arguments)
+    possible = settings.implementation == "auto" and not why_no_kernel(
+        {leaf.dtype for leaf in jax.tree.leaves(arguments)}, settings.precision
+    )
+    if possible:
+        forms["cuda"] = by_kernels
+    elif len(forms) == 1:
+        return forms["default"](*arguments)
+    return lax.platform_dependent(*arguments, **forms)
+
+
 def _refuse(call: Any, implementation: str, there: str, context: Any) -> None:
     """Raises ValueError if a call asks for an implementation that is not had here."""
     if call.settings.implementation == implementation:
@@ -112,25 +142,35 @@ def _refuse(call: Any, implementation: str, there: str, context: Any) -> None:
         )
 
 
-def _interpreted(call: Any) -> Launch:
-    """The kernels on a CPU, where one block follows another."""
-    tiles = Tiles(rows=SMALLEST_TILE, split=1, warps=4, parts=1, at_once=1)
+def _interpreted(call: Any) -> Any:
+    """The `Launch` of kernels on a CPU, where one block follows another."""
+    from rnn_jax.sequence.kernels.tiles import SMALLEST_TILE, Tiles
+    from rnn_jax.sequence.running.on_kernels import Launch
+
+    tiles = Tiles(rows=SMALLEST_TILE, split=1, warps=4, parts=1, chunks=1, at_once=1)
     return Launch(tiles, kernel_precision(call.settings.precision) or "tf32x3", interpret=True)
 
 
-def _launch(context: Any, which: str, call: Any) -> Launch | str:
-    """How the kernels run a call on a CUDA device, or why they do not."""
+def _launch(context: Any, which: str, call: Any) -> Any:
+    """The `Launch` of a call on a CUDA device, or a string: why no kernel runs it."""
     if call.settings.implementation == "scan":
         return "a scan was asked for"
     module = context.module_context
     if module.lowering_parameters.for_export:
         # JAX does not promise that a kernel can be run by a later version.
         return "this one is exported"
-    if not _is_for_one_device(module.axis_context):
+    if not is_for_one_device(module.axis_context):
         return "this one is partitioned over several devices (inside of jax.shard_map none is)"
     reason = why_no_kernel({aval.dtype for aval in context.avals_in}, call.settings.precision)
     if reason is not None:
         return reason
+    try:
+        from rnn_jax.sequence.kernels.permission import permission_of_lowering
+        from rnn_jax.sequence.kernels.tiles import choose_tiles
+        from rnn_jax.sequence.running.on_kernels import Launch, size_of
+    except ImportError as error:
+        # Not every version of JAX has what the kernels are written in.
+        return f"the kernels need a part of JAX that this version lacks: {error}"
     permission = permission_of_lowering()
     if permission.card is None:
         return permission.reason
@@ -167,7 +207,7 @@ def kernel_precision(precision: str | None) -> str | None:
     return _PRECISIONS.get(precision)
 
 
-def _is_for_one_device(axes: Any) -> bool:
+def is_for_one_device(axes: Any) -> bool:
     """Whether each device runs the program as it stands, none of its arrays being split."""
     mesh = getattr(axes, "mesh", None)
     if mesh is None:

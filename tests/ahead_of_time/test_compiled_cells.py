@@ -1,0 +1,26 @@
+"""`unroll` with every cell of the package, compiled for devices that are not here."""
+
+import jax
+import jax.numpy as jnp
+import platforms
+import pytest
+from calls_over_time import FEATURES, XS, H, gradient, run
+
+import zoo
+
+platforms.require()
+
+KERNEL = "__gpu$xla.gpu.triton"
+
+
+def outputs_and_gradient(cell, xs):
+    return run(cell, xs), gradient(cell, xs)
+
+
+@pytest.mark.parametrize("platform", platforms.PLATFORMS)
+@pytest.mark.parametrize("name", zoo.CELLS)
+def test_a_cell_compiles(name, platform):
+    cell = zoo.CELLS[name](FEATURES, H, 0)
+    cell = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), cell)
+    text = platforms.compiled_for(platform, outputs_and_gradient, cell, XS)
+    assert (KERNEL in text) == (platform == "cuda")
