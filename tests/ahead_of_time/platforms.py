@@ -56,6 +56,7 @@ def reason_to_skip() -> str | None:
 
 def require() -> None:
     """Skips the test file that calls this where nothing can be compiled, and says why."""
+    __tracebackhide__ = True  # So that it is that file which the summary names.
     reason = reason_to_skip()
     if reason is not None:
         pytest.skip(reason, allow_module_level=True)

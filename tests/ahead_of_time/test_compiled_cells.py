@@ -10,6 +10,8 @@ import zoo
 
 platforms.require()
 
+KERNEL = "__gpu$xla.gpu.triton"
+
 
 def outputs_and_gradient(cell, xs):
     return run(cell, xs), gradient(cell, xs)
@@ -20,4 +22,5 @@ def outputs_and_gradient(cell, xs):
 def test_a_cell_compiles(name, platform):
     cell = zoo.CELLS[name](FEATURES, H, 0)
     cell = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), cell)
-    platforms.compiled_for(platform, outputs_and_gradient, cell, XS)
+    text = platforms.compiled_for(platform, outputs_and_gradient, cell, XS)
+    assert (KERNEL in text) == (platform == "cuda")

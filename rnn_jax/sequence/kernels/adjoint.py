@@ -161,13 +161,11 @@ def _kernel(
                 tuple(x if y is None else x + y for x, y in zip(part, ys, strict=True))
                 for part, (ys, _) in zip(lambdas, ahead, strict=True)
             ]
-            before, d_pre = zip(
-                *(function(x, streams) for x, (_, streams) in zip(lambdas, ahead, strict=True)),
-                strict=True,
-            )
+            results = [function(x, streams) for x, (_, streams) in zip(lambdas, ahead, strict=True)]
+            before = [direct for direct, _ in results]
             d_pre = [
                 tuple(d_drive(d, part.units, marks) for d in ds)
-                for ds, part in zip(d_pre, places, strict=True)
+                for (_, ds), part in zip(results, places, strict=True)
             ]
             total = through_weights(d_pre)
             if exchanges:
@@ -183,9 +181,8 @@ def _kernel(
                     out.d_drives[group][part.member, t, part.rows, units] = d
                 part.store(out.lambdas, values, t)
             if exchanges:
-                shares = [
-                    buffer.at[place.pair, k & 1, c, :, place.units] for c in range(tiles.split)
-                ]
+                slices = map(jnp.int32, range(tiles.split))
+                shares = [buffer.at[place.pair, k & 1, c, :, place.units] for c in slices]
                 terms, alive = poll(shares, tag_of(k), alive)
                 total = alive_or_nan(sum(terms[1:], start=terms[0]), alive)
             through_h = jnp.split(total, tiles.parts, axis=1)

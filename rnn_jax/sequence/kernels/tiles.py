@@ -30,6 +30,8 @@ class Tiles(NamedTuple):
 
 SMALLEST_TILE = 16  # Rows, and units of all slices together: Triton's products take no less.
 SMALLEST_SLICE = 8
+# The adjoint reads a tile of every slice, each by code of its own.
+MOST_SLICES = 64
 ROWS = (16, 32, 64, 128)
 LARGEST = 1024
 # Of what each thread holds of the state, 32-bit registers; it has 255 for everything.
@@ -163,8 +165,8 @@ def _wanted_splits(blocks: int, units: int) -> list[int]:
         wanted = 1
     else:
         wanted = units // (32 if blocks == 1 else 16)
-    most = units // SMALLEST_SLICE
-    return [wanted] + [s for s in (2 * wanted, 4 * wanted, 8 * wanted) if s <= most]
+    most = min(MOST_SLICES, units // SMALLEST_SLICE)
+    return [min(wanted, most)] + [s for s in (2 * wanted, 4 * wanted, 8 * wanted) if s <= most]
 
 
 def _tiles(rows: int, split: int, units: int, precision: str, card: Card, which: str) -> Tiles:

@@ -77,7 +77,9 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: Call) -> Any:
         return jax.tree.leaves(run), jax.tree.leaves(moved)
 
     levels = tuple((*level, *(level[k] for k in moving)) for level in call.levels)
-    return mapped_over(levels, rule)(*primals, *(tangents[k] for k in moving))
+    # What is within `jax.checkpoint` or `jax.jit` may be differentiated elsewhere than traced.
+    with jax.default_matmul_precision(call.settings.precision):
+        return mapped_over(levels, rule)(*primals, *(tangents[k] for k in moving))
 
 
 ad.primitive_jvps[RECURRENCE] = _jvp
