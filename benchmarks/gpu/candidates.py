@@ -113,9 +113,8 @@ def candidates(kind: str) -> dict[str, Make]:
         "kernel, high": partial(_ours, "kernel", "high"),
         "kernel, highest": partial(_ours, "kernel", "highest"),
     }
-    if torch is not None:
-        found["PyTorch"] = partial(_torch, True)
-        found["PyTorch, no TF32"] = partial(_torch, False)
+    found["PyTorch"] = partial(_torch, True)
+    found["PyTorch, no TF32"] = partial(_torch, False)
     if kind == "LSTM":
         found["jax.experimental.rnn"] = _cudnn
     return found | {"Flax": _linen}
@@ -244,6 +243,8 @@ def _cudnn(problem: Problem) -> Candidate:
 
 def _torch(tf32: bool, problem: Problem) -> Candidate:
     """PyTorch's module, which is cuDNN's on a GPU."""
+    if torch is None:
+        raise RuntimeError("there is no PyTorch")
     on_gpu = jax.default_backend() == "gpu"
     if on_gpu and not torch.cuda.is_available():
         raise RuntimeError("PyTorch finds no GPU")

@@ -153,13 +153,13 @@ def run(flat: FlatCell, xs: Any) -> tuple[jax.Array, jax.Array]:
     if form is None:
         states, ys = by_step(flat.cell, None, flat.initial, xs)
     else:
-        fused = partial(_run_fused, form.mathematics, flat.unravel)
+        fused = partial(run_fused, form.mathematics, flat.unravel)
         choose = by_platform(by_step, cuda=fused)
         states, ys = choose(flat.cell, form.kernels, flat.initial, xs)
     return jnp.concatenate([flat.initial[None], states]), ys
 
 
-def _run_fused(
+def run_fused(
     mathematics: UnitMathematics,
     unravel: Callable[[jax.Array], Carry],
     cell: Any,

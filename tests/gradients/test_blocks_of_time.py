@@ -137,6 +137,10 @@ def test_memory_path_is_that_of_the_sweep():
     expected = jax.jit(functools.partial(memory_path.sweep, rows=rows))(steps, factors)
     got = jax.jit(functools.partial(memory_path.in_blocks, rows=rows, length=8))(steps, factors)
     assert np.isneginf(np.asarray(expected.path)[11:, 0]).all()
+    narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (steps, factors))
+    kernel = functools.partial(memory_path.by_kernel, rows=rows, interpret=True)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+    jax.tree.map(close, jax.jit(kernel)(*narrow), expected)
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-12), got, expected
     )

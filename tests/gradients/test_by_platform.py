@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import AbstractDevice, AbstractMesh
 
 import rnn_jax as rj
 from rnn_jax.gradients.by_platform import by_platform
@@ -75,15 +76,37 @@ def test_is_mapped_where_another_platform_takes_its_own_way():
     assert "tensor<2x3xf64>" in lowered
 
 
-@pytest.mark.parametrize("measure", ["jacobian_log_norms", "attribution", "lyapunov_exponents"])
-def test_measures_take_few_steps_in_a_row_on_an_accelerator(measure):
-    # 130 steps: 10 or 13 blocks of 13 or 10.
+# Which card a program is for, when there is none here.
+H100 = AbstractMesh(
+    (1,), ("x",), abstract_device=AbstractDevice("NVIDIA H100 80GB HBM3", 132, "gpu")
+)
+
+
+def linearized():
+    # 130 steps: 13 blocks of 10 steps.
     cell = rj.LSTMCell(2, 3, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
-    lin = rj.linearize(cell, jnp.zeros((130, 2), jnp.float32))
-    call = getattr(rj, measure)
-    on_cpu, on_cuda = (text(call, lin, platform=platform) for platform in ("cpu", "cuda"))
-    kernel = measure == "lyapunov_exponents"
-    # The Jacobians cut into blocks, or given to the kernel.
-    sign = "__gpu$xla.gpu.triton" if kernel else "tensor<10x13x6x6xf32>"
-    assert sign in on_cuda
-    assert sign not in on_cpu
+    return rj.linearize(cell, jnp.zeros((130, 2), jnp.float32))
+
+
+def test_blocks_of_time_are_for_accelerators():
+    lin = linearized()
+    for platform in ("cpu", "cuda", "tpu"):
+        lowered = text(rj.jacobian_log_norms, lin, platform=platform)
+        assert ("tensor<10x13x6x6xf32>" in lowered) == (platform != "cpu")
+
+
+@pytest.mark.parametrize("measure", ["attribution", "lyapunov_exponents"])
+def test_kernels_are_for_a_card_that_is_known_and_not_for_export(measure):
+    lin, call, kernel = linearized(), getattr(rj, measure), "__gpu$xla.gpu.triton"
+    assert kernel not in text(call, lin, platform="cuda")
+    with jax.sharding.use_abstract_mesh(H100):
+        assert kernel in text(call, lin, platform="cuda")
+        exported = jax.export.export(jax.jit(call), platforms=("cuda",))(lin)
+    assert kernel not in exported.mlir_module()
+
+
+def test_doubles_have_no_kernel():
+    lin = linearized()
+    with jax.sharding.use_abstract_mesh(H100):
+        doubled = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), lin)
+        assert "triton" not in text(rj.lyapunov_exponents, doubled, platform="cuda")

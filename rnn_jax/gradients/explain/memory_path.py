@@ -9,6 +9,7 @@ from flax import struct
 
 from rnn_jax.gradients import loops
 from rnn_jax.gradients.by_platform import by_platform
+from rnn_jax.gradients.explain.memory_path_kernel import column_logs
 from rnn_jax.gradients.jacobians.blocks_of_time import (
     ScaledColumns,
     block_length,
@@ -17,6 +18,7 @@ from rnn_jax.gradients.jacobians.blocks_of_time import (
 )
 from rnn_jax.gradients.jacobians.propagation import StepMatrices
 from rnn_jax.gradients.linearize import Record, StepJacobians
+from rnn_jax.gradients.numerics.on_chip import fits_on_chip
 from rnn_jax.gradients.numerics.scaled import (
     LN2,
     add_scaled,
@@ -80,7 +82,8 @@ def split_path(record: Record, factors: jax.Array, rows: tuple[int, int]) -> Mem
 
     rest_t = A_t rest_{t−1} + (A_t − F_t) diag(∏_{r<t} f_r),    F_t = f_t in the diagonal of m
 
-    From step to step on a CPU, in blocks of time on an accelerator.
+    From step to step on a CPU, in blocks of time on an accelerator, by a kernel on a GPU where A_t
+    fits on chip.
 
     Args:
       record: of the sequence, for its A_t.
@@ -94,7 +97,10 @@ def split_path(record: Record, factors: jax.Array, rows: tuple[int, int]) -> Mem
         logs: _Logs = by_step(record.steps, factors)
     else:
         blocks = functools.partial(in_blocks, rows=rows, length=length)
-        logs = by_platform(by_step, cuda=blocks, tpu=blocks)(record.steps, factors)
+        on_chip = fits_on_chip(steps, size, record.sizes.dtype)
+        kernel = functools.partial(by_kernel, rows=rows) if on_chip else None
+        choose = by_platform(by_step, cuda=blocks, tpu=blocks, kernel=kernel)
+        logs = choose(record.steps, factors)
     path = jax.vmap(lambda row: log_of_sum(row, power=2))(logs.path)
     return MemoryPath(factors, logs.path, path, logs.rest, logs.total)
 
@@ -148,6 +154,16 @@ def in_blocks(
         lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: factors.shape[0]], logs
     )
     return joined
+
+
+def by_kernel(
+    steps: StepJacobians, factors: jax.Array, *, rows: tuple[int, int], interpret: bool = False
+) -> _Logs:
+    """The same by a kernel with a block of threads for each unit."""
+    a = steps.jacobians.state_by_state
+    columns = column_logs(a, factors, rows, interpret=interpret)
+    together = jax.vmap(functools.partial(log_of_sum, power=2))
+    return _Logs(columns.path, together(columns.rest), together(columns.total))
 
 
 def _unsplit(a: jax.Array, rows: tuple[int, int]) -> _Split:

@@ -16,23 +16,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnn_jax.arrays import varying_like
+from rnn_jax.gradients.numerics.on_chip import (
+    exponent_on_chip,
+    launch,
+    padded_size,
+    padded_to_tiles,
+    power_of_two_on_chip,
+)
 from rnn_jax.gradients.numerics.row_sorted_qr import NOISE
 from rnn_jax.gradients.numerics.scaled import LN2, log_exactly
-
-# The longest side of a Jacobian whose rows and frame stay on chip.
-_MOST = 128
-# Of all Jacobians together: 1 GB. The sweep forms none.
-_ELEMENTS = 2**28
-# The narrowest tile.
-_NARROWEST = 16
-# float32 by its bits: an exponent of 8 bits, offset by 127, above a mantissa of 23.
-_MANTISSA_BITS, _OFFSET = 23, 127
-
-
-def can_serve(steps: int, size: int, dtype: Any) -> bool:
-    """Whether the kernel takes so many Jacobians (S, S) of this type."""
-    return size <= _MOST and steps * size**2 <= _ELEMENTS and dtype == jnp.float32
 
 
 def growth_by_step(
@@ -49,40 +41,18 @@ def growth_by_step(
       (growth (T, k); whether all of it can be trusted, ()). It cannot where a direction is mapped
       to less than the rounding error of its step, or to what is not finite.
     """
-    from jax.experimental import pallas as pl
-
     steps, size, _ = jacobians.shape
-    side, width = _padded(size), _padded(count)
-    padded = jnp.pad(jacobians, [(0, 0), (0, side - size), (0, side - size)])
-
-    def results(like: jax.Array) -> tuple[jax.Array, ...]:
-        shapes = ((steps, width), jnp.float32), ((steps, width), jnp.int32), ((1,), jnp.int32)
-        return varying_like(tuple(jnp.zeros(*shape) for shape in shapes), like)
-
-    call = pl.pallas_call(
+    side, width = padded_size(size), padded_size(count)
+    pivots, exponents, lost = launch(
         _kernel(steps, side, width, count),
-        # Inside `shard_map` their types say over which devices they vary.
-        out_shape=jax.eval_shape(results, padded),
-        grid=(1,),
-        interpret=interpret,
+        (padded_to_tiles(jacobians),),
+        (((steps, width), jnp.float32), ((steps, width), jnp.int32), ((1,), jnp.int32)),
+        blocks=1,
         name="frame",
-        compiler_params=None if interpret else _compiler_params(side),
+        interpret=interpret,
     )
-    pivots, exponents, lost = call(padded)
     growth = log_exactly(pivots) + LN2 * exponents.astype(jnp.float32)
     return growth[:, :count], lost[0] == 0
-
-
-def _padded(size: int) -> int:
-    """The next power of two."""
-    return max(_NARROWEST, 1 << (size - 1).bit_length())
-
-
-def _compiler_params(side: int) -> Any:
-    # Only what lowers the kernel for a GPU needs the part of Pallas that knows of them.
-    from jax.experimental.pallas import triton
-
-    return triton.CompilerParams(num_warps=8 if side <= 64 else 16, num_stages=1)
 
 
 class _Columns(NamedTuple):
@@ -124,11 +94,11 @@ def _kernel(steps: int, side: int, width: int, count: int) -> Any:
             old = jnp.sum(jnp.where(here, before, jnp.zeros_like(before)), axis=1)
             # By sums and not as a product of all columns: A stays where it is, in registers.
             v = jnp.sum(a * old[None, :], axis=1)
-            exponent = _exponent(jnp.max(jnp.abs(v)))
-            v = v * _power_of_two(-exponent)
+            exponent = exponent_on_chip(jnp.max(jnp.abs(v)))
+            v = v * power_of_two_on_chip(-exponent)
             first = jnp.where(j == 0, exponent, first)
             squares = squares + v * v
-            true = v * _power_of_two(exponent - first)
+            true = v * power_of_two_on_chip(exponent - first)
             sizes = sizes + true * true
             for _ in range(2):
                 along = jnp.sum(q * v[:, None], axis=0)
@@ -148,7 +118,7 @@ def _kernel(steps: int, side: int, width: int, count: int) -> Any:
         def is_lost(found: _Columns) -> jax.Array:
             """1 if a pivot is below what rounding puts into it, as `noise_of_pivots` says."""
             formed = jnp.sum(found.q * found.q * found.sizes[:, None], axis=0)
-            scale = _power_of_two(found.first - found.exponents)
+            scale = power_of_two_on_chip(found.first - found.exponents)
             noise = noise_level * (jnp.sqrt(formed) * scale + jnp.sqrt(found.weighed))
             # So that what is not a number counts as lost too.
             kept = (found.pivots > noise) & (found.pivots < jnp.inf)
@@ -182,15 +152,3 @@ def _kernel(steps: int, side: int, width: int, count: int) -> Any:
         lost_out[0] = lost
 
     return kernel
-
-
-def _exponent(largest: jax.Array) -> jax.Array:
-    """e with x in [2^{e−1}, 2^e) of x ≥ 0, in the range in which 2^−e is normal."""
-    bits = lax.bitcast_convert_type(largest, jnp.int32)
-    return jnp.clip((bits >> _MANTISSA_BITS) - (_OFFSET - 1), 2 - _OFFSET, _OFFSET - 3)
-
-
-def _power_of_two(exponents: jax.Array) -> jax.Array:
-    """2^exponents, 0 below the range of normal numbers and about the largest above it."""
-    kept = jnp.clip(exponents + _OFFSET, 0, 2 * _OFFSET)
-    return lax.bitcast_convert_type(kept << _MANTISSA_BITS, jnp.float32)

@@ -24,6 +24,7 @@ from rnn_jax.gradients.linearize import (
     sizes_of,
 )
 from rnn_jax.gradients.memory import check_fits
+from rnn_jax.gradients.numerics.on_chip import fits_on_chip
 from rnn_jax.gradients.numerics.time_series import standard_error_of_sum, sums_by_stretch
 from rnn_jax.gradients.precision import compiled
 from rnn_jax.gradients.spectra import frame_kernel
@@ -211,7 +212,7 @@ def exponents_of(record: Record, *, k: int, warmup: int = 0, interval: int = 1) 
     windows, rest = divmod(steps - warmup, interval)
     lengths = [interval] * windows + ([rest] if rest else [])
     by_sweep = functools.partial(growth_by_sweep, k=k, warmup=warmup, interval=interval)
-    if interval == 1 and frame_kernel.can_serve(steps, size, dtype):
+    if interval == 1 and fits_on_chip(steps, size, dtype):
         kernel = functools.partial(growth_by_kernel, by_sweep, k=k, warmup=warmup)
         growth = by_platform(by_sweep, kernel=kernel)(record.source())
     else:

@@ -184,7 +184,10 @@ def _kernel(
             after, emitted = function(source, pre, streams)
             after = tuple(inside(part, place.units, sizes) for part in after)
             if exchanges:
-                after = tuple(alive_or_nan(part, alive) for part in after)
+                # What is emitted, too: a gradient may depend on that alone.
+                after, emitted = (
+                    tuple(alive_or_nan(x, alive) for x in xs) for xs in (after, emitted)
+                )
             skipped = None if bits is None else marks_in(bits).skipped
             carry = after if skipped is None else chosen(skipped, entering, after)
             following = into(next_bits, carry)[1]
