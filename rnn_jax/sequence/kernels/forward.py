@@ -10,7 +10,9 @@ from jax.experimental import pallas as pl
 from rnn_jax.sequence.kernels.checking import check_forward
 from rnn_jax.sequence.kernels.exchange import alive_or_nan, poll, tag_of, tagged
 from rnn_jax.sequence.kernels.launching import Place, launch
-from rnn_jax.sequence.kernels.layout import (
+from rnn_jax.sequence.kernels.lowerable import lowerable
+from rnn_jax.sequence.kernels.marking import chosen, marks_in
+from rnn_jax.sequence.kernels.padding import (
     Sizes,
     cut,
     forward_weights,
@@ -21,8 +23,6 @@ from rnn_jax.sequence.kernels.layout import (
     seeing_blocks,
     sizes_of,
 )
-from rnn_jax.sequence.kernels.lowerable import lowerable
-from rnn_jax.sequence.kernels.marking import chosen, marks_in
 from rnn_jax.sequence.kernels.products import operands, product
 from rnn_jax.sequence.kernels.rules import Arrays, Forward, Keep, StepRule, of_each_part
 from rnn_jax.sequence.kernels.tiles import Tiles, joined_count
