@@ -174,7 +174,7 @@ def test_a_killed_run_goes_on(monkeypatch, tmp_path):
     # A failure is a result, unless one asks.
     assert run(monkeypatch, out, rows) == []
     assert run(monkeypatch, out, rows, "--retry") == ["c"]
-    assert run(monkeypatch, out, rows | {"d": timed}, "--only", "c,rows: d") == ["d"]
+    assert run(monkeypatch, out, rows | {"d": timed}, "--only", "c, Rows: d, ") == ["d"]
     monkeypatch.setattr(command, "version", lambda name: "0")
     with pytest.raises(SystemExit, match="rows of one machine"):
         run(monkeypatch, out, rows)

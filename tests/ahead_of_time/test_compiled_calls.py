@@ -10,6 +10,7 @@ import pytest
 import rnn_jax as rj
 
 platforms.require()
+as_a_user = platforms.as_a_user
 
 KERNEL = "__gpu$xla.gpu.triton"
 CALLS = {**calls_over_time.CALLS, **calls_of_measures.CALLS}

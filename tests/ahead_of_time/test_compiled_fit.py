@@ -15,6 +15,7 @@ from rnn_jax.training.compiled import fed_program, program
 from rnn_jax.training.devices.layout import Layout
 
 platforms.require()
+as_a_user = platforms.as_a_user
 
 TASK = rj.tasks.Adding(30)
 OBJECTIVE = {

@@ -7,6 +7,7 @@ import jax
 import platforms
 
 platforms.require()
+as_a_user = platforms.as_a_user
 
 PAGE = Path(__file__).parents[2] / "docs" / "platforms.md"
 

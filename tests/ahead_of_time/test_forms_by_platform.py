@@ -10,6 +10,7 @@ from calls_over_time import FEATURES, XS, H, gradient, lstm, run
 import rnn_jax as rj
 
 platforms.require()
+as_a_user = platforms.as_a_user
 
 KERNEL = "__gpu$xla.gpu.triton"
 ALL = ("cpu", "cuda", "tpu")

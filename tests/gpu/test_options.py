@@ -83,9 +83,9 @@ def test_what_lies_outside_a_sequence_changes_nothing():
 
     @jax.jit
     def run(xs):
-        return jax.value_and_grad(lambda cell: jnp.sum(RUN(cell, xs, carry, lengths=LENGTHS)[1]))(
-            cell
-        )
+        return jax.value_and_grad(
+            lambda cell: jnp.sum(RUN(cell, xs, carry, initial=carry, lengths=LENGTHS)[1])
+        )(cell)
 
     padding = np.arange(T)[None, :, None] >= LENGTHS[:, None, None]
     one = run(xs)

@@ -21,7 +21,7 @@ from jax.interpreters import ad
 from rnn_jax.sequence.running.boundaries import Boundaries
 from rnn_jax.sequence.running.levels import mapped_over
 from rnn_jax.sequence.running.linear_system import saved_by_steps
-from rnn_jax.sequence.running.platforms import chosen_by_platform
+from rnn_jax.sequence.running.platforms import as_traced, chosen_by_platform
 from rnn_jax.sequence.running.recurrence import (
     RECURRENCE,
     Call,
@@ -77,8 +77,7 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: Call) -> Any:
         return jax.tree.leaves(run), jax.tree.leaves(moved)
 
     levels = tuple((*level, *(level[k] for k in moving)) for level in call.levels)
-    # What is within `jax.checkpoint` or `jax.jit` may be differentiated elsewhere than traced.
-    with jax.default_matmul_precision(call.settings.precision):
+    with as_traced(call.settings, primals):
         return mapped_over(levels, rule)(*primals, *(tangents[k] for k in moving))
 
 

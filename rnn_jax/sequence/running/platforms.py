@@ -9,8 +9,9 @@
 The kernels are imported where a program needs them, and so is what they are written in.
 """
 
+import contextlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -71,7 +72,7 @@ def rules_of(forms: Forms, leaves_of: LeavesOf) -> dict[str | None, Any]:
         from rnn_jax.sequence.running import on_kernels
 
         def form(*leaves: jax.Array, call: Any) -> list[jax.Array]:
-            with jax.default_matmul_precision(call.settings.precision):
+            with as_traced(call.settings, leaves):
                 found: list[jax.Array] = getattr(on_kernels, forms.by_kernel)(launch, call, *leaves)
                 return found
 
@@ -104,6 +105,25 @@ def rules_of(forms: Forms, leaves_of: LeavesOf) -> dict[str | None, Any]:
         return mlir.lower_fun(by_scan(forms.elsewhere))(context, *operands, call=call)
 
     return {"cpu": on_cpu, "cuda": on_cuda, None: elsewhere}
+
+
+@contextlib.contextmanager
+def as_traced(settings: Settings, leaves: Sequence[Any]) -> Iterator[None]:
+    """Within it, a call's forms compute as where it was traced.
+
+    A primitive is lowered, and perhaps differentiated, elsewhere: after `jax.jit(f).trace`, within
+    `jax.checkpoint`, or going back from what `jax.linearize` gave.
+
+    Args:
+      settings: with the precision of products.
+      leaves: of the operands: with float64 among them, JAX had types of 64 bits.
+    """
+    wide = any(leaf.dtype == jnp.float64 for leaf in leaves)
+    with (
+        jax.default_matmul_precision(settings.precision),
+        jax.enable_x64(wide or jax.config.jax_enable_x64),  # type: ignore[attr-defined]
+    ):
+        yield
 
 
 def chosen_by_platform(

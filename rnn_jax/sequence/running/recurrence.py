@@ -26,7 +26,7 @@ from jax.interpreters import ad, batching, mlir
 from rnn_jax.arrays import varying_like
 from rnn_jax.sequence.running.levels import Levels, batching_rule, mapped_over
 from rnn_jax.sequence.running.linear_system import tangent_by_system
-from rnn_jax.sequence.running.platforms import Forms, chosen_by_platform, rules_of
+from rnn_jax.sequence.running.platforms import Forms, as_traced, chosen_by_platform, rules_of
 from rnn_jax.sequence.running.scanned import (
     Carry,
     Inputs,
@@ -182,14 +182,15 @@ def _adjoint_results(call: Call, *leaves: jax.Array) -> list[jax.Array]:
 
 
 def leaves_of(form: Form, *leaves: jax.Array, call: Call) -> list[jax.Array]:
-    """A form, mapped over the levels and at the precision of where it was traced."""
-    with jax.default_matmul_precision(call.settings.precision):
+    """A form, mapped over the levels."""
+    with as_traced(call.settings, leaves):
         return jax.tree.leaves(mapped_over(call.levels, functools.partial(form, call))(*leaves))
 
 
 def _abstract(results: Form, *avals: Any, call: Call) -> list[Any]:
     traced = jax.make_jaxpr(functools.partial(leaves_of, results, call=call))(*avals)
-    return list(traced.out_avals)
+    # As of a scan: a type that gives way to others, as of `jnp.full(H, 0.5)`, is none of results.
+    return [aval.update(weak_type=False) for aval in traced.out_avals]
 
 
 def _evaluated(forms: Forms, *leaves: jax.Array, call: Call) -> list[jax.Array]:
