@@ -17,7 +17,7 @@ from rnn_jax.gradients.jacobians.blocks_of_time import (
     identities,
 )
 from rnn_jax.gradients.jacobians.propagation import StepMatrices
-from rnn_jax.gradients.linearize import Record, StepJacobians
+from rnn_jax.gradients.linearize import Record
 from rnn_jax.gradients.numerics.on_chip import fits_on_chip
 from rnn_jax.gradients.numerics.scaled import (
     LN2,
@@ -27,6 +27,7 @@ from rnn_jax.gradients.numerics.scaled import (
     log_of_sum,
     normalised,
 )
+from rnn_jax.gradients.one_step import StepJacobians
 
 
 @struct.dataclass

@@ -18,13 +18,13 @@ from rnn_jax.gradients.linearize import (
     Record,
     Sizes,
     Source,
-    StepJacobians,
     accept,
     check_decomposable,
     sizes_of,
 )
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.numerics.scaled import LN2, log_frobenius, log_spectral
+from rnn_jax.gradients.one_step import StepJacobians
 from rnn_jax.gradients.precision import compiled
 from rnn_jax.sequence.calling import ArrayLike, Carry
 
