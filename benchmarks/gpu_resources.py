@@ -199,7 +199,9 @@ def table() -> Iterator[str]:
         f"Compiled ahead of time for an NVIDIA H100 (sm_90) by jax {jax.__version__}, not run. In "
         "brackets a prototype of these kernels, compiled in the same way; — where it does not fit."
     )
-    yield "A thread has 255 registers, a block 227 KiB of shared memory. Bytes spilled: of a thread."
+    yield (
+        "A thread has 255 registers, a block 227 KiB of shared memory. Bytes spilled: of a thread."
+    )
     before = prototype()
     for precision in ("tf32", "bf16x3", "tf32x3"):
         yield ""
