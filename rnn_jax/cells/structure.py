@@ -88,6 +88,11 @@ class FusedForm(NamedTuple):
     kernels: tuple[jax.Array, ...]
     product_type: Any = None
 
+    @property
+    def input_type(self) -> Any:
+        """The type of inputs."""
+        return self.kernels[0].dtype if self.product_type is None else self.product_type
+
 
 def fused_form(cell: Any) -> FusedForm | None:
     """The cell's `FusedForm`; None if it has none that holds for the mathematics it runs."""
@@ -106,7 +111,7 @@ def fused_form_for(cell: Any, xs: Any, carry: Carry) -> FusedForm | None:
     if form is None or not hasattr(xs, "dtype"):  # Several inputs are for another step.
         return None
     multiplied, kept = (getattr(owner_of(cell), name, None) for name in ("dtype", "carry_dtype"))
-    if None not in (multiplied, kept) and multiplied != kept:
+    if multiplied is not None and kept is not None and multiplied != kept:
         return _of_two_types(form, xs, carry, jnp.dtype(multiplied), jnp.dtype(kept))
     kind = xs.dtype if jnp.issubdtype(xs.dtype, jnp.inexact) else form.kernels[0].dtype
     types = {kind} | {leaf.dtype for leaf in jax.tree.leaves((form.kernels, carry))}

@@ -308,7 +308,7 @@ def _scan_fused(
 ) -> tuple[Carry, Any, Carry | None]:
     """A cell in fused form over all sequences at once, time first: one product a step for all."""
     time = options.batch_axes
-    xs = xs.astype(form.product_type or form.kernels[0].dtype)
+    xs = xs.astype(form.input_type)
 
     def time_first(tree: Any) -> Any:
         return jax.tree.map(lambda a: jnp.moveaxis(a, time, 0), tree)

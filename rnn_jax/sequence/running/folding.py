@@ -85,11 +85,11 @@ class Folded:
 
         In the type in which the kernels multiply.
         """
-        kind = self._settings.product_type
 
         def of_member(*kernels: jax.Array) -> list[jax.Array]:
-            rows = state_rows(self._settings.form(kernels), self._features)
-            return [row.astype(kind or row.dtype) for row in rows if row is not None]
+            form = self._settings.form(kernels)
+            rows = state_rows(form, self._features)
+            return [row.astype(form.input_type) for row in rows if row is not None]
 
         return tuple(jax.vmap(of_member)(*self.kernels))
 
