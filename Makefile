@@ -6,13 +6,15 @@ BIN    := $(VENV)/bin
 # gigabytes of CUDA. Where pip finds none, they are left out and say so; TORCH=torch takes what
 # there is, TORCH= none.
 TORCH  ?= torch==2.13.0+cpu
+# Apart from the others, because JAX looks for the devices of all plugins that it finds installed.
+AOT    := $(VENV)-aot
 # For `make test-part`: the first test of each file and every so many after it.
 EVERY  ?= 8
 
 # Small LAPACK calls on several threads wait for one another on a machine that is shared.
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: demo test test-part lint bench bench-gpu clean
+.PHONY: demo test test-part test-aot test-gpu lint bench bench-gpu clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python experiments/vanishing_gradient.py
@@ -22,6 +24,15 @@ test: $(VENV)/.test
 
 test-part: $(VENV)/.test
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal --every $(EVERY)
+
+# Compiles for a TPU and for an NVIDIA GPU, neither of which need be here.
+test-aot: $(AOT)/.aot
+	JAX_PLATFORMS=cpu $(AOT)/bin/python -m pytest --numprocesses auto --dist worksteal \
+		tests/ahead_of_time
+
+# On a machine with an NVIDIA GPU: what runs on no other.
+test-gpu: $(VENV)-gpu/.peers
+	$(VENV)-gpu/bin/python -m pytest tests/gpu
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
@@ -33,7 +44,7 @@ bench: $(VENV)/.test
 
 # On a machine with an NVIDIA GPU, beside cuDNN through PyTorch and through jax.experimental.rnn. In
 # an environment of its own, because PyTorch's build for the CPU has no cuDNN.
-bench-gpu: $(VENV)-gpu/.bench
+bench-gpu: $(VENV)-gpu/.peers
 	$(VENV)-gpu/bin/python -m benchmarks.gpu
 
 $(VENV)/bin/python:
@@ -50,10 +61,18 @@ $(VENV)/.test: $(VENV)/bin/python pyproject.toml
 		|| echo "No $(TORCH) for this Python: what is held against PyTorch will be skipped.")
 	touch $@
 
-$(VENV)-gpu/.bench: pyproject.toml
+$(VENV)-gpu/.peers: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-gpu
 	$(VENV)-gpu/bin/python -m pip install --quiet --upgrade pip
 	$(VENV)-gpu/bin/python -m pip install --quiet --editable '.[test,peers,cuda]'
+	touch $@
+
+$(AOT)/.aot: pyproject.toml
+	$(PYTHON) -m venv $(AOT)
+	$(AOT)/bin/python -m pip install --quiet --upgrade pip
+	$(AOT)/bin/python -m pip install --quiet --editable '.[test]'
+	$(AOT)/bin/python -m pip install --quiet --editable '.[test,aot]' \
+		|| echo "No compilers for other platforms here: what they compile will be skipped."
 	touch $@
 
 $(VENV)/.lint: $(VENV)/bin/python pyproject.toml

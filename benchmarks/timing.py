@@ -81,3 +81,8 @@ def peak_memory(call: Callable[..., Any], *arguments: Any) -> str:
     if plan is None:
         return "unknown"
     return f"{(plan.temp_size_in_bytes + plan.output_size_in_bytes) / 2**20:.1f} MiB"
+
+
+def parts_of(only: str) -> list[str]:
+    """The texts of an option `--only`, with commas between them; of nothing one that fits all."""
+    return [text.strip().lower() for text in only.split(",") if text.strip()] or [""]

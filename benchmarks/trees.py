@@ -25,6 +25,8 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
+from benchmarks.timing import parts_of
+
 HERE = Path(__file__).parents[1]
 SHAPES = ("64,200,2,128", "16,1000,32,256", "128,100,128,512", "32,200,64,128")
 
@@ -105,7 +107,7 @@ def main() -> None:
 
 
 def _run(config: Config, workers: list[Worker]) -> None:
-    wanted = [text.strip().lower() for text in config.only.split(",")]
+    wanted = parts_of(config.only)
     names = [name for name in workers[0].cases if any(text in name.lower() for text in wanted)]
     if not names:
         raise SystemExit(f"--only must be part of a case's name; got {config.only!r}. See --list.")

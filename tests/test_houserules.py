@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 import compiling
-import conftest
 import rnn_jax
 
 ROOT = Path(rnn_jax.__file__).parent
@@ -177,15 +176,21 @@ def test_the_checks_run_where_the_only_python_has_a_name_of_its_own(tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     made = [line for line in done.stdout.splitlines() if line.startswith("made")]
-    assert made == ["made lint", "made test"]
+    assert made == ["made lint", "made test", "made test-aot"]
     assert "the oldest python here" in done.stdout.lower()
 
 
 Item = namedtuple("Item", "path number")
 
 
+@pytest.fixture
+def conftest(pytestconfig):
+    """That of the whole suite: folders have some of the same name."""
+    return pytestconfig.pluginmanager.get_plugin(str(Path(__file__).with_name("conftest.py")))
+
+
 @pytest.mark.parametrize("every", [1, 2, 8, 1000])
-def test_a_part_of_the_suite_leaves_out_no_file(every):
+def test_a_part_of_the_suite_leaves_out_no_file(every, conftest):
     items = [
         Item(path, number)
         for path, count in (("one", 9), ("two", 1), ("three", 30))
@@ -201,7 +206,7 @@ def test_a_part_of_the_suite_leaves_out_no_file(every):
     assert len(items) + len(left_out) == len(whole)
 
 
-def test_a_part_must_be_a_part():
+def test_a_part_must_be_a_part(conftest):
     config = types.SimpleNamespace(getoption=lambda name: 0)
     with pytest.raises(pytest.UsageError, match="--every must be at least 1; got 0"):
         conftest.pytest_collection_modifyitems(config, [])

@@ -1,6 +1,6 @@
 """The package on an NVIDIA GPU, beside cuDNN: `python -m benchmarks.gpu` writes RESULTS_GPU.md.
 
-python -m benchmarks.gpu                          # all tables, about half an hour on an H100
+python -m benchmarks.gpu                          # all tables
 python -m benchmarks.gpu --budget 9m              # as many rows as fit; the next call goes on
 python -m benchmarks.gpu --only gradient,accuracy --rounds 7
 python -m benchmarks.gpu --list                   # rows, and which of them are measured

@@ -20,6 +20,7 @@ from benchmarks.gpu import accuracy, ensembles, exchange, instrument, modes, rec
 from benchmarks.gpu.page import page
 from benchmarks.gpu.results import Results, Table
 from benchmarks.gpu.rounds import Effort
+from benchmarks.timing import parts_of
 
 OUT = Path(__file__).parents[1] / "RESULTS_GPU.md"
 # Seconds that a row is taken to need before any of its table is measured.
@@ -114,7 +115,7 @@ def _seconds(budget: str | None) -> float:
 
 
 def _wanted(tables: Sequence[Table], only: str) -> Iterator[tuple[Table, str]]:
-    texts = [text.strip().lower() for text in only.split(",")]
+    texts = parts_of(only)
     for table in tables:
         for row in table.rows:
             if any(text in f"{table.title}: {row}".lower() for text in texts):

@@ -1,8 +1,7 @@
 """The same recurrence in each library, with the same weights: what is timed and held together.
 
-A candidate is asked for two things: to run n times in a row and wait for the last one, and for what
-it computes, as NumPy arrays in this package's layout, so that all candidates of a row can be
-compared before any is timed.
+A candidate compiles, says what it computes, as NumPy arrays in this package's layout, so that all
+candidates of a row can be compared before any is timed, and runs n times in a row.
 """
 
 import contextlib
@@ -43,16 +42,20 @@ class Candidate(NamedTuple):
     """One column of a row.
 
     Attributes:
-      run: n times in a row, then waits for the last.
+      compile: traces and compiles, beside those of other candidates; runs nothing.
       results: what it computes.
+      run: n times in a row, then waits for the last.
       precision: of its products: "default", "high" or "highest".
-      alone: it must not be warmed up beside others, because it sets what they would read.
     """
 
-    run: Callable[[int], None]
+    compile: Callable[[], None]
     results: Callable[[], Results]
+    run: Callable[[int], None]
     precision: str
-    alone: bool = False
+
+
+def nothing() -> None:
+    """To compile, of a candidate that is compiled when it first runs, or not at all."""
 
 
 class Problem(NamedTuple):
@@ -110,9 +113,8 @@ def candidates(kind: str) -> dict[str, Make]:
         "kernel, high": partial(_ours, "kernel", "high"),
         "kernel, highest": partial(_ours, "kernel", "highest"),
     }
-    if torch is not None:
-        found["PyTorch"] = partial(_torch, True)
-        found["PyTorch, no TF32"] = partial(_torch, False)
+    found["PyTorch"] = partial(_torch, True)
+    found["PyTorch, no TF32"] = partial(_torch, False)
     if kind == "LSTM":
         found["jax.experimental.rnn"] = _cudnn
     return found | {"Flax": _linen}
@@ -137,15 +139,19 @@ def of_jax(
         with with_precision(precision):
             return function(*arguments)
 
-    compiled = jax.jit(computed)
+    compiled: list[Any] = []
+
+    def compile() -> None:
+        compiled.append(jax.jit(computed).lower(*arguments).compile())
 
     def run(times: int) -> None:
+        call = compiled[0]
         for _ in range(times):
-            result = compiled(*arguments)
+            result = call(*arguments)
         # One device computes one after another: when the last is ready, all are.
         jax.block_until_ready(result)
 
-    return Candidate(run, lambda: read(compiled(*arguments)), precision)
+    return Candidate(compile, lambda: read(compiled[0](*arguments)), run, precision)
 
 
 def _outputs_or_gradient(
@@ -237,6 +243,8 @@ def _cudnn(problem: Problem) -> Candidate:
 
 def _torch(tf32: bool, problem: Problem) -> Candidate:
     """PyTorch's module, which is cuDNN's on a GPU."""
+    if torch is None:
+        raise RuntimeError("there is no PyTorch")
     on_gpu = jax.default_backend() == "gpu"
     if on_gpu and not torch.cuda.is_available():
         raise RuntimeError("PyTorch finds no GPU")
@@ -272,4 +280,4 @@ def _torch(tf32: bool, problem: Problem) -> Candidate:
         grads = {name: p.grad.cpu().numpy().T for name, p in module.named_parameters()}
         return {"dW_x": grads["weight_ih_l0"], "dW_h": grads["weight_hh_l0"]}
 
-    return Candidate(run, results, "default" if tf32 else "highest", alone=True)
+    return Candidate(nothing, results, run, "default" if tf32 else "highest")

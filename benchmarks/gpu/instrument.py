@@ -11,7 +11,16 @@ import numpy as np
 from flax import nnx
 
 import rnn_jax as rj
-from benchmarks.gpu.candidates import KINDS, Candidate, Shape, by_leaves, inputs, problem, widened
+from benchmarks.gpu.candidates import (
+    KINDS,
+    Candidate,
+    Shape,
+    by_leaves,
+    inputs,
+    nothing,
+    problem,
+    widened,
+)
 from benchmarks.gpu.modes import MODES
 from benchmarks.gpu.results import Table
 from benchmarks.gpu.rounds import Cell, Effort, Measured, caught, measure
@@ -64,7 +73,7 @@ def _candidate(call: Callable[[], Any]) -> Candidate:
         run(1)
         return {}
 
-    return Candidate(run, results, "highest")
+    return Candidate(nothing, results, run, "highest")
 
 
 def _deviation(kind: str, cell: rj.RNNCell, xs: jax.Array) -> float:

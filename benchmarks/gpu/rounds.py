@@ -45,8 +45,7 @@ class Measured(NamedTuple):
 def measure(makes: Mapping[str, Callable[[], Candidate]], effort: Effort) -> Measured:
     """Makes, compares and times candidates; of one that fails, its error is its cell.
 
-    All are compiled first, beside one another. Then each computes what it computes: a candidate
-    that deviates from the first one that works by more than `TOLERANCES` is not timed.
+    A candidate that deviates from the first one that works by more than `TOLERANCES` is not timed.
 
     Args:
       makes: by column, what makes the candidate.
@@ -101,26 +100,27 @@ def prepare(
 ) -> tuple[dict[str, Candidate], dict[str, Results]]:
     """Those that can be made and run, with what they compute; errors go to `cells`.
 
-    They are compiled beside one another.
+    They are compiled beside one another, and then run one by one.
     """
     made: dict[str, Candidate] = {}
     for name, make in makes.items():
         with caught(name, cells):
             made[name] = make()
-    found: dict[str, Results] = {}
 
-    def warm_up(name: str) -> None:
+    def compile(name: str) -> None:
         with caught(name, cells):
-            found[name] = made[name].results()
+            made[name].compile()
 
-    # Compiling is what takes time, and it does not hold Python's lock.
+    # Which takes most of the time, and does not hold Python's lock. What runs comes after all of
+    # it: a compiler that tries out products would take multiprocessors from kernels that wait.
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(warm_up, [name for name, one in made.items() if not one.alone]))
+        list(pool.map(compile, made))
+    found: dict[str, Results] = {}
     for name, one in made.items():
-        if one.alone:
-            warm_up(name)
-    working = {name: made[name] for name in made if name in found}
-    return working, {name: found[name] for name in working}
+        if name not in cells:
+            with caught(name, cells):
+                found[name] = one.results()
+    return {name: made[name] for name in found}, found
 
 
 def _repeats(candidates: Mapping[str, Candidate], cells: dict[str, Cell], effort: Effort) -> int:

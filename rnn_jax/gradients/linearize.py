@@ -84,6 +84,21 @@ class Linearization:
         return self.outputs.shape[-2]
 
 
+@struct.dataclass
+class StepJacobians:
+    """The Jacobians of all steps and what is known of their form, as products of them need it.
+
+    Attributes:
+      jacobians: with a leading axis T.
+      output_rows: as in `Linearization`.
+      diagonal_columns: as in `Linearization`.
+    """
+
+    jacobians: Jacobians
+    output_rows: tuple[int, int] | None = struct.field(pytree_node=False)
+    diagonal_columns: tuple[int, int] | None = struct.field(pytree_node=False)
+
+
 # What a measure is given, and what its programs may be given: the same, or partly run.
 Given = Problem | Linearization
 Source = Given | Trajectory
@@ -147,6 +162,11 @@ class Record:
             lin.output_input_jacobians,
         )
 
+    @property
+    def steps(self) -> StepJacobians:
+        """The Jacobians, without the cell."""
+        return StepJacobians(self.jacobians, self.output_rows, self.diagonal_columns)
+
     def varying(self, tree: Any, *others: Any) -> Any:
         """The start of a loop over the sequence, as `varying_like` all that the loop may use."""
         return varying_like(tree, self.cell, self.inputs, self.carry, self.trajectory, others)
@@ -173,6 +193,13 @@ class Record:
     def diagonal_columns(self) -> tuple[int, int] | None:
         """Columns of A_t that are diagonal blocks, (start, stop)."""
         return self.flat.diagonal_columns if self._given is None else self._given.diagonal_columns
+
+    def source(self) -> Source:
+        """What is known so far, from which another record of the sequence can be made."""
+        if self.is_linearized:
+            return self.linearization()
+        problem = Problem(self.cell, self.inputs, self.carry)
+        return Trajectory(problem, *self.trajectory) if "trajectory" in vars(self) else problem
 
     def linearization(self) -> Linearization:
         """All of it."""

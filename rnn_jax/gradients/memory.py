@@ -41,7 +41,8 @@ def check_fits(
 
     Where the call is computed at once, that is the memory which is free now. Inside `jit` it is all
     that the device has: what is free while a program is traced says nothing about when it runs.
-    Under `vmap`, as many copies must fit as it maps over.
+    Under `vmap`, as many copies must fit as it maps over. What is compiled ahead of time for a
+    device that is not here is not refused: its compiler knows how much there is.
 
     Args:
       call: the public call, for the message.
@@ -58,7 +59,7 @@ def check_fits(
     needed = itemsize * sum(math.prod(shape) for shape in shapes)
     tracing = isinstance(jnp.zeros(()), jax.core.Tracer)
     limit, state = (total_bytes(), "are there") if tracing else (available_bytes(), "are free")
-    if limit is None:
+    if limit is None or (tracing and _is_for_another_device()):
         return
 
     def check(copies: int) -> None:
@@ -75,6 +76,14 @@ def check_fits(
     mapped: list[Any] = [leaf for leaf in jax.tree.leaves(of) if isinstance(leaf, jax.core.Tracer)]
     if mapped:
         _when_mapped(lambda copies: check(batch * copies), jax.lax.stop_gradient(mapped))
+
+
+def _is_for_another_device() -> bool:
+    """Whether a program is traced for a device of a kind that is not here."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device is not None and device.device_kind not in {
+        local.device_kind for local in jax.local_devices()
+    }
 
 
 def _when_mapped(check: Callable[[int], None], arrays: list[jax.Array]) -> None:

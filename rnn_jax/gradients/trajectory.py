@@ -13,11 +13,16 @@ from jax.flatten_util import ravel_pytree
 from rnn_jax.arrays import varying_like
 from rnn_jax.cells.asking import part_names, part_that_is_output
 from rnn_jax.cells.claims import claim
-from rnn_jax.cells.structure import fused_form_for
+from rnn_jax.cells.structure import FusedForm, UnitMathematics, fused_form_for
 from rnn_jax.gradients.assembled import assembled_jacobians
+from rnn_jax.gradients.by_platform import by_platform
 from rnn_jax.gradients.input_vectors import input_size, is_vector, ravel_input
+from rnn_jax.gradients.precision import FULL
 from rnn_jax.sequence.calling import Carry, Step, describe, resolve_carry, resolve_step
 from rnn_jax.sequence.inputs import input_of_step
+from rnn_jax.sequence.running.boundaries import Boundaries
+from rnn_jax.sequence.running.fused_scan import fused_scan
+from rnn_jax.sequence.running.scanned import Settings
 
 StepOfVectors = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
@@ -26,9 +31,10 @@ class FlatCell(NamedTuple):
     """A cell seen as (state, x) -> (state, y) on vectors; x is in the cell's own form.
 
     Attributes:
+      cell: the cell itself.
       step: one step, (S,), x -> (S,), (O,), to be differentiated: all in the carry's type.
       step_of: the same with the cell as first argument, to differentiate by its weights.
-      advance: the same as `step`, its output in its own type.
+      advance_of: the same as `step_of`, its output in its own type.
       initial: the initial state, (S,).
       initial_of: the initial state that another cell of this structure makes for itself; None
         where the carry was given.
@@ -39,15 +45,15 @@ class FlatCell(NamedTuple):
       parts: where each part of the carry stands in the state, (start, stop) by name.
       output_rows: where the output stands in the state, (start, stop), if a step returns a part of
         its carry as its output, as most recurrent cells do; None if the output is something else.
-      assembled: where the cell has a fused form, its one-step Jacobians of many steps at once,
-        (T, S), (T, I) -> (T, S, S), (T, S, I); None where it has none.
+      form: the cell's fused form; None where it has none.
       diagonal_columns: where the parts of the carry stand, (start, stop), each unit of which acts
         on the next step's same unit alone, whatever the part; None if there are none.
     """
 
+    cell: Any
     step: Callable[[jax.Array, Any], tuple[jax.Array, jax.Array]]
     step_of: Callable[[Any, jax.Array, Any], tuple[jax.Array, jax.Array]]
-    advance: Callable[[jax.Array, Any], tuple[jax.Array, jax.Array]]
+    advance_of: Callable[[Any, jax.Array, Any], tuple[jax.Array, jax.Array]]
     initial: jax.Array
     initial_of: Callable[[Any], jax.Array] | None
     unravel: Callable[[jax.Array], Carry]
@@ -56,13 +62,23 @@ class FlatCell(NamedTuple):
     input_size: int
     parts: dict[str, tuple[int, int]]
     output_rows: tuple[int, int] | None
-    assembled: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]] | None
+    form: FusedForm | None
     diagonal_columns: tuple[int, int] | None
 
     @property
     def state_size(self) -> int:
         """S, the size of the flattened carry."""
         return self.initial.shape[0]
+
+    @property
+    def assembled(self) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]] | None:
+        """In fused form, one-step Jacobians of many steps, (T, S), (T, I) to (T, S, S), (T, S, I).
+
+        None where the cell has no such form.
+        """
+        if self.form is None:
+            return None
+        return partial(assembled_jacobians, self.form, unravel=self.unravel)
 
     def step_from(self, x: Any) -> tuple[StepOfVectors, jax.Array]:
         """(one step as a function of the state (S,) and the input's floats (I,), these floats)."""
@@ -105,9 +121,10 @@ def flatten_cell(cell: Any, xs: Any, carry: Carry | None) -> FlatCell:
     if form is not None and form.product_type is not None:
         form = None  # Rows of weights would have to be rounded as a step rounds them.
     return FlatCell(
+        cell=cell,
         step=partial(step_of, cell),
         step_of=step_of,
-        advance=partial(advance, cell),
+        advance_of=advance,
         initial=initial,
         initial_of=initial_of if carry is None else None,
         unravel=unravel,
@@ -116,20 +133,47 @@ def flatten_cell(cell: Any, xs: Any, carry: Carry | None) -> FlatCell:
         input_size=input_size(x),
         parts=parts,
         output_rows=rows,
-        assembled=None if form is None else partial(assembled_jacobians, form, unravel=unravel),
+        form=form,
         diagonal_columns=_find_diagonal(cell, parts),
     )
 
 
 def run(flat: FlatCell, xs: Any) -> tuple[jax.Array, jax.Array]:
-    """The trajectory: states (T+1, S) from the initial one on, and outputs (T, O)."""
+    """The trajectory: states (T+1, S) from the initial one on, and outputs (T, O).
 
-    def body(state: jax.Array, x: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        after, y = flat.advance(state, x)
-        return after, (after, y)
+    Step by step as the cell defines it; on a GPU in fused form, by the kernel of the recurrence.
+    """
 
-    _, (states, ys) = lax.scan(body, flat.initial, xs)
+    def by_step(cell: Any, kernels: Any, initial: jax.Array, xs: Any) -> Any:
+        def body(state: jax.Array, x: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+            after, y = flat.advance_of(cell, state, x)
+            return after, (after, y)
+
+        return lax.scan(body, initial, xs)[1]
+
+    form = flat.form
+    if form is None:
+        states, ys = by_step(flat.cell, None, flat.initial, xs)
+    else:
+        fused = partial(run_fused, form.mathematics, flat.unravel)
+        choose = by_platform(by_step, cuda=fused)
+        states, ys = choose(flat.cell, form.kernels, flat.initial, xs)
     return jnp.concatenate([flat.initial[None], states]), ys
+
+
+def run_fused(
+    mathematics: UnitMathematics,
+    unravel: Callable[[jax.Array], Carry],
+    cell: Any,
+    kernels: tuple[jax.Array, ...],
+    initial: jax.Array,
+    xs: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """The states after each step, (T, S), and outputs, of a cell in fused form."""
+    settings = Settings(mathematics, reverse=False, return_carries=True, precision=FULL)
+    carry, whole = unravel(initial), Boundaries(None, None)
+    done = fused_scan(settings, kernels, xs.astype(initial.dtype), whole, carry, carry)
+    return jax.vmap(lambda after: ravel_pytree(after)[0])(done.carries), done.ys
 
 
 def flatten_outputs(tree: Any, dtype: jax.typing.DTypeLike) -> jax.Array:

@@ -31,7 +31,7 @@ from rnn_jax.sequence.running.boundaries import Boundaries, left_backwards, spar
 from rnn_jax.sequence.running.checkpointing import checkpointed, resolve_interval
 from rnn_jax.sequence.running.chunks import Chunk
 from rnn_jax.sequence.running.fused_scan import fused_scan
-from rnn_jax.sequence.running.lowering import why_no_kernel
+from rnn_jax.sequence.running.platforms import why_no_kernel
 from rnn_jax.sequence.running.scanned import Settings
 from rnn_jax.sequence.running.truncation import truncated
 
@@ -326,7 +326,8 @@ def _scan_fused(
     )
 
     def run(carry: Carry, inputs: Any) -> tuple[Carry, Any]:
-        done = fused_scan(settings, form.kernels, *inputs, carry, initial)
+        xs, boundaries = inputs
+        done = fused_scan(settings, form.kernels, xs, boundaries, carry, initial)
         return done.last, (done.ys, done.carries)
 
     last, ys, carries = _run(run, start, initial, time_first((xs, boundaries)), options)

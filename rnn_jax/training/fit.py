@@ -130,7 +130,8 @@ def fit(
         returns one) or a filter of NNX, such as nnx.PathContains("cells"). The others stay as they
         are, bit for bit: no gradient, no state of the optimiser and no decay is theirs.
       mesh: devices to spread over: an axis "batch" splits each batch, an axis "ensemble" the
-        members. With several processes (`jax.distributed`), all make the same call.
+        members. With several processes (`jax.distributed`), all make the same call. On GPUs that
+        share a batch recurrences are scans; where they share members alone, each has its kernels.
       hyperparameters: E numbers, or a dict of them by name; then `optimizer` is a function of one
         member's share: optimizer=optax.adam, hyperparameters=[1e-3, 3e-3].
       members: E of an ensemble whose model does not itself say so, by `ensemble_size`.

@@ -7,7 +7,7 @@ h100.txtpb. `make test-aot` sets up what both need.
 import functools
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import topologies
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 PLATFORMS = ("tpu", "cuda")
@@ -34,6 +35,13 @@ TPU_SURROUNDINGS = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
+# In float32, optimised, and compiled each time.
+AS_A_USER = {
+    "jax_enable_x64": False,
+    "jax_disable_most_optimizations": False,
+    "jax_enable_compilation_cache": False,
 }
 
 
@@ -56,9 +64,28 @@ def reason_to_skip() -> str | None:
 
 def require() -> None:
     """Skips the test file that calls this where nothing can be compiled, and says why."""
+    __tracebackhide__ = True  # So that it is that file which the summary names.
     reason = reason_to_skip()
     if reason is not None:
         pytest.skip(reason, allow_module_level=True)
+
+
+# Not of a conftest.py, because the suite has one, and pytest knows each by its name alone.
+@pytest.fixture(scope="module", autouse=True)
+def as_a_user() -> Iterator[None]:
+    """For all tests of a file that has it: programs are compiled as a user's are."""
+    before = {name: jax.config.values[name] for name in AS_A_USER}
+    _configure(AS_A_USER)
+    yield
+    _configure(before)
+
+
+def _configure(values: dict[str, bool]) -> None:
+    for name, value in values.items():
+        jax.config.update(name, value)
+    # Whether there is a cache is asked once, and then remembered. A program for a device that is
+    # not here can be written to it and not be read again.
+    compilation_cache.reset_cache()
 
 
 @functools.cache

@@ -9,6 +9,9 @@ from calls_over_time import FEATURES, XS, H, gradient, run
 import zoo
 
 platforms.require()
+as_a_user = platforms.as_a_user
+
+KERNEL = "__gpu$xla.gpu.triton"
 
 
 def outputs_and_gradient(cell, xs):
@@ -20,4 +23,6 @@ def outputs_and_gradient(cell, xs):
 def test_a_cell_compiles(name, platform):
     cell = zoo.CELLS[name](FEATURES, H, 0)
     cell = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), cell)
-    platforms.compiled_for(platform, outputs_and_gradient, cell, XS)
+    text = platforms.compiled_for(platform, outputs_and_gradient, cell, XS)
+    by_kernel = platform == "cuda" and cell.fused_form() is not None
+    assert (KERNEL in text) == by_kernel

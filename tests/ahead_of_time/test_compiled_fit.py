@@ -15,6 +15,7 @@ from rnn_jax.training.compiled import fed_program, program
 from rnn_jax.training.devices.layout import Layout
 
 platforms.require()
+as_a_user = platforms.as_a_user
 
 TASK = rj.tasks.Adding(30)
 OBJECTIVE = {
@@ -37,7 +38,7 @@ class Seen(Exception):
     """All programs that were wanted have been seen."""
 
 
-def programs_of_fit(monkeypatch, model, task=TASK, *, wanted, **options):
+def programs_of_fit(monkeypatch, platform, model, task=TASK, *, wanted, **options):
     """The functions that `fit` compiles and what it calls them on, the first `wanted` of them.
 
     None of them is run, and nothing placed: the devices are not there.
@@ -57,6 +58,7 @@ def programs_of_fit(monkeypatch, model, task=TASK, *, wanted, **options):
         monkeypatch.setattr(module, "cached_program", see)
     for name in ("place", "place_everywhere"):
         monkeypatch.setattr(Layout, name, stay)
+    monkeypatch.setattr(Layout, "platform", platform)
     options = {"optimizer": optimizer(), "batch_size": 8, "evaluation_size": 16, **options}
     with pytest.raises(Seen):
         rj.fit(model, task, steps=20, seed=0, evaluate_every=10, **options)
@@ -82,7 +84,7 @@ def placed(mesh, arguments):
 
 @pytest.mark.parametrize("platform", platforms.PLATFORMS)
 def test_on_one_device(platform, monkeypatch):
-    seen = programs_of_fit(monkeypatch, make_model(nnx.Rngs(0)), wanted=2)
+    seen = programs_of_fit(monkeypatch, platform, make_model(nnx.Rngs(0)), wanted=2)
     start, train = compiled(platform, seen)
     assert "all-reduce(" not in start + train
 
@@ -91,12 +93,12 @@ def test_on_one_device(platform, monkeypatch):
 def test_members_on_one_device(platform, monkeypatch):
     members = rj.ensemble(make_model, 3)
     options = {"optimizer": optax.adam, "hyperparameters": [1e-3, 2e-3, 3e-3]}
-    compiled(platform, programs_of_fit(monkeypatch, members, wanted=2, **options))
+    compiled(platform, programs_of_fit(monkeypatch, platform, members, wanted=2, **options))
 
 
 def test_a_batch_on_four_chips(monkeypatch):
     mesh = platforms.mesh_of("tpu", batch=4)
-    seen = programs_of_fit(monkeypatch, make_model(nnx.Rngs(0)), wanted=2, mesh=mesh)
+    seen = programs_of_fit(monkeypatch, "tpu", make_model(nnx.Rngs(0)), wanted=2, mesh=mesh)
     _, train = compiled("tpu", seen, mesh)
     assert "num_partitions=4" in train
     assert "all-reduce(" in train, "gradients of the parts of a batch are not added up"
@@ -105,7 +107,7 @@ def test_a_batch_on_four_chips(monkeypatch):
 def test_members_and_batches_on_two_by_two_chips(monkeypatch):
     mesh = platforms.mesh_of("tpu", ensemble=2, batch=2)
     members = rj.ensemble(make_model, 4)
-    seen = programs_of_fit(monkeypatch, members, wanted=2, mesh=mesh)
+    seen = programs_of_fit(monkeypatch, "tpu", members, wanted=2, mesh=mesh)
     _, train = compiled("tpu", seen, mesh)
     assert "num_partitions=4" in train
 
@@ -114,12 +116,17 @@ def test_members_and_batches_on_two_by_two_chips(monkeypatch):
 @pytest.mark.parametrize(("platform", "probes"), [("tpu", PROBES), ("cuda", PROBES[1:])])
 def test_with_penalties_and_probes(platform, probes, monkeypatch):
     options = {"objective": OBJECTIVE, "probes": probes}
-    compiled(platform, programs_of_fit(monkeypatch, make_model(nnx.Rngs(0)), wanted=2, **options))
+    compiled(
+        platform,
+        programs_of_fit(monkeypatch, platform, make_model(nnx.Rngs(0)), wanted=2, **options),
+    )
 
 
 @pytest.mark.parametrize("platform", platforms.PLATFORMS)
 def test_on_batches_of_the_host(platform, monkeypatch):
     batch = jax.tree.map(np.asarray, TASK.sample(jax.random.key(0), 8))
     task = rj.tasks.Loader(lambda: itertools.repeat(batch), validation=batch)
-    seen = programs_of_fit(monkeypatch, make_model(nnx.Rngs(0)), task, wanted=3, batch_size=None)
+    seen = programs_of_fit(
+        monkeypatch, platform, make_model(nnx.Rngs(0)), task, wanted=3, batch_size=None
+    )
     compiled(platform, seen)

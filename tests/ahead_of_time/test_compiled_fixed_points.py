@@ -13,6 +13,7 @@ from rnn_jax.gradients.fixed_points import continuation, search
 from rnn_jax.gradients.fixed_points.state_map import double_precision
 
 platforms.require()
+as_a_user = platforms.as_a_user
 
 
 def search_for(cell):

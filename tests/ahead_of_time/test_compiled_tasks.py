@@ -12,6 +12,7 @@ from tasks.test_laws import KINDS
 from tasks.test_mnist import contents, write
 
 platforms.require()
+as_a_user = platforms.as_a_user
 
 SIZE = 4
 TASKS = {

@@ -51,6 +51,8 @@ def implementation_here(file, *, interpretable=True):
       interpretable: whether they can be interpreted on a CPU, too.
     """
     if cuda_devices():
+        # Compiled as users have it, unlike the many small programs of the rest of the suite.
+        jax.config.update("jax_disable_most_optimizations", False)
         return "kernel"
     if interpretable and os.environ.get("RNN_JAX_TEST_INTERPRET") == "1":
         return "interpret"

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import on_card
 import pytest
+from flax import nnx
 
 import rnn_jax as rj
 
@@ -82,9 +83,9 @@ def test_what_lies_outside_a_sequence_changes_nothing():
 
     @jax.jit
     def run(xs):
-        return jax.value_and_grad(lambda cell: jnp.sum(RUN(cell, xs, carry, lengths=LENGTHS)[1]))(
-            cell
-        )
+        return jax.value_and_grad(
+            lambda cell: jnp.sum(RUN(cell, xs, carry, initial=carry, lengths=LENGTHS)[1])
+        )(cell)
 
     padding = np.arange(T)[None, :, None] >= LENGTHS[:, None, None]
     one = run(xs)
@@ -94,18 +95,29 @@ def test_what_lies_outside_a_sequence_changes_nothing():
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru"])
-def test_a_learned_initial_carry_has_a_gradient(name):
-    cell, xs, _ = on_card.point_at(name, steps=T, batch=(B,), units=H)
-    learned = rj.LearnedCarry(cell)
+@pytest.mark.parametrize("make", [rj.LSTMCell, rj.GRUCell])
+def test_a_learned_initial_carry_has_a_gradient(make):
+    _, xs, _ = on_card.point_at("lstm", steps=T, batch=(B,), units=H)
+
+    def learned(dtype):
+        rngs = nnx.Rngs(0)
+        return rj.LearnedCarry(
+            make(2, H, param_dtype=dtype, rngs=rngs),
+            carry_init=nnx.initializers.normal(0.5),
+            rngs=rngs,
+        )
 
     def gradient(run):
-        return lambda learned, xs: jax.grad(
-            lambda cell: jnp.sum(jnp.sin(run(cell, xs, resets=RESETS)[1]))
-        )(learned)
+        return lambda cell, xs: jax.tree.leaves(
+            jax.grad(lambda cell: jnp.sum(jnp.sin(run(cell, xs, resets=RESETS)[1])))(cell)
+        )
 
-    expected = on_card.on_cpu(gradient(SCAN), learned, xs)
-    on_card.assert_close(on_card.on_card(gradient(RUN), learned, xs), expected, BOUND)
+    # The same numbers in a cell whose carries are of the other type.
+    in_float32 = learned(jnp.float32)
+    numbers = [leaf.astype(jnp.float64) for leaf in jax.tree.leaves(in_float32)]
+    in_float64 = jax.tree.unflatten(jax.tree.structure(learned(jnp.float64)), numbers)
+    expected = on_card.on_cpu(gradient(SCAN), in_float64, xs)
+    on_card.assert_close(on_card.on_card(gradient(RUN), in_float32, xs), expected, BOUND)
 
 
 def test_both_directions_and_layers_in_one_program():

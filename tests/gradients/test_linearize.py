@@ -12,6 +12,7 @@ from test_reference import FAMILIES, FEATURES, QUICK, XS, H, T, arrays_of, netwo
 import oracles
 import rnn_jax as rj
 import zoo
+from rnn_jax.gradients.trajectory import flatten_cell, run, run_fused
 
 
 @functools.cache
@@ -214,3 +215,15 @@ def test_vmap_and_jit():
         one = rj.linearize(net.cell, xs, net.carry)
         for got, value in zip(jax.tree.leaves(mapped), jax.tree.leaves(one), strict=True):
             np.testing.assert_allclose(np.asarray(got[index]), np.asarray(value), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["simple_relu", "lstm", "gru_reset_after"])
+def test_trajectory_in_fused_form_is_that_of_the_steps(name):
+    # What a GPU runs, here by the scan that stands in for its kernel.
+    net = network(name)
+    flat = flatten_cell(net.cell, XS, net.carry)
+    fused = functools.partial(run_fused, flat.form.mathematics, flat.unravel)
+    states, ys = jax.jit(fused)(flat.cell, flat.form.kernels, flat.initial, XS)
+    expected_states, expected_ys = jax.jit(functools.partial(run, flat))(XS)
+    np.testing.assert_allclose(states, expected_states[1:], rtol=1e-13, atol=1e-15)
+    np.testing.assert_allclose(ys, expected_ys, rtol=1e-13, atol=1e-15)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import AbstractDevice, AbstractMesh
 from test_reference import arrays_of
 
 import rnn_jax as rj
@@ -186,3 +187,13 @@ def test_whatever_is_mapped_over_makes_copies(name, monkeypatch):
     refused(lambda: jax.vmap(call)(values), ValueError, f"{needed:,} bytes")
     monkeypatch.setattr("rnn_jax.gradients.memory.available_bytes", lambda: needed)
     jax.vmap(call)(values)
+
+
+def test_what_is_traced_for_a_device_that_is_not_here_is_its_compilers_to_refuse(monkeypatch):
+    monkeypatch.setattr("rnn_jax.gradients.memory.total_bytes", lambda: 1)
+    traced = jax.jit(rj.input_jacobian)
+    refused(lambda: traced.trace(simple(), XS), ValueError, "are there")
+    device = AbstractDevice("NVIDIA H100 80GB HBM3", 132, "gpu")
+    mesh = AbstractMesh((1,), ("x",), abstract_device=device)
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert traced.trace(simple(), XS).out_info.shape == (T, H, T, FEATURES)

@@ -78,7 +78,7 @@ def test_structured_products_are_the_dense_ones(name):
     lin = rj.linearize(cell, xs)
     size = lin.state_jacobians.shape[1]
     p = jax.random.normal(jax.random.key(2), (size, 5, 2))
-    at_step_3 = jax.tree.map(lambda leaf: leaf[3], StepMatrices.of(Record(lin)))
+    at_step_3 = jax.tree.map(lambda leaf: leaf[3], StepMatrices.of(Record(lin).steps))
     expected = np.einsum("ij,jsn->isn", lin.state_jacobians[3], p)
     np.testing.assert_allclose(at_step_3.times(p), expected, rtol=1e-13, atol=1e-15)
 

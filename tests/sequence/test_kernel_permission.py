@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from refusing import refuses
@@ -312,7 +314,8 @@ def test_threads_that_ask_at_once_share_one_trial():
 
 
 @pytest.mark.usefixtures("fresh")
-def test_a_trial_runs_on_arrays_while_another_program_is_traced():
+@pytest.mark.parametrize("stage", ["traced", "lowered"])
+def test_a_trial_runs_on_arrays_while_another_program_is(stage):
     """Whatever mesh, precision or other context the other program has."""
     results = []
 
@@ -322,13 +325,27 @@ def test_a_trial_runs_on_arrays_while_another_program_is_traced():
         results.append(float(jax.jit(jnp.sum)(np.arange(4.0))))
         return ""
 
+    def ask():
+        assert exchange_works("card", trial)
+
+    def lowering(context, x):
+        ask()
+        return [x]
+
+    asks = Primitive("asks")
+    asks.def_abstract_eval(lambda x: x)
+    mlir.register_lowering(asks, lowering)
+
     @jax.jit
     def program(x):
-        assert exchange_works("card", trial)
-        return x + 1
+        return ask() or x if stage == "traced" else asks.bind(x)
 
     with compiled_for("NVIDIA H100", 132), jax.default_matmul_precision("highest"):
-        program.trace(jax.ShapeDtypeStruct((), jnp.float32))
+        traced = program.trace(jax.ShapeDtypeStruct((), jnp.float32))
+    if stage == "lowered":
+        assert not results
+        with jax.default_matmul_precision("highest"):
+            traced.lower(lowering_platforms=("cpu",))
     assert results == [6.0]
 
 

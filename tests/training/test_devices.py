@@ -28,6 +28,7 @@ EIGHT = {
     "states on both": ("states", ((2, 4), ("ensemble", "batch")), 8),
     "members with rates": ("rates", ((8,), ("ensemble",)), 8),
     "random keys on both": ("noisy", ((2, 4), ("ensemble", "batch")), 8),
+    "own arrays, members apart": ("arrays", ((4,), ("ensemble",)), 4),
     "own arrays on both": ("arrays", ((2, 4), ("ensemble", "batch")), 8),
     "batches of a loader": ("loader", ((8,), ("batch",)), 8),
     "one that breaks": ("breaking", ((4, 2), ("ensemble", "batch")), 8),

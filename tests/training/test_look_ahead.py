@@ -111,7 +111,6 @@ RUNS = {
         "task": toys.Mixing(solved_below=1.0),
     },
     "not finite": {"steps": 12, "optimizer": toys.breaking(5)},
-    "not finite, skipped": {"optimizer": toys.breaking(5), "on_nonfinite": "skip"},
     "not finite, raised": {"optimizer": toys.breaking(5), "on_nonfinite": "raise"},
     "a loader": {"task": _loader(), "batch_size": None, "steps": 7, "evaluate_every": 3},
     "a loader, out of patience": {

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from rnn_jax.arrays import varying_like
 from rnn_jax.cells.asking import as_pytree
 from rnn_jax.checks import check_key, check_number, check_size
-from rnn_jax.gradients.precision import compiled
+from rnn_jax.gradients.precision import compiled, full_precision
 from rnn_jax.sequence.calling import Carry, check_carry_leaves
 from rnn_jax.sequence.inputs import read_inputs, resolve_feature_axes
 from rnn_jax.sequence.unroll import unroll
@@ -57,9 +57,10 @@ def sample_starts(
         raise ValueError(
             f"noise must be at least 0, a standard deviation; got {noise}. Pass 0 for none."
         )
-    *_, carries = unroll(
-        cell, xs, check_carry_leaves(carry), feature_axes=axes, return_carries=True
-    )
+    with full_precision():
+        *_, carries = unroll(
+            cell, xs, check_carry_leaves(carry), feature_axes=axes, return_carries=True
+        )
     leaves, structure = jax.tree.flatten(carries)
     if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
         kinds = ", ".join(sorted({str(leaf.dtype) for leaf in leaves}))

@@ -81,7 +81,7 @@ def state_jacobian(
 @functools.partial(compiled, static=("wrt",))
 def _sweep(source: Source, *, wrt: str) -> jax.Array:
     return sweep_forward(
-        Record(source), wrt, AtStep.masked, rescale=False, fill=0.0, time_last=False
+        Record(source).steps, wrt, AtStep.masked, rescale=False, fill=0.0, time_last=False
     )
 
 

@@ -1,6 +1,7 @@
 """Norms of the Jacobian between every two steps, in log space."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,12 +10,15 @@ import numpy as np
 
 from rnn_jax.arrays import nan_unless
 from rnn_jax.checks import as_steps, check_choice, read_whole_numbers
+from rnn_jax.gradients.by_platform import by_platform
 from rnn_jax.gradients.input_vectors import check_by_input
+from rnn_jax.gradients.jacobians.blocks_of_time import block_length, log_norms_in_blocks
 from rnn_jax.gradients.jacobians.propagation import AtStep, sweep_backward, sweep_forward
 from rnn_jax.gradients.linearize import (
     Record,
     Sizes,
     Source,
+    StepJacobians,
     accept,
     check_decomposable,
     sizes_of,
@@ -101,18 +105,36 @@ def _jacobian_log_norms(
 
 
 def log_norms_of(record: Record, *, wrt: str, norm: str = "fro") -> jax.Array:
-    """`jacobian_log_norms` of all steps, (T, T), read off a record."""
+    """`jacobian_log_norms` of all steps, (T, T), read off a record.
+
+    From step to step on a CPU, in blocks of time on an accelerator.
+    """
     sizes = record.sizes
-    columns = sizes.state if wrt == "state" else sizes.inputs
+    rows, columns = (sizes.state, sizes.state) if wrt == "state" else (sizes.output, sizes.inputs)
+    frobenius = norm == "fro" or columns == 1
 
     def emit(at: AtStep) -> jax.Array:
-        if norm == "fro" or columns == 1:
-            logs = at.log_norms()
-        else:
-            logs = log_spectral(jnp.moveaxis(at.masked(), 2, 0))
+        logs = at.log_norms() if frobenius else log_spectral(jnp.moveaxis(at.masked(), 2, 0))
         return logs + LN2 * at.exponents.astype(sizes.dtype)
 
-    return sweep_forward(record, wrt, emit, rescale=True, fill=-jnp.inf, time_last=True)
+    def sweep(steps: StepJacobians) -> jax.Array:
+        return sweep_forward(steps, wrt, emit, rescale=True, fill=-jnp.inf, time_last=True)
+
+    length = block_length(sizes.steps, rows * columns * sizes.steps)
+    if length is None:
+        return sweep(record.steps)
+
+    log_norm = log_norm_by_source("fro" if frobenius else norm)
+    blocks = functools.partial(log_norms_in_blocks, wrt=wrt, log_norm=log_norm, length=length)
+    table: jax.Array = by_platform(sweep, cuda=blocks, tpu=blocks)(record.steps)
+    return table
+
+
+def log_norm_by_source(norm: str) -> Callable[[jax.Array], jax.Array]:
+    """ln of a norm of derivatives (..., m, i, K) by K sources, to (..., K)."""
+    if norm == "fro":
+        return lambda y: log_frobenius(y, (-3, -2))
+    return lambda y: log_spectral(jnp.moveaxis(y, -1, -3))
 
 
 def check_log_norms(

@@ -14,7 +14,7 @@ from flax import struct
 from jax import lax
 
 from rnn_jax.gradients import loops
-from rnn_jax.gradients.linearize import Record
+from rnn_jax.gradients.linearize import Record, StepJacobians
 from rnn_jax.gradients.numerics.scaled import (
     in_middle,
     log_exactly,
@@ -96,14 +96,14 @@ EmitBackward = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def sweep_forward(
-    record: Record, wrt: str, emit: Emit, *, rescale: bool, fill: float, time_last: bool
+    steps: StepJacobians, wrt: str, emit: Emit, *, rescale: bool, fill: float, time_last: bool
 ) -> Any:
     """∂(output or state at t)/∂(source at s) for every s at once, t by t.
 
     P_t[s] = A_t P_{t−1}[s] for s < t, and P_t[t] = B_t (sources are inputs) or I (states).
 
     Args:
-      record: of the sequence, for its one-step Jacobians.
+      steps: the one-step Jacobians.
       wrt: "input" (of outputs by inputs) or "state" (of carries by carries).
       emit: called at each t with what is known there, an `AtStep`; it returns an array with an axis
         of sources, last with `time_last` and second with not. These are stacked over t.
@@ -115,22 +115,22 @@ def sweep_forward(
     Returns:
       What `emit` returned for all T sources, with a leading axis T.
     """
-    one_step = record.jacobians
-    steps, size, features = one_step.state_by_input.shape
+    one_step = steps.jacobians
+    total, size, features = one_step.state_by_input.shape
     columns = size if wrt == "state" else features
     axis = 2 if time_last else 1
-    step = _forward_step(record, wrt, emit, rescale=rescale, axis=axis)
-    count = max(1, min(_SCANS, steps // _SCAN_STEPS))
-    ends = [steps * (k + 1) // count for k in range(count)]
+    step = _forward_step(steps, wrt, emit, rescale=rescale, axis=axis)
+    count = max(1, min(_SCANS, total // _SCAN_STEPS))
+    ends = [total * (k + 1) // count for k in range(count)]
     shape = (size, columns, 0) if time_last else (size, 0, columns)
     dtype = one_step.state_by_state.dtype
     products = Products(jnp.zeros(shape, dtype), jnp.zeros(0, jnp.int32), jnp.zeros(0, bool))
-    whole, results = (jnp.arange(steps), StepMatrices.of(record), one_step), None
+    whole, results = (jnp.arange(total), StepMatrices.of(steps), one_step), None
     for start, end in zip([0, *ends[:-1]], ends, strict=True):
         products = _grow(products, end - start, axis)
         part = jax.tree.map(lambda leaf, i=start, j=end: leaf[i:j], whole)
         if results is None:
-            results = _unfilled(step, products, part, steps, end, time_last, fill)
+            results = _unfilled(step, products, part, total, end, time_last, fill)
         (products, results), _ = loops.scan(
             lambda carry, at: (_write(step, carry, at), None), (products, results), part
         )
@@ -175,12 +175,12 @@ def _write(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, at: Any) -> 
 
 
 def _forward_step(
-    record: Record, wrt: str, emit: Emit, *, rescale: bool, axis: int
+    steps: StepJacobians, wrt: str, emit: Emit, *, rescale: bool, axis: int
 ) -> Callable[[Any, Any], tuple[Any, Any]]:
     """The body of `sweep_forward`'s scans."""
     by_state = wrt == "state"
-    dtype, output_rows = record.jacobians.state_by_state.dtype, record.output_rows
-    eye = jnp.eye(record.sizes.state, dtype=dtype)
+    dtype, output_rows = steps.jacobians.state_by_state.dtype, steps.output_rows
+    eye = jnp.eye(steps.jacobians.state_by_state.shape[-1], dtype=dtype)
     # An output that is a part of the state needs no product of its own, only its rows.
     start, stop = (0, eye.shape[0]) if by_state or output_rows is None else output_rows
     own_output = not by_state and output_rows is None
@@ -243,15 +243,15 @@ class StepMatrices:
     columns: tuple[int, int] | None = struct.field(pytree_node=False)
 
     @classmethod
-    def of(cls, record: Record) -> "StepMatrices":
+    def of(cls, steps: StepJacobians) -> "StepMatrices":
         """Takes A_t apart where the cell says which columns are diagonal."""
-        a = record.jacobians.state_by_state
-        if record.diagonal_columns is None:
+        a = steps.jacobians.state_by_state
+        if steps.diagonal_columns is None:
             return cls(a, None, None)
-        start, stop = record.diagonal_columns
+        start, stop = steps.diagonal_columns
         blocks = a[:, :, start:stop].reshape(a.shape[0], -1, stop - start, stop - start)
         dense = jnp.concatenate([a[:, :, :start], a[:, :, stop:]], axis=2)
-        return cls(dense, jnp.diagonal(blocks, axis1=2, axis2=3), record.diagonal_columns)
+        return cls(dense, jnp.diagonal(blocks, axis1=2, axis2=3), steps.diagonal_columns)
 
     def times(self, p: jax.Array) -> jax.Array:
         """A_t · P for one t: (S, ·, ·) to (S, ·, ·)."""

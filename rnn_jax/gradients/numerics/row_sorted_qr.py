@@ -16,7 +16,7 @@ from rnn_jax.gradients.numerics.scaled import log_exactly
 from rnn_jax.gradients.precision import full_precision
 
 # What is below this many rounding errors of its own step carries no information.
-_NOISE = 4.0
+NOISE = 4.0
 
 
 class PivotedQR(NamedTuple):
@@ -91,7 +91,7 @@ def noise_of_pivots(z: jax.Array, q: jax.Array, formed: jax.Array) -> jax.Array:
       formed: the size of the terms that were added up to make z, (S, n).
     """
     so_far = jnp.sqrt(jnp.cumsum(z * z, axis=1))
-    error = _NOISE * jnp.finfo(z.dtype).eps * (formed + so_far)
+    error = NOISE * jnp.finfo(z.dtype).eps * (formed + so_far)
     return jnp.linalg.norm(q * error, axis=0)
 
 
@@ -120,7 +120,7 @@ def pivoted_qr(
         work, q, order, rank, reflected = state
         below = jnp.broadcast_to((index >= j)[:, None], work.shape)
         so_far = jnp.sqrt(jnp.broadcast_to(reflected[:, None], z.shape) + jnp.square(z[:, order]))
-        noise = _NOISE * eps * (formed[:, order] + so_far)
+        noise = NOISE * eps * (formed[:, order] + so_far)
         # Noise is 0 from here on, so that it cannot hide what smaller rows still tell.
         work = jnp.where(below & (jnp.abs(work) <= noise), jnp.zeros_like(work), work)
         rest = jnp.where(below, work, jnp.zeros_like(work))

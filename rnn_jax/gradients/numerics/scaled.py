@@ -93,7 +93,9 @@ def normalised(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     return x * jnp.broadcast_to(scale, x.shape), exponents
 
 
-def times_powers(x: jax.Array, exponents: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+def times_powers(
+    x: jax.Array, exponents: jax.Array, axis: int | tuple[int, ...]
+) -> tuple[jax.Array, jax.Array]:
     """x · 2^exponents with its largest entry along `axis` in [0.5, 1), and the exponents taken out.
 
     Each entry has an exponent of its own, of any size: what counts beside the largest is kept. The

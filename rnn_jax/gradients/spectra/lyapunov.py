@@ -2,6 +2,7 @@
 
 import functools
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,6 +13,8 @@ from jax import lax
 
 from rnn_jax.arrays import nan_unless
 from rnn_jax.checks import check_count
+from rnn_jax.gradients import loops
+from rnn_jax.gradients.by_platform import by_platform
 from rnn_jax.gradients.linearize import (
     Record,
     Sizes,
@@ -21,8 +24,10 @@ from rnn_jax.gradients.linearize import (
     sizes_of,
 )
 from rnn_jax.gradients.memory import check_fits
+from rnn_jax.gradients.numerics.on_chip import fits_on_chip
 from rnn_jax.gradients.numerics.time_series import standard_error_of_sum, sums_by_stretch
 from rnn_jax.gradients.precision import compiled
+from rnn_jax.gradients.spectra import frame_kernel
 from rnn_jax.gradients.spectra.frame import (
     Frame,
     Triangle,
@@ -199,7 +204,25 @@ def _lyapunov(source: Source, *, k: int, warmup: int, interval: int) -> Lyapunov
 
 
 def exponents_of(record: Record, *, k: int, warmup: int = 0, interval: int = 1) -> LyapunovSpectrum:
-    """`lyapunov_exponents`, read off a record."""
+    """`lyapunov_exponents`, read off a record.
+
+    Lowered for a GPU, by a kernel that holds the frame on chip, where a direction is not lost.
+    """
+    steps, size, dtype = record.sizes.steps, record.sizes.state, record.sizes.dtype
+    windows, rest = divmod(steps - warmup, interval)
+    lengths = [interval] * windows + ([rest] if rest else [])
+    by_sweep = functools.partial(growth_by_sweep, k=k, warmup=warmup, interval=interval)
+    if interval == 1 and fits_on_chip(steps, size, dtype):
+        kernel = functools.partial(growth_by_kernel, by_sweep, k=k, warmup=warmup)
+        growth = by_platform(by_sweep, kernel=kernel)(record.source())
+    else:
+        growth = by_sweep(record.source())
+    return spectrum_of(growth, jnp.asarray(lengths), size)
+
+
+def growth_by_sweep(source: Source, *, k: int, warmup: int, interval: int) -> jax.Array:
+    """ln|R_ii| of every window, (N, k), with a QR decomposition at the end of each."""
+    record = Record(source)
     steps, size, dtype = record.sizes.steps, record.sizes.state, record.sizes.dtype
     windows, rest = divmod(steps - warmup, interval)
     maps = pushes(record)
@@ -210,12 +233,25 @@ def exponents_of(record: Record, *, k: int, warmup: int = 0, interval: int = 1) 
 
     whole = warmup + windows * interval
     frame, growth = sweep(maps, frame, warmup, whole, interval=interval, read=read)
-    lengths = [interval] * windows
     if rest:
         _, last = sweep(maps, frame, whole, steps, interval=rest, read=read)
         growth = jnp.concatenate([growth, last])
-        lengths.append(rest)
-    return spectrum_of(growth, jnp.asarray(lengths), size)
+    return growth
+
+
+def growth_by_kernel(
+    by_sweep: Callable[[Source], jax.Array], source: Source, *, k: int, warmup: int
+) -> jax.Array:
+    """The same from one kernel, unless it finds a direction lost."""
+    jacobians = Record(source).jacobians.state_by_state
+    growth, kept = frame_kernel.growth_by_step(jacobians, k)
+    # A loop of at most one turn: under `vmap` a branch would be taken always.
+    growth, _ = loops.while_loop(
+        lambda state: ~state[1],
+        lambda _: (by_sweep(source), jnp.ones((), bool)),
+        (growth[warmup:], kept),
+    )
+    return growth
 
 
 def spectrum_of(growth: jax.Array, window_steps: jax.Array, size: int) -> LyapunovSpectrum:

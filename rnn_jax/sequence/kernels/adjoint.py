@@ -15,17 +15,17 @@ from rnn_jax.sequence.kernels.layout import (
     cut,
     inside,
     interleaved,
-    joined_count,
     joined_weights,
     padded,
     padded_marks,
     seeing_blocks,
     sizes_of,
 )
+from rnn_jax.sequence.kernels.lowerable import lowerable
 from rnn_jax.sequence.kernels.marking import chosen, marks_in
 from rnn_jax.sequence.kernels.products import operands, product
 from rnn_jax.sequence.kernels.rules import Adjoint, Arrays, Keep, Parts, StepRule, of_each_part
-from rnn_jax.sequence.kernels.tiles import Tiles
+from rnn_jax.sequence.kernels.tiles import Tiles, joined_count
 
 
 class _Inputs(NamedTuple):
@@ -132,7 +132,7 @@ def _kernel(
 
     The slice is taken in parts, and cotangents are lists of what belongs to each of them.
     """
-    hidden, exchanges = rule.hidden, tiles.split > 1
+    hidden, exchanges, function = rule.hidden, tiles.split > 1, lowerable(rule.function)
     blocks = [(g, i) for g, group in enumerate(rule.groups) for i in range(group.blocks)]
 
     def kernel(place: Place, refs: _Inputs, out: Adjoint, buffer: Any) -> None:
@@ -161,16 +161,11 @@ def _kernel(
                 tuple(x if y is None else x + y for x, y in zip(part, ys, strict=True))
                 for part, (ys, _) in zip(lambdas, ahead, strict=True)
             ]
-            before, d_pre = zip(
-                *(
-                    rule.function(x, streams)
-                    for x, (_, streams) in zip(lambdas, ahead, strict=True)
-                ),
-                strict=True,
-            )
+            results = [function(x, streams) for x, (_, streams) in zip(lambdas, ahead, strict=True)]
+            before = [direct for direct, _ in results]
             d_pre = [
                 tuple(d_drive(d, part.units, marks) for d in ds)
-                for ds, part in zip(d_pre, places, strict=True)
+                for (_, ds), part in zip(results, places, strict=True)
             ]
             total = through_weights(d_pre)
             if exchanges:
@@ -186,9 +181,8 @@ def _kernel(
                     out.d_drives[group][part.member, t, part.rows, units] = d
                 part.store(out.lambdas, values, t)
             if exchanges:
-                shares = [
-                    buffer.at[place.pair, k & 1, c, :, place.units] for c in range(tiles.split)
-                ]
+                slices = map(jnp.int32, range(tiles.split))
+                shares = [buffer.at[place.pair, k & 1, c, :, place.units] for c in slices]
                 terms, alive = poll(shares, tag_of(k), alive)
                 total = alive_or_nan(sum(terms[1:], start=terms[0]), alive)
             through_h = jnp.split(total, tiles.parts, axis=1)

@@ -104,8 +104,8 @@ def check_forward(
         check_array("streams", stream, (members, steps, rows, units))
     if len({marks is None, initial is None, spare is None}) > 1:
         raise ValueError(
-            "marks, initial and spare belong together: what a start returns to and what a skipped "
-            f"step is computed from; got marks={marks is not None}, "
+            "marks, initial and spare must come together: what a start returns to, and what a "
+            f"skipped step is computed from; got marks={marks is not None}, "
             f"initial={initial is not None}, spare={spare is not None}. Pass all or none."
         )
     if marks is not None:

@@ -15,17 +15,17 @@ from rnn_jax.sequence.kernels.layout import (
     cut,
     forward_weights,
     inside,
-    joined_count,
     joined_weights,
     padded,
     padded_marks,
     seeing_blocks,
     sizes_of,
 )
+from rnn_jax.sequence.kernels.lowerable import lowerable
 from rnn_jax.sequence.kernels.marking import chosen, marks_in
 from rnn_jax.sequence.kernels.products import operands, product
 from rnn_jax.sequence.kernels.rules import Arrays, Forward, Keep, StepRule, of_each_part
-from rnn_jax.sequence.kernels.tiles import Tiles
+from rnn_jax.sequence.kernels.tiles import Tiles, joined_count
 
 
 class _Inputs(NamedTuple):
@@ -137,7 +137,7 @@ def _kernel(
     interpret: bool,
 ) -> Any:
     """The kernel of one block: a tile of rows, a slice of units, all steps."""
-    hidden, final = rule.hidden, sizes.steps - 1
+    hidden, final, function = rule.hidden, sizes.steps - 1, lowerable(rule.function)
     exchanges, chunk = tiles.split > 1, sizes.all_units // tiles.chunks
     # Of every block of pre-activations its group and its place in it.
     blocks = [(g, i) for g, group in enumerate(rule.groups) for i in range(group.blocks)]
@@ -181,10 +181,13 @@ def _kernel(
             carry, h, alive, (driven, streams), bits, next_bits = state
             entering, source = into(bits, carry)
             pre = pre_activations(h if exchanges else [source[hidden]], driven)
-            after, emitted = rule.function(source, pre, streams)
+            after, emitted = function(source, pre, streams)
             after = tuple(inside(part, place.units, sizes) for part in after)
             if exchanges:
-                after = tuple(alive_or_nan(part, alive) for part in after)
+                # What is emitted, too: a gradient may depend on that alone.
+                after, emitted = (
+                    tuple(alive_or_nan(x, alive) for x in xs) for xs in (after, emitted)
+                )
             skipped = None if bits is None else marks_in(bits).skipped
             carry = after if skipped is None else chosen(skipped, entering, after)
             # Before h is sent: Triton then converts its layout once for both.

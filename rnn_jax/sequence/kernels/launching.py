@@ -63,6 +63,15 @@ class Place(NamedTuple):
         return (self.member, *time, self.rows, self.units)
 
 
+def check_interpretable(tiles: Tiles) -> None:
+    """Raises ValueError if blocks wait for one another."""
+    if tiles.split > 1:
+        raise ValueError(
+            "in interpret mode blocks must not wait for one another, because they run one after "
+            f"another; got tiles.split={tiles.split}. Pass tiles with split=1."
+        )
+
+
 def launch(
     kernel: Callable[[Place, Any, Any, Any], None],
     inputs: Any,
@@ -93,18 +102,15 @@ def launch(
       interpret: whether Pallas interprets it, on a CPU.
     """
     pairs, split = members * row_tiles, tiles.split
-    if interpret and split > 1:
-        raise ValueError(
-            "interpret mode runs one block after another, so that blocks must not wait for one "
-            f"another; got tiles.split={split}. Pass tiles with split=1."
-        )
+    if interpret:
+        check_interpretable(tiles)
     waves = 1 if split == 1 else -(-pairs // max(1, tiles.at_once // split))
     pairs_in_wave = -(-pairs // waves)
     flat_inputs, inputs_tree = jax.tree.flatten(inputs)
     flat_outputs, outputs_tree = jax.tree.flatten(outputs)
 
     def place(first: jax.Array | int) -> Place:
-        local = pl.program_id(0) if pairs_in_wave > 1 else 0
+        local = pl.program_id(0)
         pair = local if waves == 1 else jnp.minimum(first + local, pairs - 1)
         if members == 1 or row_tiles == 1:
             member, tile = (0, pair) if members == 1 else (pair, 0)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnn_jax.sequence.kernels.rules import StepRule
-from rnn_jax.sequence.kernels.tiles import Tiles, padded_rows, padded_units
+from rnn_jax.sequence.kernels.tiles import Tiles, joined_count, padded_rows, padded_units
 
 
 class Sizes(NamedTuple):
@@ -79,11 +79,6 @@ def seeing_blocks(rule: StepRule) -> list[int]:
     """The blocks of pre-activations that see the state, counted over all groups."""
     sees = [group.sees_state for group in rule.groups for _ in range(group.blocks)]
     return [index for index, sees_state in enumerate(sees) if sees_state]
-
-
-def joined_count(rule: StepRule) -> int:
-    """Blocks in the one product of a step: a power of two, which Triton can split and join."""
-    return 1 << (len(seeing_blocks(rule)) - 1).bit_length()
 
 
 def joined_weights(rule: StepRule, weights: Any, sizes: Sizes) -> jax.Array:

@@ -11,16 +11,24 @@ recurrences: `recurrence.py` has them, for every platform.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
+from jax.interpreters import ad
 
 from rnn_jax.sequence.running.boundaries import Boundaries
+from rnn_jax.sequence.running.levels import mapped_over
 from rnn_jax.sequence.running.linear_system import saved_by_steps
-from rnn_jax.sequence.running.lowering import chosen_by_platform
-from rnn_jax.sequence.running.recurrence import jvp_along, run_recurrence, run_tangent
+from rnn_jax.sequence.running.platforms import as_traced, chosen_by_platform
+from rnn_jax.sequence.running.recurrence import (
+    RECURRENCE,
+    Call,
+    jvp_along,
+    run_recurrence,
+    run_tangent,
+)
 from rnn_jax.sequence.running.scanned import (
     Carry,
     Inputs,
@@ -33,7 +41,6 @@ from rnn_jax.sequence.running.scanned import (
 )
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def fused_scan(
     settings: Settings,
     kernels: Kernels,
@@ -58,23 +65,34 @@ def fused_scan(
     return run_recurrence(settings, Inputs(kernels, xs, boundaries, carry, initial), save=False)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _recorded_run(settings: Settings, inputs: Inputs) -> Run:
-    """The same with starts and what steps save."""
-    return run_recurrence(settings, inputs, save=True)
+def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: Call) -> Any:
+    """The rule of `jax.jvp`, from which every mode of differentiation follows."""
+    moving = [k for k, tangent in enumerate(tangents) if not isinstance(tangent, ad.Zero)]
+
+    def rule(*leaves: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
+        found = dict(zip(moving, leaves[len(primals) :], strict=True))
+        inputs = jax.tree.unflatten(call.operands, leaves[: len(primals)])
+        moves = jax.tree.unflatten(call.operands, [found.get(k) for k in range(len(primals))])
+        run, moved = _run_and_tangent(call.settings, inputs, moves, record=call.record)
+        return jax.tree.leaves(run), jax.tree.leaves(moved)
+
+    levels = tuple((*level, *(level[k] for k in moving)) for level in call.levels)
+    with as_traced(call.settings, primals):
+        return mapped_over(levels, rule)(*primals, *(tangents[k] for k in moving))
 
 
-def _jvp(settings: Settings, primals: Any, tangents: Any) -> tuple[Run, Run]:
-    inputs, moves = Inputs(*primals), _none_if_zero(Inputs(*tangents))
-    run = _recorded_run(settings, inputs)
-    moved = _tangent(settings, inputs, run, moves, starts=False)
-    return run._replace(starts=None, saved=None), moved
+ad.primitive_jvps[RECURRENCE] = _jvp
 
 
-def _recorded_jvp(settings: Settings, primals: Any, tangents: Any) -> tuple[Run, Run]:
-    inputs, moves = primals[0], _none_if_zero(tangents[0])
-    run = _recorded_run(settings, inputs)
-    moved: Run = chosen_by_platform(
+def _run_and_tangent(
+    settings: Settings, inputs: Inputs, moves: Inputs, *, record: bool
+) -> tuple[Run, Run]:
+    """A run, recorded if so wished, and its tangent; `moves` has None where nothing moves."""
+    run = run_recurrence(settings, inputs, save=True)
+    if not record:
+        moved = _tangent(settings, inputs, run, moves, starts=False)
+        return run._replace(starts=None, saved=None), moved
+    moved = chosen_by_platform(
         settings,
         (inputs, run, moves),
         cuda=functools.partial(_recorded_by_system, settings),
@@ -82,10 +100,6 @@ def _recorded_jvp(settings: Settings, primals: Any, tangents: Any) -> tuple[Run,
         default=functools.partial(_recorded_by_scan, settings, inside=False),
     )
     return run, moved
-
-
-fused_scan.defjvp(_jvp, symbolic_zeros=True)
-_recorded_run.defjvp(_recorded_jvp, symbolic_zeros=True)
 
 
 def _recorded_by_system(settings: Settings, inputs: Inputs, run: Run, moves: Inputs) -> Run:
@@ -125,11 +139,6 @@ def _tangent(settings: Settings, inputs: Inputs, run: Run, moves: Inputs, *, sta
         _written_out(moves.initial, inputs.initial),
     )
     return run_tangent(settings, record, tangents, starts=starts)
-
-
-def _none_if_zero(tangents: Any) -> Any:
-    """Tangents with None for symbolic zeros."""
-    return jax.tree.map(lambda t: None if isinstance(t, SymbolicZero) else t, tangents)
 
 
 def _written_out(tangents: Any, primals: Any) -> Any:

@@ -26,7 +26,7 @@ from jax.interpreters import ad, batching, mlir
 from rnn_jax.arrays import varying_like
 from rnn_jax.sequence.running.levels import Levels, batching_rule, mapped_over
 from rnn_jax.sequence.running.linear_system import tangent_by_system
-from rnn_jax.sequence.running.lowering import Forms, chosen_by_platform, rules_of
+from rnn_jax.sequence.running.platforms import Forms, as_traced, chosen_by_platform, rules_of
 from rnn_jax.sequence.running.scanned import (
     Carry,
     Inputs,
@@ -67,8 +67,8 @@ Form = Callable[..., Any]
 
 
 def run_recurrence(settings: Settings, inputs: Inputs, *, save: bool) -> Run:
-    """Runs a cell in fused form; see `run_by_scan`. It has no derivative of its own."""
-    return _bind(_RECURRENCE, settings, save, inputs)
+    """Runs a cell in fused form; see `run_by_scan`. Its derivative is in `fused_scan.py`."""
+    return _bind(RECURRENCE, settings, save, inputs)
 
 
 def run_tangent(
@@ -182,14 +182,15 @@ def _adjoint_results(call: Call, *leaves: jax.Array) -> list[jax.Array]:
 
 
 def leaves_of(form: Form, *leaves: jax.Array, call: Call) -> list[jax.Array]:
-    """A form, mapped over the levels and at the precision of where it was traced."""
-    with jax.default_matmul_precision(call.settings.precision):
+    """A form, mapped over the levels."""
+    with as_traced(call.settings, leaves):
         return jax.tree.leaves(mapped_over(call.levels, functools.partial(form, call))(*leaves))
 
 
 def _abstract(results: Form, *avals: Any, call: Call) -> list[Any]:
     traced = jax.make_jaxpr(functools.partial(leaves_of, results, call=call))(*avals)
-    return list(traced.out_avals)
+    # As of a scan: a type that gives way to others, as of `jnp.full(H, 0.5)`, is none of results.
+    return [aval.update(weak_type=False) for aval in traced.out_avals]
 
 
 def _evaluated(forms: Forms, *leaves: jax.Array, call: Call) -> list[jax.Array]:
@@ -214,7 +215,7 @@ def _primitive(name: str, results: Form, forms: Forms) -> Any:
     return primitive
 
 
-_RECURRENCE = _primitive(
+RECURRENCE = _primitive(
     "rnn_recurrence",
     _recurrence_results,
     Forms(
@@ -235,7 +236,7 @@ _ADJOINT = _primitive(
     _adjoint_results,
     Forms(_ADJOINT_BY_SCAN, _ADJOINT_BY_SCAN, "adjoint_by_kernel", "adjoint"),
 )
-_RESULTS = {_RECURRENCE: _recurrence_results, _TANGENT: _tangent_results}
+_RESULTS = {RECURRENCE: _recurrence_results, _TANGENT: _tangent_results}
 
 
 # ---- Derivatives.

@@ -113,16 +113,22 @@ class FedProgram(Program):
                 data: Data,
                 first: jax.Array,
             ) -> tuple[TrainState, Records]:
-                plan = holding(self.plan, data)
-
-                def one(state: TrainState, key: jax.Array, own: Any) -> tuple[TrainState, Records]:
-                    spread = self.layout.spread
+                def one(
+                    shared: tuple[Data, jax.Array, jax.Array],
+                    state: TrainState,
+                    key: jax.Array,
+                    own: Any,
+                ) -> tuple[TrainState, Records]:
+                    data, probe_key, first = shared
+                    plan, spread = holding(self.plan, data), self.layout.spread
                     return run_steps(plan, spread, *name, state, key, probe_key, own, first)
 
                 def all_members(state: TrainState) -> tuple[TrainState, Records]:
-                    return self.layout.over_members(one)(state, key, hyperparameters)
+                    of_all = self.layout.over_members(one, (data, probe_key, first))
+                    found: tuple[TrainState, Records] = of_all(state, key, hyperparameters)
+                    return found
 
-                state, records = unless_all_stopped(plan, all_members, state)
+                state, records = unless_all_stopped(self.plan, all_members, state)
                 return self.layout.constrain(state), self.layout.constrain(records)
 
             self._steps[name] = cached_program(train, *arguments)
@@ -138,16 +144,20 @@ class FedProgram(Program):
             def evaluate(
                 state: TrainState, key: jax.Array, parts: Any, data: Data, done: jax.Array
             ) -> tuple[TrainState, Report]:
-                plan = holding(self.plan, data)
-
-                def one(state: TrainState, key: jax.Array, parts: Any) -> tuple[TrainState, Report]:
+                def one(
+                    shared: tuple[Data, jax.Array], state: TrainState, key: jax.Array, parts: Any
+                ) -> tuple[TrainState, Report]:
+                    data, done = shared
                     records = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-                    return conclude(plan, self.layout.spread, key, state, records, done)
+                    plan, spread = holding(self.plan, data), self.layout.spread
+                    return conclude(plan, spread, key, state, records, done)
 
                 def all_members(state: TrainState) -> tuple[TrainState, Report]:
-                    return self.layout.over_members(one)(state, key, parts)
+                    of_all = self.layout.over_members(one, (data, done))
+                    found: tuple[TrainState, Report] = of_all(state, key, parts)
+                    return found
 
-                state, report = unless_all_stopped(plan, all_members, state)
+                state, report = unless_all_stopped(self.plan, all_members, state)
                 return self.layout.constrain(state), self.layout.replicate(report)
 
             self._conclusion[name] = cached_program(evaluate, *arguments)

@@ -1,16 +1,16 @@
 """The program of `fit` for devices that need not be there: lowered from forms alone."""
 
-import functools
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from rnn_jax.training.compiled.program import keys_of, training_call
 from rnn_jax.training.data.batches import data_of
 from rnn_jax.training.devices.layout import Layout
 from rnn_jax.training.plan import Plan
-from rnn_jax.training.step import init_train_state
+from rnn_jax.training.step import TrainState, init_train_state
 
 
 def lowered_call(
@@ -26,8 +26,11 @@ def lowered_call(
       length: training steps.
       hyperparameters: arrays or their forms with a leading axis, or None.
     """
-    start = layout.over_members(functools.partial(init_train_state, plan))
-    state = jax.eval_shape(start, model, hyperparameters)
+
+    def start(_: None, model: Any, own: Any) -> TrainState:
+        return init_train_state(plan, model, own)
+
+    state = jax.eval_shape(layout.over_members(start), model, hyperparameters)
     key, probe_key = jax.eval_shape(lambda: keys_of(layout.members, 0))
     everywhere = layout.sharding(everywhere=True)
     arguments = (
@@ -37,7 +40,15 @@ def lowered_call(
         _placed(data_of(plan.task), everywhere),
         _placed(np.int32(0), everywhere),
     )
-    return jax.jit(training_call(plan, layout, length)).trace(*arguments).lower()
+    # A device that is not there says what it is by the abstract mesh of a program alone.
+    with jax.sharding.use_abstract_mesh(_mesh_of(layout).abstract_mesh):
+        return jax.jit(training_call(plan, layout, length)).trace(*arguments).lower()
+
+
+def _mesh_of(layout: Layout) -> Mesh:
+    if layout.mesh is not None:
+        return layout.mesh
+    return Mesh(list(layout.sharding().device_set), ("device",))
 
 
 def _placed(tree: Any, sharding: jax.sharding.Sharding) -> Any:

@@ -75,13 +75,17 @@ def training_call(
         data: Data,
         first: jax.Array,
     ) -> tuple[TrainState, Report]:
-        own = holding(plan, data)
-
-        def one(state: TrainState, key: jax.Array, of: Any) -> tuple[TrainState, Report]:
-            return train_steps(own, layout.spread, length, state, key, probe_key, of, first)
+        def one(
+            shared: tuple[Data, jax.Array, jax.Array], state: TrainState, key: jax.Array, own: Any
+        ) -> tuple[TrainState, Report]:
+            data, probe_key, first = shared
+            return train_steps(
+                holding(plan, data), layout.spread, length, state, key, probe_key, own, first
+            )
 
         def all_members(state: TrainState) -> tuple[TrainState, Report]:
-            found: tuple[TrainState, Report] = layout.over_members(one)(state, key, hyperparameters)
+            of_all = layout.over_members(one, (data, probe_key, first))
+            found: tuple[TrainState, Report] = of_all(state, key, hyperparameters)
             return found
 
         state, report = unless_all_stopped(plan, all_members, state)
@@ -114,12 +118,12 @@ class Program:
 
     def start(self, model: Any) -> TrainState:
         """All members before their first step."""
-        initialize = functools.partial(init_train_state, self.plan)
+
+        def one(_: None, model: Any, hyperparameters: Any) -> TrainState:
+            return init_train_state(self.plan, model, hyperparameters)
 
         def start(model: Any, hyperparameters: Any) -> TrainState:
-            return self.layout.constrain(
-                self.layout.over_members(initialize)(model, hyperparameters)
-            )
+            return self.layout.constrain(self.layout.over_members(one)(model, hyperparameters))
 
         arguments = (self.layout.place(model), self._hyperparameters)
         state: TrainState = cached_program(start, *arguments)(*arguments)
@@ -194,14 +198,14 @@ class Program:
             return {}
 
         def measure(model: Any, probe_key: jax.Array, data: Data) -> Findings:
-            plan = holding(self.plan, data)
-
-            def one(model: Any) -> Findings:
+            def one(shared: tuple[Data, jax.Array], model: Any) -> Findings:
+                plan, probe_key = holding(self.plan, shared[0]), shared[1]
                 return {
                     probe.name: run_probe(plan, probe, probe_key, model) for probe in plan.probes
                 }
 
-            return self.layout.replicate(self.layout.over_members(one)(model))
+            found = self.layout.over_members(one, (data, probe_key))(model)
+            return self.layout.replicate(found)
 
         arguments = (state.model, self._probe_key, self._data)
         if self._measure is None:

@@ -47,17 +47,34 @@ class Layout:
         sharding = NamedSharding(self.mesh, PartitionSpec(axis))
         return lax.with_sharding_constraint(batch, sharding)
 
-    def over_members(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function` of one member, for all members that there are.
+    def over_members(self, function: Callable[..., Any], shared: Any = None) -> Callable[..., Any]:
+        """function(shared, …) of what is one member's, as one of what is all members'.
 
         On a single CPU, one after another in one program: side by side there is nothing to win
-        there, and batched products of small matrices are slower than single ones.
+        there, and batched products of small matrices are slower than single ones. Where devices
+        share the members and nothing else, each runs its own as if it were alone, so that what no
+        compiler can split, such as a kernel, need not be split.
+
+        Args:
+          function: of `shared` and then of pytrees of arrays of one member.
+          shared: what is traced and the same for all members.
         """
+        alone = functools.partial(function, shared)
         if self.members is None:
-            return function
+            return alone
         if self.mesh is None and self.platform == "cpu":
-            return lambda *arguments: lax.map(lambda one: function(*one), arguments)
-        return jax.vmap(function, spmd_axis_name=_members_axis(self.mesh))
+            return lambda *arguments: lax.map(lambda one: alone(*one), arguments)
+        if self.mesh is None or self.mesh.axis_names != (_MEMBERS,):
+            return jax.vmap(alone, spmd_axis_name=_members_axis(self.mesh))
+        own = PartitionSpec(_MEMBERS)
+        apart = jax.shard_map(
+            lambda shared, arguments: jax.vmap(functools.partial(function, shared))(*arguments),
+            mesh=self.mesh,
+            in_specs=(PartitionSpec(), own),
+            out_specs=own,
+            check_vma=False,  # The user's loops start from constants.
+        )
+        return lambda *arguments: apart(shared, arguments)
 
     def sharding(self, *, everywhere: bool = False) -> Sharding:
         """How arrays with an axis of the members lie, or those that are `everywhere` the same."""

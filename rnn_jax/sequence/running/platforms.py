@@ -9,8 +9,9 @@
 The kernels are imported where a program needs them, and so is what they are written in.
 """
 
+import contextlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -73,7 +74,7 @@ def rules_of(forms: Forms, leaves_of: LeavesOf) -> dict[str | None, Any]:
         from rnn_jax.sequence.running import on_kernels
 
         def form(*leaves: jax.Array, call: Any) -> list[jax.Array]:
-            with jax.default_matmul_precision(call.settings.precision):
+            with as_traced(call.settings, leaves):
                 found: list[jax.Array] = getattr(on_kernels, forms.by_kernel)(launch, call, *leaves)
                 return found
 
@@ -106,6 +107,25 @@ def rules_of(forms: Forms, leaves_of: LeavesOf) -> dict[str | None, Any]:
         return mlir.lower_fun(by_scan(forms.elsewhere))(context, *operands, call=call)
 
     return {"cpu": on_cpu, "cuda": on_cuda, None: elsewhere}
+
+
+@contextlib.contextmanager
+def as_traced(settings: Settings, leaves: Sequence[Any]) -> Iterator[None]:
+    """Within it, a call's forms compute as where it was traced.
+
+    A primitive is lowered, and perhaps differentiated, elsewhere: after `jax.jit(f).trace`, within
+    `jax.checkpoint`, or going back from what `jax.linearize` gave.
+
+    Args:
+      settings: with the precision of products.
+      leaves: of the operands: with float64 among them, JAX had types of 64 bits.
+    """
+    wide = any(leaf.dtype == jnp.float64 for leaf in leaves)
+    with (
+        jax.default_matmul_precision(settings.precision),
+        jax.enable_x64(wide or jax.config.jax_enable_x64),  # type: ignore[attr-defined]
+    ):
+        yield
 
 
 def chosen_by_platform(
@@ -164,7 +184,7 @@ def _launch(context: Any, which: str, call: Any) -> Any:
     if module.lowering_parameters.for_export:
         # JAX does not promise that a kernel can be run by a later version.
         return "this one is exported"
-    if not _is_for_one_device(module.axis_context):
+    if not is_for_one_device(module.axis_context):
         return "this one is partitioned over several devices (inside of jax.shard_map none is)"
     asked_for = (call.settings.precision, call.settings.product_type)
     reason = why_no_kernel({aval.dtype for aval in context.avals_in}, *asked_for)
@@ -231,7 +251,7 @@ def _precisions(product_type: Any) -> dict[str | None, str]:
     return _PRECISIONS_OF_BFLOAT16 if product_type == jnp.bfloat16 else _PRECISIONS
 
 
-def _is_for_one_device(axes: Any) -> bool:
+def is_for_one_device(axes: Any) -> bool:
     """Whether each device runs the program as it stands, none of its arrays being split."""
     mesh = getattr(axes, "mesh", None)
     if mesh is None:

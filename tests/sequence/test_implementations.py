@@ -1,0 +1,172 @@
+"""Scans or kernels: what may be chosen, what is refused, and that both give the same.
+
+The kernels run in Pallas' interpret mode here, with one block for each tile of rows; tests/gpu has
+the same on a card, and tests/ahead_of_time what they compile to.
+"""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from test_fused import assert_close, random_like
+
+import rnn_jax as rj
+import zoo
+
+IN, H, T, B = 2, 3, 5, 3
+NAMES = ["lstm", "lstm_coupled", "gru_reset_after", "simple_tanh", "simple_relu"]
+# Sums of some hundred products in float32.
+RTOL = 2e-5
+LENGTHS = np.asarray([T, 0, 3])
+RESETS = np.asarray([[1, 0, 1, 0, 0], [1, 0, 0, 1, 0], [0, 1, 0, 0, 1]], bool)
+
+
+@functools.cache
+def build(name, dtype=jnp.float32):
+    """A cell of the zoo; not to be changed."""
+    return jax.tree.map(lambda a: a.astype(dtype), zoo.CELLS[name](IN, H, 0))
+
+
+def point_at(name):
+    """(cell, inputs, carry) in float32."""
+    cell = build(name)
+    xs = np.random.default_rng(0).normal(size=(B, T, IN)).astype(np.float32)
+    carry = jax.tree.map(lambda a: a.astype(jnp.float32), zoo.random_carry(cell, 0, B))
+    return cell, jnp.asarray(xs), carry
+
+
+def loss_of(run, *point):
+    return sum(jnp.mean(jnp.sin(2.0 * leaf)) for leaf in jax.tree.leaves(run(*point)))
+
+
+def first_and_second(run, point):
+    """By mode."""
+    gradient = jax.grad(functools.partial(loss_of, run), (0, 1, 2))
+    return {
+        "values": run(*point),
+        "forward over reverse": jax.jvp(gradient, point, random_like(point)),
+    }
+
+
+def every_mode(run, point):
+    """By mode: all of first order, those of second order that others are made of, `jax.vmap`."""
+    loss = functools.partial(loss_of, run)
+    along = random_like(point)
+    gradient = jax.grad(loss, (0, 1, 2))
+    cells = jax.tree.map(lambda a, d: jnp.stack([a, a + 0.1 * d]), point[0], along[0])
+    rows = jnp.stack([point[1], 0.5 * point[1]])
+    return {
+        **first_and_second(run, point),
+        "jvp": jax.jvp(run, point, along)[1],
+        "reverse over reverse": jax.grad(lambda xs: loss_of(gradient, point[0], xs, point[2]))(
+            point[1]
+        ),
+        "members": jax.vmap(gradient, (0, None, None))(cells, *point[1:]),
+        "rows": jax.vmap(gradient, (None, 0, None))(point[0], rows, point[2]),
+        "shared by rows": jax.grad(
+            lambda cell: jnp.sum(jax.vmap(lambda xs: loss(cell, xs, point[2]))(rows))
+        )(point[0]),
+    }
+
+
+OPTIONS = {
+    "lstm": {},
+    "lstm_coupled": {"lengths": LENGTHS, "resets": RESETS, "return_carries": True},
+    "gru_reset_after": {"lengths": LENGTHS, "resets": RESETS, "reverse": True},
+    "simple_tanh": {"checkpoint": 2},
+    "simple_relu": {"truncate": 3, "resets": RESETS, "return_carries": True},
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kernels_and_scans_give_the_same_in_every_mode(name):
+    point, found = point_at(name), {}
+    modes = every_mode if name in ("lstm", "gru_reset_after") else first_and_second
+    initial = jax.tree.map(lambda a: 0.5 * a, point[2])
+    with jax.default_matmul_precision("highest"):
+        for implementation in ("scan", "interpret"):
+            run = functools.partial(
+                rj.unroll, implementation=implementation, initial=initial, **OPTIONS[name]
+            )
+            found[implementation] = jax.jit(functools.partial(modes, run))(point)
+    for mode, expected in found["scan"].items():
+        assert_close(found["interpret"][mode], expected, RTOL)
+
+
+def lstm(dtype=jnp.float32, **options):
+    return rj.LSTMCell(IN, H, param_dtype=dtype, rngs=nnx.Rngs(0), **options)
+
+
+def flax_cell():
+    return rj.as_cell(nnx.SimpleCell(IN, H, param_dtype=jnp.float32, rngs=nnx.Rngs(0)))
+
+
+LOW = {"implementation": "interpret", "key": jax.random.key(0)}
+# What asks for a kernel, and what its refusal says.
+REFUSED = {
+    "unknown name": (lstm, {"implementation": "cuda"}, "must be one of 'auto'"),
+    "no name": (lstm, {"implementation": None}, "must be one of 'auto'"),
+    "no fused form": (lambda: lstm(peephole=True), LOW, "this cell has no fused form"),
+    "another's cell": (flax_cell, LOW, "this cell has no fused form"),
+    "float64": (lambda: lstm(jnp.float64), LOW, "they compute in float32, .* float64"),
+    "noise": (lambda: rj.Zoneout(lstm(), 0.1), LOW, "noise in every step"),
+    "on a CPU": (lstm, {"implementation": "kernel"}, "compiled for cpu"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_kernels_cannot_run_is_refused_with_the_reason(case):
+    make, options, said = REFUSED[case]
+    cell = make()
+    dtype = jax.tree.leaves(cell.initialize_carry((IN,)))[0].dtype
+    with pytest.raises(ValueError, match=said) as refusal:
+        rj.unroll(cell, jnp.ones((T, IN), dtype), **options)
+    assert re.search("Pass implementation=|must be one of", str(refusal.value))
+
+
+def test_a_precision_without_products_in_kernels_is_refused():
+    with (
+        jax.default_matmul_precision("F16_F16_F32"),
+        pytest.raises(ValueError, match=r"no products of the precision 'F16_F16_F32'"),
+    ):
+        rj.unroll(lstm(), jnp.ones((T, IN), jnp.float32), implementation="interpret")
+
+
+def inputs_of_loops(text):
+    """Shapes of the slices that loops take of what is (T, B, ...)."""
+    return {
+        tuple(map(int, found.split("x")))
+        for found in re.findall(rf"dynamic_slice.*-> tensor<1x{B}x([\dx]+)xf32>", text)
+    }
+
+
+@pytest.mark.parametrize(
+    ("platform", "inside"), [("cpu", True), ("tpu", False), ("cuda", False), ("rocm", False)]
+)
+def test_the_platform_that_is_lowered_for_decides_where_inputs_are_projected(platform, inside):
+    run = functools.partial(rj.unroll, implementation="scan")
+    traced = jax.jit(run).trace(*point_at("lstm"))
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    taken = inputs_of_loops(text)
+    assert ((IN,) in taken) == inside
+    assert ((4 * H,) in taken) != inside
+
+
+def test_one_export_serves_all_platforms():
+    cell, xs, carry = point_at("lstm")
+    leaves, structure = jax.tree.flatten(cell)
+
+    def gradient(leaves, xs):
+        def loss(leaves):
+            return loss_of(rj.unroll, jax.tree.unflatten(structure, leaves), xs, carry)
+
+        return jax.grad(loss)(leaves)
+
+    platforms = ("cpu", "cuda", "tpu")
+    exported = jax.export.export(jax.jit(gradient), platforms=platforms)(leaves, xs)
+    assert exported.platforms == platforms
+    assert_close(exported.call(leaves, xs), gradient(leaves, xs), RTOL)
