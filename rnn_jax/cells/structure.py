@@ -6,6 +6,9 @@ itself:
 
 u_t = [h_{t−1}, x_t, 1] K    for each kernel K,        carry_t = φ(carry_{t−1}, u_t)
 
+Where a cell multiplies in a narrower type than it keeps its carry in, values and weights are rounded
+to it for a product, which is added up in the wider one; b, the row of K for 1, is not rounded.
+
 φ speaks in *blocks*, arrays (..., H) with one number a unit: each part of the carry is one, each
 gate has one of pre-activations. So it can be traced by a loop over whole sequences as it can by a
 kernel that holds a few units of a few rows on a chip. Blocks that see the same lie side by side in
@@ -78,10 +81,17 @@ class FusedForm(NamedTuple):
       mathematics: φ and its derivative.
       kernels: for each group the rows for h (if seen), for x (if seen) and one row of biases:
         shape (H + I + 1, blocks · H) where both are seen.
+      product_type: in which values are multiplied, narrower than the kernels'; None is theirs.
     """
 
     mathematics: UnitMathematics
     kernels: tuple[jax.Array, ...]
+    product_type: Any = None
+
+    @property
+    def input_type(self) -> Any:
+        """The type of inputs."""
+        return self.kernels[0].dtype if self.product_type is None else self.product_type
 
 
 def fused_form(cell: Any) -> FusedForm | None:
@@ -93,15 +103,43 @@ def fused_form(cell: Any) -> FusedForm | None:
 def fused_form_for(cell: Any, xs: Any, carry: Carry) -> FusedForm | None:
     """The cell's `FusedForm`, if its kernels, the inputs and the carry are all of one type.
 
-    Whole numbers are of every type, being cast to that of the kernels.
+    Whole numbers are of every type, being cast to that of the kernels. Or if the cell says that it
+    multiplies in a narrower type than it keeps its carry in: kernels are then of the carry's type,
+    and inputs are cast to the narrow one, whatever they are.
     """
     form = fused_form(cell)
     if form is None or not hasattr(xs, "dtype"):  # Several inputs are for another step.
         return None
+    multiplied, kept = (getattr(owner_of(cell), name, None) for name in ("dtype", "carry_dtype"))
+    if multiplied is not None and kept is not None and multiplied != kept:
+        return _of_two_types(form, xs, carry, jnp.dtype(multiplied), jnp.dtype(kept))
     kind = xs.dtype if jnp.issubdtype(xs.dtype, jnp.inexact) else form.kernels[0].dtype
     types = {kind} | {leaf.dtype for leaf in jax.tree.leaves((form.kernels, carry))}
-    computed_in = getattr(owner_of(cell), "dtype", None) or kind
-    return form if types == {jnp.dtype(computed_in)} else None
+    return form if types == {jnp.dtype(multiplied or kind)} else None
+
+
+def _of_two_types(
+    form: FusedForm, xs: Any, carry: Carry, multiplied: Any, kept: Any
+) -> FusedForm | None:
+    """The form with products of one type and all else of another; None where that is not so."""
+    # The range of float16 is too small for what a step may well compute.
+    is_narrower = multiplied in (jnp.bfloat16, jnp.float32) and _holds(kept, multiplied)
+    holds_weights = all(_holds(kept, kernel.dtype) for kernel in form.kernels)
+    is_kept = all(leaf.dtype == kept for leaf in jax.tree.leaves(carry))
+    if not (is_narrower and holds_weights and is_kept) or _is_complex(xs):
+        return None
+    return FusedForm(
+        form.mathematics, tuple(kernel.astype(kept) for kernel in form.kernels), multiplied
+    )
+
+
+def _holds(wide: Any, narrow: Any) -> bool:
+    """Whether one type holds all numbers of another."""
+    return bool(jnp.promote_types(wide, narrow) == wide)
+
+
+def _is_complex(array: Any) -> bool:
+    return bool(jnp.issubdtype(array.dtype, jnp.complexfloating))
 
 
 def split_blocks(groups: Groups, grouped: Iterable[jax.Array]) -> Blocks:
@@ -121,8 +159,31 @@ def join_blocks(groups: Groups, blocks: Iterable[jax.Array]) -> Grouped:
     )
 
 
-def seen(groups: Groups, h: jax.Array, x: jax.Array) -> list[jax.Array]:
-    """[h, x, 1] for each group, without what it does not see."""
+def product(values: jax.Array, rows: jax.Array, product_type: Any) -> jax.Array:
+    """Values times rows of a kernel, added up in the kernel's own type; see `FusedForm`."""
+    if product_type is None:
+        return values @ rows
+    return jnp.matmul(
+        values.astype(product_type),
+        rows.astype(product_type),
+        preferred_element_type=rows.dtype,
+    )
+
+
+def affine(values: jax.Array, rows: jax.Array, product_type: Any) -> jax.Array:
+    """Values [h, x, 1], or the last of these, times rows of a kernel down to its biases."""
+    if product_type is None:
+        return values @ rows
+    u = product(values[..., :-1], rows[:-1], product_type)
+    return u + jnp.broadcast_to(rows[-1], u.shape)
+
+
+def seen(
+    groups: Groups, h: jax.Array, x: jax.Array, product_type: Any = None
+) -> list[jax.Array]:
+    """[h, x, 1] for each group, without what it does not see, in the type of products."""
+    if product_type is not None:
+        h, x = h.astype(product_type), x.astype(product_type)
     one = jnp.ones((*x.shape[:-1], 1), x.dtype)
     return [
         jnp.concatenate(

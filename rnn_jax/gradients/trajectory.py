@@ -118,6 +118,8 @@ def flatten_cell(cell: Any, xs: Any, carry: Carry | None) -> FlatCell:
     parts = _name_parts(cell, first.carry)
     rows = _find_output(first)
     form = fused_form_for(cell, x, first.carry) if rows and is_vector(x) else None
+    if form is not None and form.product_type is not None:
+        form = None  # Rows of weights would have to be rounded as a step rounds them.
     return FlatCell(
         cell=cell,
         step=partial(step_of, cell),

@@ -61,7 +61,8 @@ def unroll(
     gives every mode of differentiation and forms the weights' gradient outside the loop; a cell
     that has none is scanned as it is, with its `project` hoisted out of the loop. On an NVIDIA GPU
     a fused form in float32 is one kernel for all steps (`rnn_jax.sequence.kernels`), in every mode
-    of differentiation, with products at the precision that `jax.default_matmul_precision` says.
+    of differentiation, with products at the precision that `jax.default_matmul_precision` says, or
+    of bfloat16 for a cell with dtype=bfloat16 and carry_dtype=float32.
 
     Cutting a row in pieces and handing the last carry of each on to the next as its `carry` gives
     what the whole row gives, values and gradients, under every option, and what lies outside a
@@ -307,8 +308,7 @@ def _scan_fused(
 ) -> tuple[Carry, Any, Carry | None]:
     """A cell in fused form over all sequences at once, time first: one product a step for all."""
     time = options.batch_axes
-    if not is_float(xs):
-        xs = xs.astype(form.kernels[0].dtype)
+    xs = xs.astype(form.input_type)
 
     def time_first(tree: Any) -> Any:
         return jax.tree.map(lambda a: jnp.moveaxis(a, time, 0), tree)
@@ -322,6 +322,7 @@ def _scan_fused(
         options.return_carries,
         options.implementation,
         precision=jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
+        product_type=form.product_type,
     )
 
     def run(carry: Carry, inputs: Any) -> tuple[Carry, Any]:
@@ -342,7 +343,8 @@ def _check_kernel(implementation: str, form: FusedForm | None, noise: Noise) -> 
     elif form is None:
         reason = "this cell has no fused form for such inputs and such a carry"
     else:
-        reason = why_no_kernel({kernel.dtype for kernel in form.kernels}, precision)
+        dtypes = {kernel.dtype for kernel in form.kernels}
+        reason = why_no_kernel(dtypes, precision, form.product_type)
     if reason is not None:
         raise ValueError(
             f'implementation="{implementation}" needs a recurrence that the kernels can run; '

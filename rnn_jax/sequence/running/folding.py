@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.cells.structure import FusedForm, UnitMathematics, state_rows
+from rnn_jax.cells.structure import UnitMathematics, state_rows
 from rnn_jax.sequence.kernels.marking import SKIPPED, STARTS
 from rnn_jax.sequence.running.boundaries import Boundaries, select
 from rnn_jax.sequence.running.levels import Fold, Level, sizes_of
-from rnn_jax.sequence.running.scanned import projected
+from rnn_jax.sequence.running.scanned import Settings, projected
 
 
 def fold_of(leaves: Sequence[Any], record: Any, levels: Sequence[Level]) -> Fold:
@@ -45,7 +45,8 @@ class Folded:
         record: Any,
         levels: Sequence[Level],
     ):
-        self._leaves, self._levels, self._reverse = leaves, levels, call.settings.reverse
+        self._leaves, self._levels = leaves, levels
+        self._settings: Settings = call.settings
         self.mathematics: UnitMathematics = call.settings.mathematics
         self.fold = fold_of(leaves, record, levels)
         self.kernels = [self.fold.kernel(leaves[k], levels[k]) for k in record.kernels]
@@ -80,11 +81,15 @@ class Folded:
         return jax.tree.map(self.fold.rows_back, tree)
 
     def weights(self) -> tuple[jax.Array, ...]:
-        """The rows of kernels that the state meets, (M, H, P), of the groups that see it."""
+        """The rows of kernels that the state meets, (M, H, P), of the groups that see it.
+
+        In the type in which the kernels multiply.
+        """
 
         def of_member(*kernels: jax.Array) -> list[jax.Array]:
-            rows = state_rows(FusedForm(self.mathematics, kernels), self._features)
-            return [row for row in rows if row is not None]
+            form = self._settings.form(kernels)
+            rows = state_rows(form, self._features)
+            return [row.astype(form.input_type) for row in rows if row is not None]
 
         return tuple(jax.vmap(of_member)(*self.kernels))
 
@@ -95,7 +100,7 @@ class Folded:
         """
 
         def of_member(xs: jax.Array, *kernels: jax.Array) -> Any:
-            return projected(FusedForm(self.mathematics, kernels), xs)
+            return projected(self._settings.form(kernels), xs)
 
         products = jax.vmap(of_member)(xs, *self.kernels)
         return tuple(
@@ -119,7 +124,7 @@ class Folded:
         return select(starts, array, nothing), select(starts, nothing, array)
 
     def _in_order(self, array: jax.Array) -> jax.Array:
-        return jnp.flip(array, 1) if self._reverse else array
+        return jnp.flip(array, 1) if self._settings.reverse else array
 
     def _bits(self, boundaries: Boundaries) -> jax.Array | None:
         valid, resets = boundaries

@@ -53,8 +53,8 @@ def fused_scan(
 
     Args:
       settings: the cell's mathematics and the direction.
-      kernels: as in `FusedForm`, of one type with the inputs and carries.
-      xs: inputs, (T, ..., I).
+      kernels: as in `FusedForm`, of one type with the carries.
+      xs: inputs, (T, ..., I), of the type of products.
       boundaries: of the sequences, (T, ...).
       carry: where to start, each part (..., H).
       initial: where sequences start that begin within a row, likewise.

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnn_jax.cells.structure import FusedForm, split_blocks, state_rows
+from rnn_jax.cells.structure import product, split_blocks, state_rows
 from rnn_jax.sequence.running.boundaries import Boundaries, select
 from rnn_jax.sequence.running.scanned import (
     Carry,
@@ -135,10 +135,10 @@ def tangent_by_system(
 
 def saved_by_steps(settings: Settings, inputs: Inputs, starts: Carry) -> Any:
     """What steps save, of all steps at once, from the carries that they were computed from."""
-    form = FusedForm(settings.mathematics, inputs.kernels)
+    form, kind = settings.form(inputs.kernels), settings.product_type
     h = settings.mathematics.hidden(starts)
     pre = [
-        z if w is None else z + h @ w
+        z if w is None else z + product(h, w, kind)
         for z, w in zip(
             projected(form, inputs.xs), state_rows(form, inputs.xs.shape[-1]), strict=True
         )
@@ -149,10 +149,11 @@ def saved_by_steps(settings: Settings, inputs: Inputs, starts: Carry) -> Any:
 def _moved(settings: Settings, record: Recorded, before: Carry, initial: Carry) -> Carry:
     """A_t applied to the tangents before each step, (T, ..., H); skipped steps hand them on."""
     mathematics, boundaries = settings.mathematics, record.boundaries
-    form = FusedForm(mathematics, record.kernels)
+    form, kind = settings.form(record.kernels), settings.product_type
     starts = _starts(boundaries, before, initial)
     h = mathematics.hidden(starts)
-    pre = [None if w is None else h @ w for w in state_rows(form, record.xs.shape[-1])]
+    rows = state_rows(form, record.xs.shape[-1])
+    pre = [None if w is None else product(h, w, kind) for w in rows]
     coefficients = mathematics.coefficients(record.starts, record.saved)
     after = mathematics.tangent(coefficients, starts, in_blocks(form, pre, h))
     if boundaries.valid is None:
@@ -163,7 +164,7 @@ def _moved(settings: Settings, record: Recorded, before: Carry, initial: Carry) 
 def _driven(settings: Settings, record: Recorded, tangents: Tangents) -> Carry:
     """What weights and inputs add to the tangent after each step, 0 where it is skipped."""
     mathematics, valid = settings.mathematics, record.boundaries.valid
-    form = FusedForm(mathematics, record.kernels)
+    form = settings.form(record.kernels)
     driven = driven_by(form, tangents.kernels, record.starts, record.xs, tangents.xs)
     nothing = jax.tree.map(jnp.zeros_like, record.starts)
     if all(u is None for u in driven):

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.cells.structure import FusedForm
 from rnn_jax.sequence.kernels import rules
 from rnn_jax.sequence.kernels.adjoint import run_adjoint
 from rnn_jax.sequence.kernels.forward import run_forward
@@ -236,7 +235,7 @@ def _summed(call: Any, array: jax.Array, number: int) -> jax.Array:
 def _driven(call: Any, *leaves: jax.Array) -> tuple[jax.Array | None, ...]:
     """What enters the tangent of a call from outside the loop, by group."""
     record, tangents = call.operands.unflatten(leaves)
-    form = FusedForm(call.settings.mathematics, record.kernels)
+    form = call.settings.form(record.kernels)
     return driven_by(form, tangents.kernels, record.starts, record.xs, tangents.xs)
 
 

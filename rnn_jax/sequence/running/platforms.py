@@ -40,6 +40,8 @@ _PRECISIONS = {
     "TF32_TF32_F32_X3": "tf32x3",
     "F32_F32_F32": "tf32x3",
 }
+# Where values are rounded to bfloat16 before they are multiplied, these are one and the same.
+_PRECISIONS_OF_BFLOAT16 = dict.fromkeys((*_PRECISIONS, "bfloat16", "BF16_BF16_F32"), "bf16")
 
 
 class Forms(NamedTuple):
@@ -143,7 +145,9 @@ def chosen_by_platform(
     if settings.implementation in ("kernel", "interpret"):
         return by_kernels(*arguments)
     possible = settings.implementation == "auto" and not why_no_kernel(
-        {leaf.dtype for leaf in jax.tree.leaves(arguments)}, settings.precision
+        {leaf.dtype for leaf in jax.tree.leaves(arguments)},
+        settings.precision,
+        settings.product_type,
     )
     if possible:
         forms["cuda"] = by_kernels
@@ -168,7 +172,8 @@ def _interpreted(call: Any) -> Any:
     from rnn_jax.sequence.running.on_kernels import Launch
 
     tiles = Tiles(rows=SMALLEST_TILE, split=1, warps=4, parts=1, chunks=1, at_once=1)
-    return Launch(tiles, kernel_precision(call.settings.precision) or "tf32x3", interpret=True)
+    precision = kernel_precision(call.settings.precision, call.settings.product_type)
+    return Launch(tiles, precision or "tf32x3", interpret=True)
 
 
 def _launch(context: Any, which: str, call: Any) -> Any:
@@ -181,7 +186,8 @@ def _launch(context: Any, which: str, call: Any) -> Any:
         return "this one is exported"
     if not is_for_one_device(module.axis_context):
         return "this one is partitioned over several devices (inside of jax.shard_map none is)"
-    reason = why_no_kernel({aval.dtype for aval in context.avals_in}, call.settings.precision)
+    asked_for = (call.settings.precision, call.settings.product_type)
+    reason = why_no_kernel({aval.dtype for aval in context.avals_in}, *asked_for)
     if reason is not None:
         return reason
     try:
@@ -194,7 +200,7 @@ def _launch(context: Any, which: str, call: Any) -> Any:
     permission = permission_of_lowering()
     if permission.card is None:
         return permission.reason
-    precision = kernel_precision(call.settings.precision)
+    precision = kernel_precision(*asked_for)
     assert precision is not None
     size = size_of(call, context.avals_in)
     choice = choose_tiles(
@@ -211,20 +217,38 @@ def _launch(context: Any, which: str, call: Any) -> Any:
     return Launch(choice.tiles, precision, interpret=False)
 
 
-def why_no_kernel(dtypes: set[Any], precision: str | None) -> str | None:
-    """Why no kernel computes in these types, or at this precision; None if one does."""
-    floats = {str(dtype) for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)}
-    if floats != {"float32"}:
-        return f"they compute in float32, and here is {', '.join(sorted(floats))}"
-    if kernel_precision(precision) is None:
-        known = ", ".join(repr(name) for name in _PRECISIONS if name is not None)
+def why_no_kernel(dtypes: set[Any], precision: str | None, product_type: Any) -> str | None:
+    """Why no kernel runs it; None if one does.
+
+    Args:
+      dtypes: of all arrays that take part.
+      precision: a `jax.default_matmul_precision`.
+      product_type: in which values are multiplied, see `FusedForm`.
+    """
+    kinds = {str(dtype) for dtype in dtypes if jnp.issubdtype(dtype, jnp.inexact)}
+    if kinds - ({"bfloat16"} if product_type == jnp.bfloat16 else set()) != {"float32"}:
+        return (
+            "they compute in float32, with products of float32 or bfloat16, and here is "
+            f"{', '.join(sorted(kinds))}"
+        )
+    if kernel_precision(precision, product_type) is None:
+        known = ", ".join(repr(name) for name in _precisions(product_type) if name is not None)
         return f"they have no products of the precision {precision!r}, only of {known}"
     return None
 
 
-def kernel_precision(precision: str | None) -> str | None:
-    """The kernels' products for a `jax.default_matmul_precision`; None if there are none."""
-    return _PRECISIONS.get(precision)
+def kernel_precision(precision: str | None, product_type: Any) -> str | None:
+    """The kernels' products for a `jax.default_matmul_precision`; None if there are none.
+
+    Args:
+      precision: see there.
+      product_type: in which values are multiplied, see `FusedForm`.
+    """
+    return _precisions(product_type).get(precision)
+
+
+def _precisions(product_type: Any) -> dict[str | None, str]:
+    return _PRECISIONS_OF_BFLOAT16 if product_type == jnp.bfloat16 else _PRECISIONS
 
 
 def is_for_one_device(axes: Any) -> bool:

@@ -16,7 +16,9 @@ from rnn_jax.cells.structure import (
     FusedForm,
     Grouped,
     UnitMathematics,
+    affine,
     input_rows,
+    product,
     seen,
     split_blocks,
     state_rows,
@@ -41,6 +43,7 @@ class Settings(NamedTuple):
       implementation: "auto", "scan", "kernel" or "interpret"; see `unroll`.
       precision: what `jax.default_matmul_precision` was where the call was traced, which is not
         where its scans are.
+      product_type: see `FusedForm`.
     """
 
     mathematics: UnitMathematics
@@ -48,14 +51,19 @@ class Settings(NamedTuple):
     return_carries: bool
     implementation: str = "auto"
     precision: str | None = None
+    product_type: Any = None
+
+    def form(self, kernels: "Kernels") -> FusedForm:
+        """The cell of these kernels."""
+        return FusedForm(self.mathematics, kernels, self.product_type)
 
 
 class Inputs(NamedTuple):
     """What a recurrence is run on, time first, `...` being the rows.
 
     Attributes:
-      kernels: as in `FusedForm`, of one type with the inputs and carries.
-      xs: inputs, (T, ..., I).
+      kernels: as in `FusedForm`, of one type with the carries.
+      xs: inputs, (T, ..., I), of the type of products.
       boundaries: of the sequences, (T, ...).
       carry: where to start, each part (..., H).
       initial: where sequences start that begin within a row, likewise.
@@ -124,7 +132,7 @@ def run_by_scan(settings: Settings, inputs: Inputs, *, save: bool, inside: bool)
         the larger products win.
     """
     mathematics = settings.mathematics
-    form = FusedForm(mathematics, inputs.kernels)
+    form = settings.form(inputs.kernels)
     pre_activations, ready = split_products(form, inputs.xs, inside=inside)
 
     def advance(start: Carry, at: Any) -> tuple[Carry, jax.Array, Any]:
@@ -144,33 +152,35 @@ def split_products(
     form: FusedForm, xs: jax.Array, *, inside: bool
 ) -> tuple[Callable[[Carry, Any], Grouped], Any]:
     """What a step computes its pre-activations with, and what it is given to do so."""
-    mathematics, kernels = form
+    mathematics, kernels, kind = form
     if inside:
 
         def together(start: Carry, x: jax.Array) -> Grouped:
-            values = seen(mathematics.groups, mathematics.hidden(start), x)
-            return tuple(value @ kernel for value, kernel in zip(values, kernels, strict=True))
+            values = seen(mathematics.groups, mathematics.hidden(start), x, kind)
+            return tuple(map(functools.partial(affine, product_type=kind), values, kernels))
 
         return together, xs
     h_rows = state_rows(form, xs.shape[-1])
 
     def apart(start: Carry, z: Grouped) -> Grouped:
         h = mathematics.hidden(start)
-        return tuple(u if w is None else u + h @ w for u, w in zip(z, h_rows, strict=True))
+        return tuple(
+            u if w is None else u + product(h, w, kind) for u, w in zip(z, h_rows, strict=True)
+        )
 
     return apart, projected(form, xs)
 
 
 def projected(form: FusedForm, xs: jax.Array) -> Grouped:
     """What inputs and biases add to the pre-activations, by one product over all steps."""
-    groups, kernels = form.mathematics.groups, form.kernels
+    groups, kernels, kind = form.mathematics.groups, form.kernels, form.product_type
     no_state = tuple(group._replace(sees_state=False) for group in groups)
     own_rows = [
         kernel if w_h is None else kernel[w_h.shape[0] :]
         for kernel, w_h in zip(kernels, state_rows(form, xs.shape[-1]), strict=True)
     ]
-    values = seen(no_state, xs, xs)
-    return tuple(value @ rows for value, rows in zip(values, own_rows, strict=True))
+    values = seen(no_state, xs, xs, kind)
+    return tuple(map(functools.partial(affine, product_type=kind), values, own_rows))
 
 
 def tangent_by_scan(
@@ -194,7 +204,7 @@ def tangent_by_scan(
     """
     mathematics, reverse = settings.mathematics, settings.reverse
     kernels, xs, *_ = record
-    form = FusedForm(mathematics, kernels)
+    form, kind = settings.form(kernels), settings.product_type
     w_h = state_rows(form, xs.shape[-1])
     nothing = jax.tree.map(lambda a: jnp.zeros_like(a[0]), record.starts)
     d_carry = nothing if tangents.carry is None else tangents.carry
@@ -203,7 +213,10 @@ def tangent_by_scan(
     def advance(d_carry: Carry, at: Any) -> tuple[Carry, jax.Array, Any]:
         coefficients, driven, added = at
         d_h = mathematics.hidden(d_carry)
-        pre = [_added(u, None if w is None else d_h @ w) for u, w in zip(driven, w_h, strict=True)]
+        pre = [
+            _added(u, None if w is None else product(d_h, w, kind))
+            for u, w in zip(driven, w_h, strict=True)
+        ]
         after = mathematics.tangent(coefficients, d_carry, in_blocks(form, pre, d_h))
         if added is not None:
             after = jax.tree.map(jnp.add, after, added)
@@ -235,10 +248,11 @@ def driven_by(
 ) -> tuple[jax.Array | None, ...]:
     """[h, x, 1] K̇ + ẋ K_x for all steps at once: what enters the tangent from outside the loop.
 
-    By group, (T, ..., P); None where nothing does.
+    By group, (T, ..., P); None where nothing does. K̇ is never rounded, so that neither is its
+    transpose, the gradient by K.
     """
-    mathematics, kernels = form
-    values = seen(mathematics.groups, mathematics.hidden(starts), xs)
+    mathematics, kernels, kind = form
+    values = seen(mathematics.groups, mathematics.hidden(starts), xs, kind)
     rows = input_rows(form, xs.shape[-1])
     driven = []
     for value, kernel, d_kernel, w_x in zip(values, kernels, d_kernels, rows, strict=True):
@@ -246,9 +260,10 @@ def driven_by(
         u = None
         # Flat, because the transpose is then a product that XLA runs without a copy.
         if d_kernel is not None:
-            u = (value.reshape(-1, value.shape[-1]) @ d_kernel).reshape(shape)
+            value = value.astype(d_kernel.dtype).reshape(-1, value.shape[-1])
+            u = (value @ d_kernel).reshape(shape)
         if w_x is not None and d_xs is not None:
-            u = _added(u, (d_xs.reshape(-1, xs.shape[-1]) @ w_x).reshape(shape))
+            u = _added(u, product(d_xs.reshape(-1, xs.shape[-1]), w_x, kind).reshape(shape))
         driven.append(u)
     return tuple(driven)
 
