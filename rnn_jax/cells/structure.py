@@ -7,7 +7,8 @@ itself:
 u_t = [h_{t−1}, x_t, 1] K    for each kernel K,        carry_t = φ(carry_{t−1}, u_t)
 
 Where a cell multiplies in a narrower type than it keeps its carry in, values and weights are
-rounded to it for a product, which is added up in the wider one; b, the row of K for 1, is not.
+rounded to it for a product, which is added up in the wider one. The row of K that meets 1, the
+biases, is not rounded.
 
 φ speaks in *blocks*, arrays (..., H) with one number a unit: each part of the carry is one, each
 gate has one of pre-activations. So it can be traced by a loop over whole sequences as it can by a
@@ -134,8 +135,9 @@ def _of_two_types(
 
 
 def _holds(wide: Any, narrow: Any) -> bool:
-    """Whether one type holds all numbers of another."""
-    return bool(jnp.promote_types(wide, narrow) == wide)
+    """Whether one type of floats holds all numbers of another."""
+    one, other = jnp.finfo(wide), jnp.finfo(narrow)
+    return bool(one.nmant >= other.nmant and one.maxexp >= other.maxexp)
 
 
 def _is_complex(array: Any) -> bool:

@@ -6,6 +6,7 @@ import numpy as np
 import platforms
 import pytest
 from calls_over_time import FEATURES, XS, H, gradient, lstm, run
+from flax import nnx
 
 import rnn_jax as rj
 
@@ -74,6 +75,14 @@ def test_a_scan_that_is_asked_for_holds_no_kernel():
     text = platforms.lowered_for("cuda", by_scan, lstm(), XS).as_text()
     assert KERNEL not in text
     assert not projects_inside(text)
+
+
+def test_products_of_bfloat16_with_carries_of_float32_are_two_kernels():
+    types = {"dtype": jnp.bfloat16, "carry_dtype": jnp.float32, "param_dtype": jnp.float32}
+    cell = rj.LSTMCell(FEATURES, 128, **types, rngs=nnx.Rngs(0))
+    text = platforms.compiled_for("cuda", gradient, cell, XS)
+    assert text.count(f'"{KERNEL}"') == 2
+    assert "while(" not in text
 
 
 @pytest.mark.parametrize("precision", ["high", "highest"])
