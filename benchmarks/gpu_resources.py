@@ -2,6 +2,7 @@
 
     JAX_PLATFORMS=cpu python -m benchmarks.gpu_resources > benchmarks/RESULTS_GPU_RESOURCES.md
 
+of all precisions, or of those that are named behind it (tf32 bf16x3 tf32x3).
 Needs what `make test-aot` sets up. Beside each kernel stands the prototype's, compiled in the same
 way and kept in gpu_resources_prototype.csv.
 """
@@ -13,7 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -191,7 +192,7 @@ def prototype() -> dict[tuple[str, ...], Resources]:
     return {tuple(row[:5]): Resources(*map(int, row[5:])) for row in rows[1:]}
 
 
-def table() -> Iterator[str]:
+def table(precisions: Sequence[str]) -> Iterator[str]:
     """The page, line by line."""
     yield "# What the kernels take of an H100"
     yield ""
@@ -199,9 +200,9 @@ def table() -> Iterator[str]:
         f"Compiled ahead of time for an NVIDIA H100 (sm_90) by jax {jax.__version__}, not run. In "
         "brackets a prototype of these kernels, compiled in the same way; — where it does not fit."
     )
-    yield "A thread has 255 registers, a block 227 KiB of shared memory. Bytes spilled: of a thread."
+    yield "A thread has 255 registers, a block 227 KiB of shared memory. Spilled: bytes a thread."
     before = prototype()
-    for precision in ("tf32", "bf16x3", "tf32x3"):
+    for precision in precisions:
         yield ""
         yield f"## {precision}"
         yield ""
@@ -235,6 +236,6 @@ def _line(kind: str, case: Case, before: Resources | None) -> str:
 
 
 if __name__ == "__main__":
-    for line in table():
+    for line in table(sys.argv[1:] or ("tf32", "bf16x3", "tf32x3")):
         print(line, flush=True)
         print(line, file=sys.stderr)

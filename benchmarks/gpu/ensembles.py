@@ -1,7 +1,7 @@
 """Several members at once: the bare gradient under `jax.vmap`, and `fit`."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -12,10 +12,19 @@ import optax
 from flax import nnx
 
 import rnn_jax as rj
-from benchmarks.gpu.candidates import KINDS, Candidate, Results, by_leaves, of_jax, problem
+from benchmarks.gpu.candidates import (
+    KINDS,
+    TOLERANCES,
+    Candidate,
+    Problem,
+    Results,
+    by_leaves,
+    of_jax,
+    problem,
+)
 from benchmarks.gpu.recurrences import quotient
 from benchmarks.gpu.results import Table
-from benchmarks.gpu.rounds import Cell, Effort, Measured, caught, measure
+from benchmarks.gpu.rounds import Cell, Effort, Measured, caught, deviation, measure
 
 MEMBERS = [1, 8, 32]
 SIZES = [32, 64, 128]
@@ -28,34 +37,46 @@ MEMBER_COLUMNS = tuple(f"{count} members" if count > 1 else "1 member" for count
 
 def measure_gradient(kind: str, size: int, batch: int, steps: int, effort: Effort) -> Measured:
     """One gradient of all members, in each implementation."""
+    given = problem(kind, (batch, steps, 2, size), gradient=True)
+    alone = jax.jit(jax.grad(_summed(given, "scan")))
     makes = {
-        f"{name}, {count}": partial(_candidate, name, count, kind, (batch, steps, 2, size))
+        f"{name}, {count}": partial(_candidate, given, name, count, alone)
         for name in ("scan", "kernel")
         for count in MEMBERS
     }
     return measure(makes, effort)
 
 
+def _summed(given: Problem, implementation: str) -> Callable[[Any, jax.Array], jax.Array]:
+    outputs, _, _ = by_leaves(given.cell, implementation)
+    return lambda leaves, xs: jnp.sum(outputs(leaves, xs))
+
+
 def _candidate(
-    implementation: str, members: int, kind: str, shape: tuple[int, int, int, int]
+    given: Problem, implementation: str, members: int, alone: Callable[..., Any]
 ) -> Candidate:
-    given = problem(kind, shape, gradient=True)
-    outputs, leaves, structure = by_leaves(given.cell, implementation)
-    # The first member is the same in every ensemble; its gradient is what is compared.
+    leaves, structure = jax.tree.flatten(given.cell)
     scales = 1 - jnp.arange(members, dtype=jnp.float32) / 100
 
     def stacked(array: jax.Array) -> jax.Array:
         return scales.reshape(-1, *[1] * array.ndim) * array[None]
 
-    def summed(leaves: Any, xs: jax.Array) -> jax.Array:
-        return jnp.sum(outputs(leaves, xs))
-
-    def read(gradient: Any) -> Results:
-        cell = jax.tree.unflatten(structure, gradient)
-        return {"dW_h": np.asarray(cell.recurrent_kernel[...])[0]}
+    def kernel_of(leaves: Any) -> np.ndarray:
+        return np.asarray(jax.tree.unflatten(structure, leaves).recurrent_kernel[...])
 
     arguments = (jax.tree.map(stacked, leaves), stacked(given.xs))
-    return of_jax(jax.vmap(jax.grad(summed)), arguments, read, "default")
+
+    def read(gradient: Any) -> Results:
+        """The first member's, the same in every ensemble; the last one is compared here."""
+        last = alone(*jax.tree.map(lambda array: array[-1], arguments))
+        dw_h = kernel_of(gradient)
+        error = deviation({"dW_h": dw_h[-1]}, {"dW_h": kernel_of(last)})
+        if not error <= TOLERANCES["default"]:
+            raise ValueError(f"the last member deviates by {error:.1e} from itself alone")
+        return {"dW_h": dw_h[0]}
+
+    call = jax.vmap(jax.grad(_summed(given, implementation)))
+    return of_jax(call, arguments, read, "default")
 
 
 def measure_fit(kind: str, size: int, batch: int, length: int, effort: Effort) -> Measured:

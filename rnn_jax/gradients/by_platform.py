@@ -48,7 +48,6 @@ def by_platform(
     function: Function,
     *,
     cuda: Function | None = None,
-    tpu: Function | None = None,
     kernel: Function | None = None,
 ) -> Function:
     """A function that is computed by another one where it is lowered for another platform.
@@ -59,16 +58,15 @@ def by_platform(
     Args:
       function: of pytrees of arrays to a pytree of floats; it is given all arrays that depend on
         what is traced as arguments, and closes over none.
-      cuda: a function of the same arguments to results of the same types, for an NVIDIA GPU.
-      tpu: likewise. Each is traced where a program is lowered for it, its products in full
-        precision.
+      cuda: a function of the same arguments to results of the same types, for an NVIDIA GPU;
+        traced where a program is lowered for one, its products in full precision.
       kernel: as `cuda`, of a kernel that is this package's own: not for what is exported, or
         partitioned over several devices.
 
     Returns:
       A function of the same arguments.
     """
-    given = {"cuda": cuda, "tpu": tpu, _KERNEL: kernel}
+    given = {"cuda": cuda, _KERNEL: kernel}
     others = {name: other for name, other in given.items() if other is not None}
 
     def call(*operands: Any) -> Any:
@@ -157,8 +155,5 @@ def _may_launch_kernels(context: Any) -> bool:
 
 ad.primitive_jvps[_chosen] = _jvp
 batching.primitive_batchers[_chosen] = _batch
-for _platform in ("cuda", "tpu"):
-    mlir.register_lowering(
-        _chosen, functools.partial(_lower, platform=_platform), platform=_platform
-    )
+mlir.register_lowering(_chosen, functools.partial(_lower, platform="cuda"), platform="cuda")
 mlir.register_lowering(_chosen, functools.partial(_lower, platform=_ANY_OTHER))

@@ -6,7 +6,6 @@ and Jacobians when they are first asked for, and never twice.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,17 +14,14 @@ from flax import struct
 
 from rnn_jax.arrays import varying_like
 from rnn_jax.cells.asking import as_pytree
-from rnn_jax.gradients.differentiation import Jacobians, step_jacobians
+from rnn_jax.gradients.differentiation import Jacobians
 from rnn_jax.gradients.input_vectors import input_size
 from rnn_jax.gradients.memory import check_fits
+from rnn_jax.gradients.one_step import StepJacobians, one_step_jacobians
 from rnn_jax.gradients.precision import compiled
 from rnn_jax.gradients.trajectory import FlatCell, flatten_cell, run
 from rnn_jax.sequence.calling import Carry, check_carry_leaves
 from rnn_jax.sequence.inputs import input_of_step, read_inputs, resolve_feature_axes
-from rnn_jax.sequence.running.chunks import even_interval, scan_chunks
-
-# One-step Jacobians computed side by side, in array elements: a few megabytes, to stay in cache.
-_CHUNK_ELEMENTS = 2**20
 
 
 class Problem(NamedTuple):
@@ -84,21 +80,6 @@ class Linearization:
         return self.outputs.shape[-2]
 
 
-@struct.dataclass
-class StepJacobians:
-    """The Jacobians of all steps and what is known of their form, as products of them need it.
-
-    Attributes:
-      jacobians: with a leading axis T.
-      output_rows: as in `Linearization`.
-      diagonal_columns: as in `Linearization`.
-    """
-
-    jacobians: Jacobians
-    output_rows: tuple[int, int] | None = struct.field(pytree_node=False)
-    diagonal_columns: tuple[int, int] | None = struct.field(pytree_node=False)
-
-
 # What a measure is given, and what its programs may be given: the same, or partly run.
 Given = Problem | Linearization
 Source = Given | Trajectory
@@ -153,7 +134,7 @@ class Record:
     def jacobians(self) -> Jacobians:
         """Of every step."""
         if self._given is None:
-            return _one_step_jacobians(self.flat, self.states, self.inputs)
+            return one_step_jacobians(self.flat, self.states, self.inputs)
         lin = self._given
         return Jacobians(
             lin.state_jacobians,
@@ -387,34 +368,3 @@ def why_undecomposable(sizes: Sizes) -> str | None:
     if jnp.finfo(sizes.dtype).bits >= 32:
         return None
     return f"a carry of float32 or float64, which LAPACK can decompose; got {sizes.dtype}"
-
-
-def _one_step_jacobians(flat: FlatCell, states: jax.Array, xs: Any) -> Jacobians:
-    """A, B, C and D of every step, some steps side by side."""
-    size, inputs, rows = flat.state_size, flat.input_size, flat.output_rows
-    if flat.assembled is not None:
-        jacobians: Callable[..., Any] = flat.assembled
-    else:
-        jacobians = jax.vmap(functools.partial(_by_automatic_differentiation, flat))
-    # One that divides the sequence leaves no rest to be compiled, and then copied, beside it.
-    most = max(1, _CHUNK_ELEMENTS // (size * (size + inputs)))
-    _, found = scan_chunks(
-        lambda _, part: (None, jacobians(*part)),
-        None,
-        (states[:-1], xs),
-        every=even_interval(states.shape[0] - 1, most, most=most),
-    )
-    if rows is None:
-        return Jacobians(*found)
-    a, b = found
-    return Jacobians(a, b, a[:, slice(*rows)], b[:, slice(*rows)])
-
-
-def _by_automatic_differentiation(
-    flat: FlatCell, state: jax.Array, x: Any
-) -> tuple[jax.Array, ...]:
-    """One step's Jacobians, those of the output too unless they are rows of the carry's."""
-    step, numbers = flat.step_from(x)
-    # In reverse mode those by inputs are of the inputs' type.
-    jacobians = [part.astype(state.dtype) for part in step_jacobians(step, state, numbers)]
-    return tuple(jacobians[:2] if flat.output_rows else jacobians)

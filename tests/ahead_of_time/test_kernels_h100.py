@@ -16,6 +16,9 @@ from rnn_jax.sequence.kernels.tiles import SPARE_BYTES, joined_count, padded_uni
 
 platforms.require()
 
+# That Pallas is to drop its lowering through Triton one day says nothing of what it lowers to now.
+pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend:DeprecationWarning")
+
 # Bytes of a thread that may go to memory. Only the widest states at the highest precision do.
 FEW = 32
 

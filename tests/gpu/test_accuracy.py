@@ -1,6 +1,7 @@
 """Values and gradients through the kernels: every cell at every precision.
 
-Run in interpret mode on a CPU, where all products are float32. On a card not run yet.
+Run in interpret mode on a CPU, where all products are float32; the sizes of a card were compiled
+for an H100 ahead of time. On a card not run yet.
 """
 
 import functools

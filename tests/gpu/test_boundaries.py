@@ -1,6 +1,7 @@
 """The smallest, the largest and the uneven; what kernels do not cover; several devices.
 
-Run in interpret mode on a CPU. On a card not run yet.
+Run in interpret mode on a CPU; the sizes of a card were compiled for an H100 ahead of time. On a
+card not run yet.
 """
 
 import functools

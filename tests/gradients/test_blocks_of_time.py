@@ -14,7 +14,8 @@ from rnn_jax.gradients.differentiation import Jacobians
 from rnn_jax.gradients.explain import memory_path
 from rnn_jax.gradients.jacobians import blocks_of_time
 from rnn_jax.gradients.jacobians.log_norms import log_norm_by_source
-from rnn_jax.gradients.linearize import Record, StepJacobians
+from rnn_jax.gradients.linearize import Record
+from rnn_jax.gradients.one_step import StepJacobians
 
 STEPS, FEATURES, H = 37, 2, 3  # No multiple of any length of a block here.
 XS = np.random.default_rng(5).normal(size=(STEPS, FEATURES))

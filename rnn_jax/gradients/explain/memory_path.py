@@ -17,7 +17,7 @@ from rnn_jax.gradients.jacobians.blocks_of_time import (
     identities,
 )
 from rnn_jax.gradients.jacobians.propagation import StepMatrices
-from rnn_jax.gradients.linearize import Record, StepJacobians
+from rnn_jax.gradients.linearize import Record
 from rnn_jax.gradients.numerics.on_chip import fits_on_chip
 from rnn_jax.gradients.numerics.scaled import (
     LN2,
@@ -27,6 +27,7 @@ from rnn_jax.gradients.numerics.scaled import (
     log_of_sum,
     normalised,
 )
+from rnn_jax.gradients.one_step import StepJacobians
 
 
 @struct.dataclass
@@ -82,8 +83,7 @@ def split_path(record: Record, factors: jax.Array, rows: tuple[int, int]) -> Mem
 
     rest_t = A_t rest_{t−1} + (A_t − F_t) diag(∏_{r<t} f_r),    F_t = f_t in the diagonal of m
 
-    From step to step on a CPU, in blocks of time on an accelerator, by a kernel on a GPU where A_t
-    fits on chip.
+    From step to step on a CPU, in blocks of time on a GPU, or by a kernel where A_t fits on chip.
 
     Args:
       record: of the sequence, for its A_t.
@@ -99,7 +99,7 @@ def split_path(record: Record, factors: jax.Array, rows: tuple[int, int]) -> Mem
         blocks = functools.partial(in_blocks, rows=rows, length=length)
         on_chip = fits_on_chip(steps, size, record.sizes.dtype)
         kernel = functools.partial(by_kernel, rows=rows) if on_chip else None
-        choose = by_platform(by_step, cuda=blocks, tpu=blocks, kernel=kernel)
+        choose = by_platform(by_step, cuda=blocks, kernel=kernel)
         logs = choose(record.steps, factors)
     path = jax.vmap(lambda row: log_of_sum(row, power=2))(logs.path)
     return MemoryPath(factors, logs.path, path, logs.rest, logs.total)

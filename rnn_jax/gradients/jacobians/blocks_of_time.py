@@ -18,7 +18,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnn_jax.gradients import loops
-from rnn_jax.gradients.linearize import StepJacobians
 from rnn_jax.gradients.numerics.scaled import (
     LN2,
     NEVER,
@@ -27,6 +26,7 @@ from rnn_jax.gradients.numerics.scaled import (
     times_powers,
     zero_or_never,
 )
+from rnn_jax.gradients.one_step import StepJacobians
 
 # Derivatives that a block reads at once, in array elements: 64 MB of float32.
 _READ_ELEMENTS = 2**24

@@ -18,13 +18,13 @@ from rnn_jax.gradients.linearize import (
     Record,
     Sizes,
     Source,
-    StepJacobians,
     accept,
     check_decomposable,
     sizes_of,
 )
 from rnn_jax.gradients.memory import check_fits
 from rnn_jax.gradients.numerics.scaled import LN2, log_frobenius, log_spectral
+from rnn_jax.gradients.one_step import StepJacobians
 from rnn_jax.gradients.precision import compiled
 from rnn_jax.sequence.calling import ArrayLike, Carry
 
@@ -107,7 +107,7 @@ def _jacobian_log_norms(
 def log_norms_of(record: Record, *, wrt: str, norm: str = "fro") -> jax.Array:
     """`jacobian_log_norms` of all steps, (T, T), read off a record.
 
-    From step to step on a CPU, in blocks of time on an accelerator.
+    From step to step on a CPU, in blocks of time on a GPU.
     """
     sizes = record.sizes
     rows, columns = (sizes.state, sizes.state) if wrt == "state" else (sizes.output, sizes.inputs)
@@ -126,7 +126,7 @@ def log_norms_of(record: Record, *, wrt: str, norm: str = "fro") -> jax.Array:
 
     log_norm = log_norm_by_source("fro" if frobenius else norm)
     blocks = functools.partial(log_norms_in_blocks, wrt=wrt, log_norm=log_norm, length=length)
-    table: jax.Array = by_platform(sweep, cuda=blocks, tpu=blocks)(record.steps)
+    table: jax.Array = by_platform(sweep, cuda=blocks)(record.steps)
     return table
 
 

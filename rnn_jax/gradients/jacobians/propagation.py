@@ -14,7 +14,7 @@ from flax import struct
 from jax import lax
 
 from rnn_jax.gradients import loops
-from rnn_jax.gradients.linearize import Record, StepJacobians
+from rnn_jax.gradients.linearize import Record
 from rnn_jax.gradients.numerics.scaled import (
     in_middle,
     log_exactly,
@@ -22,6 +22,7 @@ from rnn_jax.gradients.numerics.scaled import (
     normalizing_exponent,
     power_of_two,
 )
+from rnn_jax.gradients.one_step import StepJacobians
 
 # A sweep over all sources is cut into at most so many scans, each of which knows only the sources
 # that it reaches: 4 do 5/8 of the work of one, for four times its compile time.

@@ -9,7 +9,9 @@ from jax import lax
 from rnn_jax.sequence.kernels.checking import check_adjoint
 from rnn_jax.sequence.kernels.exchange import alive_or_nan, poll, tag_of, tagged
 from rnn_jax.sequence.kernels.launching import Place, launch
-from rnn_jax.sequence.kernels.layout import (
+from rnn_jax.sequence.kernels.lowerable import lowerable
+from rnn_jax.sequence.kernels.marking import chosen, marks_in
+from rnn_jax.sequence.kernels.padding import (
     Sizes,
     adjoint_weights,
     cut,
@@ -21,8 +23,6 @@ from rnn_jax.sequence.kernels.layout import (
     seeing_blocks,
     sizes_of,
 )
-from rnn_jax.sequence.kernels.lowerable import lowerable
-from rnn_jax.sequence.kernels.marking import chosen, marks_in
 from rnn_jax.sequence.kernels.products import operands, product
 from rnn_jax.sequence.kernels.rules import Adjoint, Arrays, Keep, Parts, StepRule, of_each_part
 from rnn_jax.sequence.kernels.tiles import Tiles, joined_count

@@ -10,7 +10,9 @@ from jax.experimental import pallas as pl
 from rnn_jax.sequence.kernels.checking import check_forward
 from rnn_jax.sequence.kernels.exchange import alive_or_nan, poll, tag_of, tagged
 from rnn_jax.sequence.kernels.launching import Place, launch
-from rnn_jax.sequence.kernels.layout import (
+from rnn_jax.sequence.kernels.lowerable import lowerable
+from rnn_jax.sequence.kernels.marking import chosen, marks_in
+from rnn_jax.sequence.kernels.padding import (
     Sizes,
     cut,
     forward_weights,
@@ -21,8 +23,6 @@ from rnn_jax.sequence.kernels.layout import (
     seeing_blocks,
     sizes_of,
 )
-from rnn_jax.sequence.kernels.lowerable import lowerable
-from rnn_jax.sequence.kernels.marking import chosen, marks_in
 from rnn_jax.sequence.kernels.products import operands, product
 from rnn_jax.sequence.kernels.rules import Arrays, Forward, Keep, StepRule, of_each_part
 from rnn_jax.sequence.kernels.tiles import Tiles, joined_count
@@ -190,22 +190,28 @@ def _kernel(
                 )
             skipped = None if bits is None else marks_in(bits).skipped
             carry = after if skipped is None else chosen(skipped, entering, after)
-            # Before h is sent: Triton then converts its layout once for both.
+            following = into(next_bits, carry)[1]
+            # Before h is sent: Triton then converts its layout once for all.
             y = after[hidden]
             place.store(out.ys, y if skipped is None else jnp.where(skipped, 0.0, y), t)
             place.store(out.carries[hidden], carry[hidden], t)
+
+            # In this step and not the next, into which h would have to be kept beside its copy.
+            @pl.when(t < final)
+            def _store_starts() -> None:
+                place.store(out.starts, following, t + 1)
+
             if exchanges:
                 # A start or a skipped step would make it finite again.
-                h_next = alive_or_nan(into(next_bits, carry)[1][hidden], alive)
+                h_next = alive_or_nan(following[hidden], alive)
                 buffer[place.pair, t & 1, :, place.units] = tagged(h_next, tag_of(t))
             # Loads of the next step are issued before this one's other stores and its wait.
             ahead = inputs_at(jnp.minimum(t + 1, final))
             bits_ahead = bits_at(t + 2)
             place.store(others(out.carries), others(carry), t)
-            place.store(out.starts, source, t)
             place.store(out.emitted, emitted, t)
 
-            # Here and not after the loop, through which h would have to be kept beside its copy.
+            # Likewise, and not after the loop.
             @pl.when(t == final)
             def _store_last() -> None:
                 place.store(out.last, carry)
@@ -221,6 +227,7 @@ def _kernel(
         carry = place.load(refs.carry)
         h = [_first_h(refs, hidden, place, k) for k in chunks] if exchanges else None
         alive = jnp.int32(1) if exchanges else None
+        place.store(out.starts, into(bits_at(0), carry)[1], 0)
         start = (carry, h, alive, inputs_at(0), bits_at(0), bits_at(1))
         lax.fori_loop(jnp.int32(0), jnp.int32(sizes.steps), step, start)
 
