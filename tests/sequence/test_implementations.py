@@ -16,6 +16,9 @@ from test_fused import assert_close, random_like
 
 import rnn_jax as rj
 import zoo
+from rnn_jax.sequence.kernels import permission
+from rnn_jax.sequence.kernels.card import Card
+from rnn_jax.sequence.kernels.permission import Permission
 
 IN, H, T, B = 2, 3, 5, 3
 NAMES = ["lstm", "lstm_coupled", "gru_reset_after", "simple_tanh", "simple_relu"]
@@ -134,6 +137,38 @@ def test_a_precision_without_products_in_kernels_is_refused():
         pytest.raises(ValueError, match=r"no products of the precision 'F16_F16_F32'"),
     ):
         rj.unroll(lstm(), jnp.ones((T, IN), jnp.float32), implementation="interpret")
+
+
+EMPTY = {
+    "no rows": lambda run, cell: run(cell, jnp.zeros((0, T, IN), jnp.float32)),
+    "gradient of no rows": lambda run, cell: jax.grad(
+        lambda cell: jnp.sum(run(cell, jnp.zeros((0, T, IN), jnp.float32))[1])
+    )(cell),
+    "no members": lambda run, cell: jax.vmap(run, (0, None))(
+        jax.tree.map(lambda a: a[None][:0], cell), jnp.zeros((T, IN), jnp.float32)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_without_rows_a_card_scans_as_all_others_do(name, monkeypatch):
+    h100 = Permission(Card(132, 227 * 1024, (9, 0)), "")
+    monkeypatch.setattr(permission, "permission_of_lowering", lambda: h100)
+    cell = lstm()
+
+    def traced(implementation):
+        run = functools.partial(rj.unroll, implementation=implementation)
+        return jax.jit(functools.partial(EMPTY[name], run)).trace(cell)
+
+    assert "triton" not in traced("auto").lower(lowering_platforms=("cuda",)).as_text()
+    with pytest.raises(ValueError, match="there are no rows"):
+        traced("kernel").lower(lowering_platforms=("cuda",))
+    interpreted = traced("interpret")
+    found = jax.tree.leaves(interpreted.lower().compile()(cell))
+    assert [leaf.shape for leaf in found] == [
+        s.shape for s in jax.tree.leaves(interpreted.out_info)
+    ]
+    assert not any(jnp.any(leaf) for leaf in found)
 
 
 def inputs_of_loops(text):

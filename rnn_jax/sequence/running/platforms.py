@@ -83,7 +83,7 @@ def rules_of(forms: Forms, leaves_of: LeavesOf) -> dict[str | None, Any]:
     def on_cpu(context: Any, *operands: Any, call: Any) -> Any:
         _refuse(call, "kernel", "an NVIDIA GPU", context)
         form = by_scan(forms.on_cpu)
-        if call.settings.implementation == "interpret":
+        if call.settings.implementation == "interpret" and not _is_empty(context):
             form = by_kernel(_interpreted(call))
         return mlir.lower_fun(form)(context, *operands, call=call)
 
@@ -166,6 +166,11 @@ def _refuse(call: Any, implementation: str, there: str, context: Any) -> None:
         )
 
 
+def _is_empty(context: Any) -> bool:
+    """Whether an array without elements takes part, as of a batch without rows."""
+    return any(0 in aval.shape for aval in context.avals_in)
+
+
 def _interpreted(call: Any) -> Any:
     """The `Launch` of kernels on a CPU, where one block follows another."""
     from rnn_jax.sequence.kernels.tiles import SMALLEST_TILE, Tiles
@@ -180,6 +185,8 @@ def _launch(context: Any, which: str, call: Any) -> Any:
     """The `Launch` of a call on a CUDA device, or a string: why no kernel runs it."""
     if call.settings.implementation == "scan":
         return "a scan was asked for"
+    if _is_empty(context):
+        return "there are no rows here"
     module = context.module_context
     if module.lowering_parameters.for_export:
         # JAX does not promise that a kernel can be run by a later version.
