@@ -9,6 +9,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
+from rnn_jax.arrays import varying_like
 from rnn_jax.sequence.kernels.tiles import Tiles
 
 
@@ -138,16 +139,22 @@ def launch(
             buffer,
         )
 
+    def empty() -> list[jax.Array]:
+        """What is written to, its type saying over which devices it varies in a `shard_map`."""
+        zeros = [jnp.zeros(shape.shape, shape.dtype) for shape in flat_outputs]
+        return list(varying_like(zeros, flat_inputs))
+
     def wave(first: jax.Array | None, so_far: Sequence[jax.Array]) -> Sequence[jax.Array]:
         """One launch. What earlier waves wrote is handed on in place."""
         arrays = [*flat_inputs, *([] if first is None else [first.reshape(1)]), *so_far]
-        shapes, aliases = list(flat_outputs), {}
+        shapes, aliases = jax.eval_shape(empty), {}
         aliases = {len(arrays) - len(so_far) + i: i for i in range(len(so_far))}
         if split > 1:
             buffer = jnp.zeros((pairs_in_wave, *exchanged), jnp.float32)
+            buffer = varying_like(buffer, flat_inputs)
             aliases[len(arrays)] = len(shapes)
             arrays.append(buffer)
-            shapes.append(jax.ShapeDtypeStruct(buffer.shape, buffer.dtype))
+            shapes.append(jax.eval_shape(lambda: buffer))
         results = pl.pallas_call(
             body,
             out_shape=shapes,
@@ -167,6 +174,6 @@ def launch(
             0,
             waves,
             lambda i, so_far: wave(jnp.int32(i) * pairs_in_wave, so_far),
-            [jnp.zeros(shape.shape, shape.dtype) for shape in flat_outputs],
+            empty(),
         )
     return jax.tree.unflatten(outputs_tree, results)
