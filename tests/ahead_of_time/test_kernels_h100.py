@@ -15,6 +15,7 @@ from rnn_jax.sequence.kernels.products import PRECISIONS
 from rnn_jax.sequence.kernels.tiles import SPARE_BYTES, joined_count, padded_units, shared_bytes
 
 platforms.require()
+as_a_user = platforms.as_a_user
 
 # That Pallas is to drop its lowering through Triton one day says nothing of what it lowers to now.
 pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend:DeprecationWarning")

@@ -19,7 +19,7 @@ What must hold, or there would be wrong numbers instead of an error:
   than the card has multiprocessors, and what is left goes in further launches (`launching.py`).
 - *A polled tile has at least as many elements as the block has threads.* Otherwise several threads
   hold the same element, each with a load of its own, and they may have seen different steps; the
-  compiler takes them for equal. `choose_tiles` sees to it, and the kernels check it.
+  compiler takes them for equal. `choose_tiles` sees to it.
 - *Buffers are fresh for every launch*, because the tags of an earlier one are like
   this one's.
 - A wait ends: after a number of tries that takes far longer than any step the block gives up. From

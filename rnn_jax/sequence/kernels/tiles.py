@@ -176,15 +176,15 @@ def _tiles(rows: int, split: int, units: int, precision: str, card: Card, which:
         split=split,
         warps=8 if eight else 4,
         parts=2 if which == "adjoint" and split == 1 and units >= 32 else 1,
-        chunks=_chunks(units, precision) if which == "forward" and split > 1 else 1,
+        chunks=_chunks(rows, units, precision) if which == "forward" and split > 1 else 1,
         at_once=card.multiprocessors,
     )
 
 
-def _chunks(units: int, precision: str) -> int:
-    """As few as do without spilled registers, compiled for an H100."""
+def _chunks(rows: int, units: int, precision: str) -> int:
+    """As few as do with few or no spilled registers, compiled for an H100."""
     if precision == "tf32x3":
-        return {256: 2, 512: 2, 1024: 8}.get(units, 1)
+        return {256: 2, 512: 2 if rows == SMALLEST_TILE else 4, 1024: 8}.get(units, 1)
     return max(1, units // (256 if precision == "bf16x3" else 512))
 
 
