@@ -131,6 +131,12 @@ def test_what_kernels_cannot_run_is_refused_with_the_reason(case):
     assert re.search("Pass implementation=|must be one of", str(refusal.value))
 
 
+@pytest.mark.parametrize("implementation", ["kernel", "interpret"])
+def test_operations_one_by_one_are_no_kernel(implementation):
+    with jax.disable_jit(), pytest.raises(ValueError, match="needs a program that is compiled"):
+        rj.unroll(lstm(), jnp.ones((T, IN), jnp.float32), implementation=implementation)
+
+
 def test_a_precision_without_products_in_kernels_is_refused():
     with (
         jax.default_matmul_precision("F16_F16_F32"),

@@ -195,6 +195,12 @@ def _abstract(results: Form, *avals: Any, call: Call) -> list[Any]:
 
 def _evaluated(forms: Forms, *leaves: jax.Array, call: Call) -> list[jax.Array]:
     """Without `jax.jit`, operation by operation."""
+    wanted = call.settings.implementation
+    if wanted in ("kernel", "interpret"):
+        raise ValueError(
+            f'implementation="{wanted}" needs a program that is compiled; got one whose operations '
+            'are evaluated one by one (jax.disable_jit). Pass implementation="auto".'
+        )
     form = forms.on_cpu if jax.default_backend() == "cpu" else forms.elsewhere
     return leaves_of(form, *leaves, call=call)
 
