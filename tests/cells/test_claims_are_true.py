@@ -105,7 +105,7 @@ def test_what_is_claimed_is_true_of_the_cells_own_jacobian(name, wrap, said):
         case "gates":
             assert_gates_are_those_of_the_step(cell, found(carry, x), carry, x)
         case "fused_form":
-            mathematics, kernels = found()
+            mathematics, kernels, *_ = found()
             seen = [
                 jnp.concatenate([*([mathematics.hidden(carry)] * h), *([x] * i), jnp.ones(1)])
                 for _, h, i in mathematics.groups
