@@ -9,6 +9,7 @@ from calls_over_time import FEATURES, XS, H, gradient, lstm, run
 from flax import nnx
 
 import rnn_jax as rj
+from rnn_jax.sequence.kernels import lowerable
 
 platforms.require()
 as_a_user = platforms.as_a_user
@@ -75,6 +76,20 @@ def test_a_scan_that_is_asked_for_holds_no_kernel():
     text = platforms.lowered_for("cuda", by_scan, lstm(), XS).as_text()
     assert KERNEL not in text
     assert not projects_inside(text)
+
+
+def test_what_triton_cannot_lower_is_scanned_or_refused(monkeypatch):
+    # As in a version of JAX that makes an activation of something new.
+    monkeypatch.setattr(lowerable, "_SUBSTITUTES", {})
+    types = {"param_dtype": jnp.float32, "rngs": nnx.Rngs(0)}
+    cell = rj.SimpleRNNCell(FEATURES, H, activation="gelu", **types)
+    assert KERNEL not in platforms.compiled_for("cuda", run, cell, XS)
+
+    def by_kernel(cell, xs):
+        return rj.unroll(cell, xs, implementation="kernel")[1]
+
+    with pytest.raises(ValueError, match=r"cannot lower them: .*Triton"):
+        platforms.compiled_for("cuda", by_kernel, cell, XS)
 
 
 def test_products_of_bfloat16_with_carries_of_float32_are_two_kernels():

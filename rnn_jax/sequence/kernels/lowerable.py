@@ -37,7 +37,7 @@ def _evaluated(jaxpr: Jaxpr, constants: Sequence[Any], arguments: Sequence[Any])
         if isinstance(called, ClosedJaxpr):
             results = _evaluated(called.jaxpr, called.consts, inputs)
         elif equation.primitive in _SUBSTITUTES:
-            results = [_SUBSTITUTES[equation.primitive](*inputs)]
+            results = [_SUBSTITUTES[equation.primitive](*inputs, **equation.params)]
         else:
             found = equation.primitive.bind(*inputs, **equation.params)
             results = found if equation.primitive.multiple_results else [found]
@@ -45,23 +45,23 @@ def _evaluated(jaxpr: Jaxpr, constants: Sequence[Any], arguments: Sequence[Any])
     return [value_of(variable) for variable in jaxpr.outvars]
 
 
-def _max(a: Any, b: Any) -> Any:
+def _max(a: Any, b: Any, **_: Any) -> Any:
     return jnp.where((a != a) | (b != b), a + b, lax.max_p.bind(a, b))
 
 
-def _min(a: Any, b: Any) -> Any:
+def _min(a: Any, b: Any, **_: Any) -> Any:
     return jnp.where((a != a) | (b != b), a + b, lax.min_p.bind(a, b))
 
 
-def _clamp(low: Any, x: Any, high: Any) -> Any:
+def _clamp(low: Any, x: Any, high: Any, **_: Any) -> Any:
     return jnp.where(x != x, x, lax.clamp_p.bind(low, x, high))
 
 
-def _erf(x: Any) -> Any:
+def _erf(x: Any, **_: Any) -> Any:
     return jnp.where(jnp.abs(x) < 1, _erf_near_0(x), 1 - _erfc_far(x))
 
 
-def _erfc(x: Any) -> Any:
+def _erfc(x: Any, **_: Any) -> Any:
     return jnp.where(jnp.abs(x) < 1, 1 - _erf_near_0(x), _erfc_far(x))
 
 
@@ -81,7 +81,7 @@ def _erfc_far(x: Any) -> Any:
     return jnp.where(x < 0, 2 - tail, tail)
 
 
-def _polynomial(x: Any, coefficients: tuple[float, ...]) -> Any:
+def _polynomial(x: Any, coefficients: Sequence[Any]) -> Any:
     """By Horner's rule, the highest power first."""
     total = jnp.full_like(x, coefficients[0])
     for coefficient in coefficients[1:]:
@@ -128,5 +128,9 @@ _SUBSTITUTES: dict[Any, Callable[..., Any]] = {
     lax.erf_p: _erf,
     lax.erfc_p: _erfc,
     # What JAX puts where an array must be another one than it came in; Triton has no such thing.
-    lax.copy_p: lambda x: x,
+    lax.copy_p: lambda x, **_: x,
 }
+# In newer versions of JAX the derivative of erfc is made of this one.
+_POLYNOMIAL = getattr(lax, "polynomial_p", None)
+if _POLYNOMIAL is not None:
+    _SUBSTITUTES[_POLYNOMIAL] = lambda x, *ascending, **_: _polynomial(x, ascending[::-1])

@@ -90,16 +90,22 @@ def rules_of(forms: Forms, leaves_of: LeavesOf) -> dict[str | None, Any]:
     def on_cuda(context: Any, *operands: Any, call: Any) -> Any:
         _refuse(call, "interpret", "a CPU", context)
         launch = _launch(context, forms.which, call)
-        if isinstance(launch, str) and call.settings.implementation == "kernel":
+        if not isinstance(launch, str):
+            try:
+                with warnings.catch_warnings():
+                    # What Pallas says of its lowering through Triton. Without it, scans remain.
+                    about = "The Pallas Triton backend"
+                    warnings.filterwarnings("ignore", about, DeprecationWarning)
+                    return mlir.lower_fun(by_kernel(launch))(context, *operands, call=call)
+            except NotImplementedError as error:
+                # A version of JAX may make a cell's functions of operations that Triton lacks.
+                launch = f"this version of JAX cannot lower them: {error}"
+        if call.settings.implementation == "kernel":
             raise ValueError(
                 f'implementation="kernel" needs a program that the kernels can run; {launch}. Pass '
                 'implementation="auto", which scans it instead.'
             )
-        form = by_scan(forms.elsewhere) if isinstance(launch, str) else by_kernel(launch)
-        with warnings.catch_warnings():
-            # Pallas says so of its lowering through Triton; were it gone, scans would remain.
-            warnings.filterwarnings("ignore", "The Pallas Triton backend", DeprecationWarning)
-            return mlir.lower_fun(form)(context, *operands, call=call)
+        return mlir.lower_fun(by_scan(forms.elsewhere))(context, *operands, call=call)
 
     def elsewhere(context: Any, *operands: Any, call: Any) -> Any:
         _refuse(call, "kernel", "an NVIDIA GPU", context)
