@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 import rnn_jax as rj
 
@@ -27,6 +28,25 @@ def briefly(model, task, optimizer, *, steps, **options):
 rj_fit = rj.fit
 
 
+@pytest.fixture
+def compiled_anew():
+    """Programs are not taken from the disk.
+
+    With jaxlib 0.10.2 the page on what one brings then waits for ever, in most runs, for what a
+    program of covariant Lyapunov vectors is to give: all of XLA's threads are idle.
+    """
+    before = jax.config.values["jax_enable_compilation_cache"]
+    keep_programs(False)
+    yield
+    keep_programs(before)
+
+
+def keep_programs(enabled):
+    jax.config.update("jax_enable_compilation_cache", enabled)
+    compilation_cache.reset_cache()  # Whether there is a cache is otherwise asked only once.
+
+
+@pytest.mark.usefixtures("compiled_anew")
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.filterwarnings("default")
 def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
