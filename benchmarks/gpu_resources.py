@@ -26,14 +26,13 @@ from jax.experimental import topologies
 import rnn_jax as rj
 from rnn_jax.cells.structure import fused_form
 from rnn_jax.sequence.kernels.adjoint import run_adjoint
-from rnn_jax.sequence.kernels.card import Card
+from rnn_jax.sequence.kernels.card import H100
 from rnn_jax.sequence.kernels.forward import run_forward
 from rnn_jax.sequence.kernels.rules import Keep, StepRule, transposed
 from rnn_jax.sequence.kernels.tiles import Choice, choose_tiles
 from rnn_jax.sequence.running.step_rules import rule_of_recurrence, rule_of_tangent
 
 HERE = Path(__file__).parent
-H100 = Card(132, 232448, (9, 0))
 STEPS = 100
 KERNELS = ("forward", "adjoint", "tangent")
 CELLS = {"LSTM": rj.LSTMCell, "GRU": rj.GRUCell, "simple RNN": rj.SimpleRNNCell}

@@ -7,7 +7,6 @@ ways are not even traced.
 """
 
 import functools
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,7 +15,8 @@ from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
 from rnn_jax.gradients.precision import full_precision
-from rnn_jax.sequence.running.platforms import is_for_one_device
+from rnn_jax.sequence.running.platforms import is_for_one_device, without_notice_of_triton
+from rnn_jax.sequence.running.recurrence import jvp_along
 
 Function = Callable[..., Any]
 
@@ -107,15 +107,9 @@ def _types(*_: Any, ways: _Ways) -> list[Any]:
 
 
 def _jvp(primals: Any, tangents: Any, *, ways: _Ways) -> tuple[list[Any], list[Any]]:
-    moving = [i for i, tangent in enumerate(tangents) if not isinstance(tangent, ad.Zero)]
-
-    def of_moving(*values: Any) -> list[Any]:
-        operands = list(primals)
-        for i, value in zip(moving, values, strict=True):
-            operands[i] = value
-        return ways.usual(*operands)
-
-    return jax.jvp(of_moving, [primals[i] for i in moving], [tangents[i] for i in moving])
+    moves = [None if isinstance(tangent, ad.Zero) else tangent for tangent in tangents]
+    results: tuple[list[Any], list[Any]] = jvp_along(ways.usual, primals, moves)
+    return results
 
 
 def _batch(operands: Any, axes: Any, *, ways: _Ways) -> tuple[list[Any], list[int]]:
@@ -132,9 +126,7 @@ def _lower(context: Any, *operands: Any, platform: str, ways: _Ways) -> Any:
     way = others.get(platform, ways.usual)
     if platform == "cuda" and _KERNEL in others and _may_launch_kernels(context):
         way = others[_KERNEL]
-    with warnings.catch_warnings():
-        # Pallas says so of its lowering through Triton; were it gone, the usual way would remain.
-        warnings.filterwarnings("ignore", "The Pallas Triton backend", DeprecationWarning)
+    with without_notice_of_triton():
         return mlir.lower_fun(way, multiple_results=True)(context, *operands)
 
 

@@ -9,8 +9,9 @@ import pytest
 from flax import nnx
 
 import rnn_jax as rj
-from benchmarks.gpu_resources import H100, KERNELS, SIZES, Case, cell_of, resources_of
+from benchmarks.gpu_resources import KERNELS, SIZES, Case, cell_of, resources_of
 from rnn_jax.activations import ACTIVATIONS
+from rnn_jax.sequence.kernels.card import H100
 from rnn_jax.sequence.kernels.products import PRECISIONS
 from rnn_jax.sequence.kernels.tiles import SPARE_BYTES, joined_count, padded_units, shared_bytes
 

@@ -92,10 +92,7 @@ def rules_of(forms: Forms, leaves_of: LeavesOf) -> dict[str | None, Any]:
         launch = _launch(context, forms.which, call)
         if not isinstance(launch, str):
             try:
-                with warnings.catch_warnings():
-                    # What Pallas says of its lowering through Triton. Without it, scans remain.
-                    about = "The Pallas Triton backend"
-                    warnings.filterwarnings("ignore", about, DeprecationWarning)
+                with without_notice_of_triton():
                     return mlir.lower_fun(by_kernel(launch))(context, *operands, call=call)
             except NotImplementedError as error:
                 # A version of JAX may make a cell's functions of operations that Triton lacks.
@@ -113,6 +110,17 @@ def rules_of(forms: Forms, leaves_of: LeavesOf) -> dict[str | None, Any]:
         return mlir.lower_fun(by_scan(forms.elsewhere))(context, *operands, call=call)
 
     return {"cpu": on_cpu, "cuda": on_cuda, None: elsewhere}
+
+
+@contextlib.contextmanager
+def without_notice_of_triton() -> Iterator[None]:
+    """Within it, Pallas does not say that its lowering through Triton is to go.
+
+    Were it gone, what needs no kernel would remain.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The Pallas Triton backend", DeprecationWarning)
+        yield
 
 
 @contextlib.contextmanager
