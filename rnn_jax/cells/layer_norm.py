@@ -93,8 +93,8 @@ class LayerNormLSTMCell(_NormalisedCell):
     LN(v) = γ ∘ (v − mean v) / √(var v + ε) + β with weights of its own at each place, over all the
     blocks of a product at once. The carry is (c, h), and gradients live along the path
     ∂c_t/∂c_{t−1} ⊇ diag(f_t), which no normalisation interrupts. What LN is given may be multiplied
-    by any number without effect, so the gain of W_h has no say in how gradients vanish or explode;
-    its derivative falls as 1/‖h‖, and at h = 0, where a sequence starts, is large: W_hᵀ/√ε, centred.
+    by any number without effect, so the gain of W_h has no say in how gradients vanish or explode.
+    ∂LN(h W_h)/∂h falls as 1/‖h‖; at h = 0, where a sequence starts, it is W_hᵀ/√ε, centred: large.
 
     Args:
       in_features: I.
@@ -209,8 +209,8 @@ class LayerNormGRUCell(_NormalisedCell):
     gates at once and over the candidate. An update gate near 1 keeps the state, as in `GRUCell`
     (the authors write 1 − u for it), and gradients live along ∂h'/∂h ⊇ diag(u). What LN is given
     may be multiplied by any number without effect, so the gain of W_h has no say in how gradients
-    vanish or explode. ∂LN(h W_h)/∂h falls as 1/‖h‖, and at h = 0, where a sequence starts, it is
-    W_hᵀ/√ε, centred.
+    vanish or explode. ∂LN(h W_h)/∂h falls as 1/‖h‖; at h = 0, where a sequence starts, it is
+    W_hᵀ/√ε, centred: large.
 
     Args:
       in_features: I.

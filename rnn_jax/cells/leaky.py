@@ -19,7 +19,7 @@ from rnn_jax.initializers import InitializerLike
 
 
 class LeakyIntegratorCell(RNNCell):
-    """Leaky integrator, or continuous-time RNN, by Euler steps: τ dh/dt = −h + φ(x W_x + h W_h + b).
+    """Leaky integrator: Euler steps of the network τ dh/dt = −h + φ(x W_x + h W_h + b).
 
     h' = (1 − α) ∘ h + α ∘ φ(x W_x + h W_h + b),    α = Δt/τ,    y = h'
 

@@ -104,8 +104,8 @@ class MinGRUCell(_MinimalCell):
     h̃ = g(x W_h)                        candidate, g(v) = v + ½ for v ≥ 0, else σ(v)
     h' = (1 − z) ∘ h + z ∘ h̃,           y = h'
 
-    The state enters linearly and unit by unit, ∂h_T/∂h_t = diag(∏ (1 − z)), so gradients never grow,
-    and how far they reach depends on the inputs alone. Here z near 1 *forgets*, as the authors
+    The state enters linearly and unit by unit: ∂h_T/∂h_t = diag(∏ (1 − z)), so gradients never
+    grow, and how far they reach depends on the inputs alone. Here z near 1 *forgets*, as the authors
     write it. With g, states stay positive if they start so, which a parallel form in log space
     needs; the initial carry is 0 unless told otherwise.
 
