@@ -100,8 +100,8 @@ class LeakyIntegratorCell(RNNCell):
         )
         # Numbers where they are fixed: they are then no weights, for gradients and optimizers too.
         self.rates = None if is_learnt else tuple(map(float, rates))
-        logit = jnp.asarray(np.log(rates) - np.log1p(-rates), self.param_dtype) if is_learnt else 0
-        self.rate_logit = nnx.Param(logit) if is_learnt else None
+        logit = np.log(rates) - np.log1p(-rates) if is_learnt else None
+        self.rate_logit = None if logit is None else nnx.Param(jnp.asarray(logit, self.param_dtype))
 
     def step(self, carry: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """h' = (1 − α) h + α φ(z + h W_h); see `RNNCell.step`."""

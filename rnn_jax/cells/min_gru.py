@@ -17,9 +17,11 @@ def positive(x: jax.Array) -> jax.Array:
 
 
 class _MinimalCell(InputDrivenCell):
-    """h' = a(x) ∘ h + b(x): all that a step does but this is in `project`."""
+    """h' = a(x) ∘ h + b(x): all that a step does but this is in `project`.
 
-    diagonal_part = "h"
+    What these cells tell of themselves they say each for itself, as claims are about the very
+    `_parts` of their class.
+    """
 
     def __init__(
         self,
@@ -73,19 +75,6 @@ class _MinimalCell(InputDrivenCell):
         h = a * h_prev + b
         return h, h
 
-    def memory_path(self, carry: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
-        """The factor by which the state is handed on, which is all of its Jacobian: {"h": a(x)}.
-
-        Args:
-          carry: h before the step, (..., H), which has no part in it.
-          x: the input, (..., I).
-
-        Returns:
-          {"h": (..., H)}.
-        """
-        self._check_carry(carry, x)
-        return {"h": self._parts(x)[0]}
-
     def _parts(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """What is kept of the state, what is taken of the candidate, and the candidate."""
         raise NotImplementedError
@@ -105,9 +94,9 @@ class MinGRUCell(_MinimalCell):
     h' = (1 − z) ∘ h + z ∘ h̃,           y = h'
 
     The state enters linearly and unit by unit: ∂h_T/∂h_t = diag(∏ (1 − z)), so gradients never
-    grow, and how far they reach depends on the inputs alone. Here z near 1 *forgets*, as the authors
-    write it. With g, states stay positive if they start so, which a parallel form in log space
-    needs; the initial carry is 0 unless told otherwise.
+    grow, and how far they reach depends on the inputs alone. Here z near 1 *forgets*, as the
+    authors write it. With g, states stay positive if they start so, which a parallel form in log
+    space needs; the initial carry is 0 unless told otherwise.
 
     Args:
       in_features: I.
@@ -133,6 +122,8 @@ class MinGRUCell(_MinimalCell):
       L. Feng, F. Tung, M. O. Ahmed, Y. Bengio and H. Hajimirsadeghi, "Were RNNs all we needed?",
       2024.
     """
+
+    diagonal_part = "h"
 
     def __init__(
         self,
@@ -175,6 +166,19 @@ class MinGRUCell(_MinimalCell):
         self._check_carry(carry, x)
         return {"update": self._parts(x)[1]}
 
+    def memory_path(self, carry: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
+        """The factor by which the state is handed on, which is all of its Jacobian: {"h": 1 − z}.
+
+        Args:
+          carry: h before the step, (..., H), which has no part in it.
+          x: the input, (..., I).
+
+        Returns:
+          {"h": (..., H)}.
+        """
+        self._check_carry(carry, x)
+        return {"h": self._parts(x)[0]}
+
     def _parts(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         update, candidate = self._pre_activations(x)
         # σ(−v) is 1 − σ(v) without the rounding of a difference.
@@ -215,6 +219,8 @@ class MinLSTMCell(_MinimalCell):
       L. Feng, F. Tung, M. O. Ahmed, Y. Bengio and H. Hajimirsadeghi, "Were RNNs all we needed?",
       2024.
     """
+
+    diagonal_part = "h"
 
     def __init__(
         self,
@@ -257,6 +263,19 @@ class MinLSTMCell(_MinimalCell):
         self._check_carry(carry, x)
         forget, taken, _ = self._parts(x)
         return {"forget": forget, "input": taken}
+
+    def memory_path(self, carry: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
+        """The factor by which the state is handed on, which is all of its Jacobian: {"h": f̂}.
+
+        Args:
+          carry: h before the step, (..., H), which has no part in it.
+          x: the input, (..., I).
+
+        Returns:
+          {"h": (..., H)}.
+        """
+        self._check_carry(carry, x)
+        return {"h": self._parts(x)[0]}
 
     def _parts(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         forget, into, candidate = self._pre_activations(x)

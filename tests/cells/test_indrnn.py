@@ -74,10 +74,8 @@ def test_gradients_are_products_of_the_unit_alone():
     u, product = np.asarray(cell.recurrent_weights[...]), np.ones(H)
     for y in np.asarray(run.outputs):
         product = product * u * (1 - y**2)
-    whole = np.asarray(rj.state_jacobian(run))[-1, :, 0] if hasattr(rj, "state_jacobian") else None
     by_hand = np.linalg.multi_dot(list(np.asarray(run.state_jacobians))[::-1])
     np.testing.assert_allclose(by_hand, np.diag(product), **CLOSE)
-    assert whole is None or whole.shape == (H, H)
 
     at_cap = make(length=T, recurrent_init=lambda k, s, d: jnp.full(s, 9.0, d))
     at_cap.bias[...] = jnp.full((H,), 50.0)
@@ -86,12 +84,12 @@ def test_gradients_are_products_of_the_unit_alone():
 
 
 def test_the_cap_is_kept_without_taking_gradients():
-    cell = make(length=10)
+    cell = make(length=10, activation="identity")
     assert cell.cap == 2 ** (1 / 10)
     assert make().cap is None
     cell.recurrent_weights[...] = jnp.asarray([-3.0, 0.5, 1.5])
     gradient = jax.grad(lambda c: jnp.sum(rj.unroll(c, jnp.ones((3, IN)), jnp.ones(H))[1]))(cell)
-    assert gradient.recurrent_weights[...][2] != 0 or cell.bias is None
+    assert np.all(np.asarray(gradient.recurrent_weights[...]) != 0)
     kept = jax.jit(IndRNNCell.capped)(cell)
     np.testing.assert_allclose(kept.recurrent_weights[...], [-cell.cap, 0.5, cell.cap], rtol=1e-15)
     np.testing.assert_array_equal(kept.kernel[...], cell.kernel[...])
