@@ -114,8 +114,7 @@ def test_the_gain_of_the_weights_changes_nothing(kind, factor):
     carry, xs = random_carry(cell), jnp.asarray(XS)
 
     def scaled(path, leaf):
-        named = jax.tree_util.keystr(path)
-        return factor * leaf if ".kernel" in named or "recurrent_kernel" in named else leaf
+        return factor * leaf if "kernel" in jax.tree_util.keystr(path) else leaf
 
     other = jax.tree_util.tree_map_with_path(scaled, cell)
     assert np.allclose(other.recurrent_kernel[...], factor * cell.recurrent_kernel[...])
@@ -173,9 +172,9 @@ def test_squares_of_large_numbers_do_not_overflow(kind):
     value, gradient = jax.value_and_grad(lambda c: jnp.sum(rj.unroll(c, x[None])[1]))(cell)
     assert np.isfinite(value)
     assert np.all(np.isfinite(gradient.recurrent_kernel[...]))
-    exact = KINDS[kind](IN, H, param_dtype=jnp.float32, epsilon=1e-30, rngs=nnx.Rngs(0))
-    small = jnp.sum(rj.unroll(exact, (x / 1e25)[None])[1])
-    np.testing.assert_allclose(value, small, rtol=1e-5)
+    # Far from ε, only proportions of the product count.
+    small = jnp.sum(rj.unroll(cell, (x / 1e21)[None])[1])
+    np.testing.assert_allclose(value, small, rtol=1e-4)
 
 
 @table(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.flatten_util import ravel_pytree
 
 import rnn_jax as rj
 from rnn_jax.cells.claims import claim, makes_claim
@@ -94,9 +95,8 @@ def assert_follows(cell, oracle, carry=None):
 
 def jacobian_of_call(cell, carry, x):
     """∂carry'/∂carry of one call, (S, S), by automatic differentiation."""
-    flat, unravel = jax.flatten_util.ravel_pytree(carry)
-    call = lambda flat: jax.flatten_util.ravel_pytree(cell(unravel(flat), x)[0])[0]  # noqa: E731
-    return np.asarray(jax.jacfwd(call)(flat))
+    flat, unravel = ravel_pytree(carry)
+    return np.asarray(jax.jacfwd(lambda flat: ravel_pytree(cell(unravel(flat), x)[0])[0])(flat))
 
 
 def assert_tells_the_truth(cell, expected):
