@@ -87,7 +87,7 @@ class InputDrivenCell(RNNCell):
         del self.recurrent_kernel
         if not has_bias:
             del self.bias
-            self.bias = None
+            self.bias = None  # type: ignore[assignment]
 
     def project(self, x: jax.Array) -> jax.Array:
         """z = x W_x + b; see `RNNCell.project`."""

@@ -4,6 +4,9 @@ An oracle is `step(weights, h, x, xp)` for one row, with `xp` either of these an
 attribute name: NumPy gives the values, automatic differentiation of the other the gradients.
 """
 
+import copy
+import pickle
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -161,7 +164,7 @@ def assert_fused_form_is_the_step(cell, carry, x):
 
 
 def assert_is_a_good_cell(cell, extreme=1e4):
-    """Batches, pieces, jit, pytrees, narrow types and extreme inputs."""
+    """Batches, pieces, resets, copies, kernels, second derivatives and extreme inputs."""
     rng = np.random.default_rng(2)
     xs = jnp.asarray(rng.normal(size=(B, T, IN)))
     end, ys = jax.jit(rj.unroll)(cell, xs)
@@ -173,6 +176,15 @@ def assert_is_a_good_cell(cell, extreme=1e4):
     last, second = rj.unroll(cell, xs[:, 2:], carry)
     np.testing.assert_allclose(ys, jnp.concatenate([first, second], 1), **CLOSE)
     chex.assert_trees_all_close(end, last, **CLOSE)
+    marks = jnp.zeros((B, T), bool).at[:, 3].set(True)
+    _, cut = rj.unroll(cell, xs, resets=marks, lengths=jnp.asarray([T, 4]))
+    np.testing.assert_allclose(cut[0, 3:], rj.unroll(cell, xs[0, 3:])[1], **CLOSE)
+    assert not np.any(cut[1, 4:])
+    for twin in (pickle.loads(pickle.dumps(cell)), copy.deepcopy(cell), nnx.clone(cell)):
+        assert jax.tree.structure(twin) == jax.tree.structure(cell)
+        np.testing.assert_array_equal(rj.unroll(twin, xs)[1], rj.unroll(cell, xs)[1])
+    if fused_form(cell) is not None:
+        assert_kernels_compute_the_same(cell, xs)
     layer = nnx.RNN(cell)
     np.testing.assert_allclose(layer(xs), ys, **CLOSE)
     twice = jax.grad(lambda x: jnp.sum(jax.grad(lambda x: jnp.sum(rj.unroll(cell, x)[1]))(x) ** 2))
@@ -181,6 +193,19 @@ def assert_is_a_good_cell(cell, extreme=1e4):
         far = sign * extreme * jnp.sign(xs[0])
         value, gradient = jax.value_and_grad(lambda c, x=far: jnp.mean(rj.unroll(c, x)[1]))(cell)
         chex.assert_tree_all_finite((value, gradient))
+
+
+def assert_kernels_compute_the_same(cell, xs):
+    """The GPU's kernels, interpreted here, in the single precision that they have."""
+    narrow, x = (jax.tree.map(lambda a: a.astype(jnp.float32), tree) for tree in (cell, xs))
+
+    def of(implementation):
+        def loss(cell):
+            return jnp.sum(jnp.sin(rj.unroll(cell, x, implementation=implementation)[1]))
+
+        return jax.value_and_grad(loss)(narrow)
+
+    chex.assert_trees_all_close(of("interpret"), of("scan"), rtol=2e-3, atol=2e-3)
 
 
 def assert_keeps_its_types(make):
