@@ -9,7 +9,8 @@ from rnn_jax.cells.layer_norm import LayerNormGRUCell, LayerNormLSTMCell
 from rnn_jax.cells.leaky import LeakyIntegratorCell
 from rnn_jax.cells.lstm import LSTMCell
 from rnn_jax.cells.min_gru import MinGRUCell, MinLSTMCell
-from rnn_jax.cells.minimal_gated import MGUCell, MinimalRNNCell, UGRNNCell
+from rnn_jax.cells.minimal_gated import MGUCell, UGRNNCell
+from rnn_jax.cells.minimal_rnn import MinimalRNNCell
 from rnn_jax.cells.simple import SimpleRNNCell
 from rnn_jax.cells.wrappers.learned_carry import LearnedCarry
 from rnn_jax.cells.wrappers.recurrent_dropout import RecurrentDropout

@@ -1,4 +1,4 @@
-"""What cells share that meet the input by one matrix and have no other, or normalise its product.
+"""What the smaller cells share: the bare product with the input, weights by unit, gains.
 
 `InputDrivenCell` is the base of cells without a recurrent matrix: each unit keeps its own state.
 """
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnn_jax.cells.cell import RNNCell, _check_real, promote
-from rnn_jax.checks import check_flag
+from rnn_jax.checks import check_flag, check_number
 from rnn_jax.initializers import InitializerLike
 
 
@@ -44,6 +44,17 @@ def input_product(cell: RNNCell, x: jax.Array) -> jax.Array:
 def spread(weights: jax.Array, like: jax.Array) -> jax.Array:
     """Weights of units, (H,), for each of the rows of an array (..., H), in its type."""
     return jnp.broadcast_to(weights.astype(like.dtype), like.shape)
+
+
+def gaussian(name: str, gain: float) -> InitializerLike:
+    """Gaussian numbers of standard deviation gain/√rows; `name` is the gain's, for messages."""
+    value = check_number(name, gain)
+    if value < 0:
+        raise ValueError(f"{name} must be at least 0; got {value:g}. Pass a positive float.")
+    if value == 0:
+        return "zeros"
+    scaling: InitializerLike = jax.nn.initializers.variance_scaling(value**2, "fan_in", "normal")
+    return scaling
 
 
 class InputDrivenCell(RNNCell):

@@ -11,8 +11,7 @@ from flax import nnx
 
 from rnn_jax.activations import Activation, ActivationLike, get_activation, is_own
 from rnn_jax.cells.cell import RNNCell, promote
-from rnn_jax.cells.driven import spread
-from rnn_jax.cells.minimal_gated import gaussian
+from rnn_jax.cells.driven import gaussian, spread
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
 from rnn_jax.checks import check_flag, check_number
 from rnn_jax.initializers import InitializerLike

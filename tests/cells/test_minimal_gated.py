@@ -22,7 +22,8 @@ from transcribed import (
 
 import rnn_jax as rj
 from refusing import refuses, table
-from rnn_jax.cells.minimal_gated import MGUCell, MinimalRNNCell, UGRNNCell
+from rnn_jax.cells.minimal_gated import MGUCell, UGRNNCell
+from rnn_jax.cells.minimal_rnn import MinimalRNNCell
 
 GATED = {"gates", "memory_path"}
 CELLS = {
