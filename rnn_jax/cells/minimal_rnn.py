@@ -1,0 +1,150 @@
+"""minimalRNN: the input, made a point of the state's space, and a gate that moves there."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from rnn_jax.cells.cell import RNNCell
+from rnn_jax.cells.driven import gaussian, input_product, spread
+from rnn_jax.checks import check_number
+from rnn_jax.initializers import InitializerLike, get_initializer, initialize
+
+
+class MinimalRNNCell(RNNCell):
+    """minimalRNN: the input, made a point of the state's space, and a gate that moves there.
+
+    z = tanh(x W_x)                     the input as the state sees it
+    u = σ(h U + z V + b)                update gate
+    h' = u ∘ h + (1 − u) ∘ z,           y = h'
+
+    With U and V of variance σ_w²/H and σ_v²/H, and b = μ, there is a mean-field theory for wide
+    cells: with E z² = R, the fixed point of Q = E h² has (1 − E u²) Q = E(1 − u)² R, and gradients
+    shrink or grow by χ = E u² + σ_w² E[u²(1 − u)²] (Q + R) in the square, a step. χ is
+    near 1, so that gradients neither vanish nor explode, at the defaults where R = .46.
+
+    Args:
+      in_features: I.
+      hidden_features: H.
+      recurrent_gain: σ_w, of U, `recurrent_kernel` (H, H). At 0 and above.
+      input_gain: σ_v, of V, `input_kernel` (H, H). At 0 and above.
+      update_bias: μ, added to the gate's initial bias.
+      kernel_init: initialiser of W_x, by name or callable.
+      recurrent_kernel_init, input_kernel_init: of U and V, by name or callable; None is Gaussian
+        with the gains above. Another initialiser is multiplied by no gain.
+      bias_init: of b, by name or callable.
+      dtype: type to compute in; None takes JAX's promotion of input and parameters.
+      carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
+        products.
+      param_dtype: type of the parameters; None is JAX's default float.
+      rngs: source of the initial weights.
+
+    Raises:
+      ValueError: a size below 1, a gain below 0, an unknown name, or a number that is not finite.
+      TypeError: a size that is no int, a gain or bias that is no number, an `rngs` that is no
+        `nnx.Rngs`, a type that is no float.
+
+    References:
+      M. Chen, "MinimalRNN: toward more interpretable and trainable recurrent neural networks",
+      2017.
+      M. Chen, J. Pennington and S. S. Schoenholz, "Dynamical isometry and a mean field theory of
+      RNNs: gating enables signal propagation in recurrent neural networks", 2018.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        recurrent_gain: float = 6.88,
+        input_gain: float = 1.39,
+        update_bias: float = 0.0,
+        kernel_init: InitializerLike = "lecun_normal",
+        recurrent_kernel_init: InitializerLike | None = None,
+        input_kernel_init: InitializerLike | None = None,
+        bias_init: InitializerLike = "zeros",
+        dtype: Any = None,
+        carry_dtype: Any = None,
+        param_dtype: Any = None,
+        rngs: nnx.Rngs,
+    ):
+        of_state = gaussian("recurrent_gain", recurrent_gain)
+        of_input = gaussian("input_gain", input_gain)
+        offset = check_number("update_bias", update_bias)
+        super().__init__(
+            in_features,
+            hidden_features,
+            blocks=("update",),
+            kernel_init=kernel_init,
+            recurrent_kernel_init=(
+                of_state if recurrent_kernel_init is None else recurrent_kernel_init
+            ),
+            bias_init=bias_init,
+            dtype=dtype,
+            carry_dtype=carry_dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+        init = get_initializer(
+            "input_kernel_init", of_input if input_kernel_init is None else input_kernel_init
+        )
+        shape = (self.hidden_features, self.hidden_features)
+        self.input_kernel = nnx.Param(
+            initialize("input_kernel_init", init, rngs.params(), shape, self.param_dtype)
+        )
+        self.bias[...] = self.bias[...] + offset
+
+    def project(self, x: jax.Array) -> jax.Array:
+        """All that depends on the input alone: what the gate sees of it, and z.
+
+        Args:
+          x: inputs, (..., I).
+
+        Returns:
+          [z V + b, z], (..., 2H).
+
+        Raises:
+          ValueError: x does not have `in_features` features.
+          TypeError: x does not hold real numbers.
+        """
+        z = jnp.tanh(input_product(self, x))
+        seen = self._product(z, self.input_kernel[...])
+        return jnp.concatenate([seen + spread(self.bias[...], seen), z], axis=-1)
+
+    def step(self, carry: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """One step of h; see `RNNCell.step`."""
+        h_prev, z = self._kept(carry, z)
+        update = self._gate(h_prev, z)
+        h = update * h_prev + (1 - update) * z[..., self.hidden_features :]
+        return h, h
+
+    def gates(self, carry: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
+        """The gate of the step that takes `carry` and `x`: {"update": u}.
+
+        Args:
+          carry: h before the step, (..., H).
+          x: the input, (..., I).
+
+        Returns:
+          {"update": (..., H)}.
+        """
+        z = self.project(x)
+        self._check_carry(carry, x)
+        return {"update": self._gate(*self._kept(carry, z))}
+
+    def memory_path(self, carry: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
+        """The factor by which the state is handed on by itself: {"h": u}.
+
+        Args:
+          carry: h before the step, (..., H).
+          x: the input, (..., I).
+
+        Returns:
+          {"h": (..., H)}.
+        """
+        return {"h": self.gates(carry, x)["update"]}
+
+    def _gate(self, h_prev: jax.Array, z: jax.Array) -> jax.Array:
+        product = self._product(h_prev, self.recurrent_kernel[...])
+        return jax.nn.sigmoid(z[..., : self.hidden_features] + product)
