@@ -3,6 +3,7 @@
 from rnn_jax.cells.antisymmetric import AntisymmetricRNNCell
 from rnn_jax.cells.as_cell import as_cell
 from rnn_jax.cells.cell import Cell, RNNCell
+from rnn_jax.cells.cfc import CfCCell
 from rnn_jax.cells.cornn import CoRNNCell, UnICORNNCell
 from rnn_jax.cells.gru import GRUCell
 from rnn_jax.cells.lem import LEMCell
@@ -16,6 +17,7 @@ from rnn_jax.cells.wrappers.zoneout import Zoneout
 __all__ = [
     "AntisymmetricRNNCell",
     "Cell",
+    "CfCCell",
     "CoRNNCell",
     "ExpRNNCell",
     "GRUCell",

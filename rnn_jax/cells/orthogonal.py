@@ -20,6 +20,9 @@ _near_zero = functools.partial(jax.random.uniform, minval=-0.01, maxval=0.01)
 class _OrthogonalCell(RNNCell):
     """h' = modReLU(x V + h Wᵀ) with an orthogonal W that is made from a skew matrix."""
 
+    # W of a skew matrix. Each subclass has its own, and claims are about `transition_kernel`.
+    _orthogonal: Any
+
     def __init__(
         self,
         in_features: int,
@@ -55,11 +58,8 @@ class _OrthogonalCell(RNNCell):
         # What is orthogonal to three digits only is none: no half types, no rounded products.
         upper = jnp.triu(parameter.astype(jnp.promote_types(parameter.dtype, jnp.float32)), 1)
         with jax.default_matmul_precision("highest"):
-            return self._orthogonal(upper - upper.T).T.astype(parameter.dtype)
-
-    def _orthogonal(self, skew: jax.Array) -> jax.Array:
-        """W of a skew matrix."""
-        raise NotImplementedError
+            w: jax.Array = self._orthogonal(upper - upper.T)
+            return w.T.astype(parameter.dtype)
 
     def project(self, x: jax.Array) -> jax.Array:
         """All that depends on the input alone: z = x V; the biases are those of modReLU.
