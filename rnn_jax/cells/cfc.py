@@ -99,9 +99,10 @@ class CfCCell(RNNCell):
         size_in, size = self.in_features, self.hidden_features
         heads = len(_HEADS)
 
-        def kernel(name: str, given: InitializerLike | None, rows: int, of: int, to: int) -> Any:
-            """Rows of a matrix of `of` in all, for as many blocks as have `to` columns each."""
-            blocks, columns = (heads, size) if to == heads * size else (1, to)
+        def kernel(
+            name: str, given: InitializerLike | None, rows: int, of: int, columns: int, blocks: int
+        ) -> jax.Array:
+            """Rows of as many matrices as there are blocks, side by side, each with `of` rows."""
             papers = _uniform_to(math.sqrt(6 / (of + columns)))
             init = get_initializer(name, papers if given is None else given)
             key = rngs.params()
@@ -112,21 +113,20 @@ class CfCCell(RNNCell):
             init = get_initializer("bias_init", papers if bias_init is None else bias_init)
             return initialize("bias_init", init, rngs.params(), (to,), self.param_dtype)
 
-        both, first = size_in + size, units if layers else heads * size
-        self.kernel = nnx.Param(kernel("kernel_init", kernel_init, size_in, both, first))
+        both, first = size_in + size, (units, 1) if layers else (size, heads)
+        self.kernel = nnx.Param(kernel("kernel_init", kernel_init, size_in, both, *first))
         self.recurrent_kernel = nnx.Param(
-            kernel("recurrent_kernel_init", recurrent_kernel_init, size, both, first)
+            kernel("recurrent_kernel_init", recurrent_kernel_init, size, both, *first)
         )
-        self.bias = nnx.Param(bias(both, first))
+        self.bias = nnx.Param(bias(both, math.prod(first)))
         more = range(layers - 1)
-        kernels = [kernel("kernel_init", kernel_init, units, units, units) for _ in more]
+        kernels = [kernel("kernel_init", kernel_init, units, units, units, 1) for _ in more]
         self.backbone_kernels = nnx.Param(jnp.stack(kernels)) if more else None
         biases = [bias(units, units) for _ in more]
         self.backbone_biases = nnx.Param(jnp.stack(biases)) if more else None
-        last = heads * size
-        head = kernel("kernel_init", kernel_init, units, units, last) if layers else None
+        head = kernel("kernel_init", kernel_init, units, units, size, heads) if layers else None
         self.head_kernel = None if head is None else nnx.Param(head)
-        self.head_bias = nnx.Param(bias(units, last)) if layers else None
+        self.head_bias = nnx.Param(bias(units, heads * size)) if layers else None
 
     def step(self, carry: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """One step of h with the projected input; see `RNNCell.step`."""

@@ -20,8 +20,8 @@ from transcribed import (
 
 import rnn_jax as rj
 from refusing import refuses, table
-from rnn_jax.cells import ExpRNNCell, ScoRNNCell
-from rnn_jax.cells.orthogonal import modrelu
+from rnn_jax.cells import ExpRNNCell, ScoRNNCell, UnitaryRNNCell
+from rnn_jax.cells.orthogonal import modrelu, permutation
 
 NAMES = ("kernel", "recurrent_kernel", "bias")
 BOTH = pytest.mark.parametrize("make", [ExpRNNCell, ScoRNNCell])
@@ -145,12 +145,73 @@ def test_modrelu_without_a_bias_is_the_identity_with_slope_one_at_zero():
     np.testing.assert_array_equal(slopes, 1.0)
 
 
-@BOTH
+@pytest.mark.parametrize("make", [ExpRNNCell, ScoRNNCell, UnitaryRNNCell])
 def test_products_of_bfloat16_are_kept_in_the_type_of_the_carry(make):
     types = {"dtype": jnp.bfloat16, "carry_dtype": jnp.float32, "param_dtype": jnp.bfloat16}
     cell = make(IN, H, rngs=nnx.Rngs(0), **types)
-    h, out = cell(cell.initialize_carry((IN,)), jnp.ones(IN, jnp.bfloat16))
-    assert {h.dtype, out.dtype} == {jnp.dtype(jnp.float32)}
+    carry, out = cell(cell.initialize_carry((IN,)), jnp.ones(IN, jnp.bfloat16))
+    assert {leaf.dtype for leaf in (*jax.tree.leaves(carry), out)} == {jnp.dtype(jnp.float32)}
+
+
+def unitary_equations(xp, w, parts, x):
+    k = np.arange(H)
+    fourier = xp.asarray(np.exp(-2j * np.pi * np.outer(k, k) / H) / np.sqrt(H))
+    swap = xp.asarray(np.eye(H)[list(permutation(H))] + 0j)
+
+    def reflection(re, im):
+        v = re + 1j * im
+        return xp.eye(H) + 0j - 2 * xp.outer(v, xp.conj(v)) / xp.real(xp.vdot(v, v))
+
+    rows = w["recurrent_kernel"]
+    d_1, d_2, d_3 = (xp.diag(xp.exp(1j * angles)) for angles in rows[:3])
+    r_1, r_2 = reflection(rows[3], rows[4]), reflection(rows[5], rows[6])
+    matrix = d_3 @ r_2 @ xp.conj(fourier).T @ d_2 @ swap @ r_1 @ fourier @ d_1
+    z = x @ w["kernel"][:, :H] + 1j * (x @ w["kernel"][:, H:]) + matrix @ (parts[0] + 1j * parts[1])
+    size = xp.abs(z)
+    h = z / size * xp.maximum(size + w["bias"], 0.0)
+    return (xp.real(h), xp.imag(h)), xp.concatenate([xp.real(h), xp.imag(h)])
+
+
+def test_unitary_follows_its_equations():
+    cell = orthogonal(UnitaryRNNCell)
+    assert cell.output_features == 2 * H
+    assert sorted(permutation(H)) == list(range(H))
+    assert_follows(cell, unitary_equations, NAMES)
+
+
+def test_singular_values_of_the_unitary_cell_are_one_if_linear_and_less_with_units_held_back():
+    cell = orthogonal(UnitaryRNNCell, 2)
+    for bias in (0.0, -0.3):
+        cell.bias[...] = bias * jnp.ones(H)
+        carry, xs = example(cell)
+        found = np.asarray(rj.linearize(cell, xs, carry).state_jacobians)
+        known = jacobians_by_calls(cell, xs, carry)
+        np.testing.assert_allclose(found, known, rtol=1e-11, atol=1e-12)
+        singular = np.linalg.svd(found, compute_uv=False)
+        np.testing.assert_allclose(singular.max(), 1.0, rtol=1e-12)
+        if bias:
+            assert singular.min() < 0.9
+        else:
+            np.testing.assert_allclose(singular, 1.0, rtol=1e-12)
+    # From nothing the linear cell is still differentiable, with the same singular values.
+    cell.bias[...] = jnp.zeros(H)
+    at_rest = rj.linearize(cell, 0 * xs[:1]).state_jacobians
+    np.testing.assert_allclose(np.linalg.svd(at_rest, compute_uv=False), 1.0, rtol=1e-12)
+
+
+def test_initial_weights_of_the_unitary_cell_are_those_of_the_paper():
+    inputs, size = 30, 400
+    cell = UnitaryRNNCell(inputs, size, rngs=nnx.Rngs(0))
+    rows = np.asarray(cell.recurrent_kernel[...])
+    assert rows.shape == (7, size)
+    for row, bound in zip(rows, [np.pi] * 3 + [1.0] * 4, strict=True):
+        assert 0.98 * bound < np.abs(row).max() <= bound
+        assert abs(row.mean()) < 4 * bound / np.sqrt(3 * size)
+        assert abs(row.std() * np.sqrt(3) / bound - 1) < 4 / np.sqrt(2 * size)
+    bound = np.sqrt(6 / (inputs + size))
+    assert 0.99 * bound < np.abs(cell.kernel[...]).max() <= bound
+    assert cell.bias.shape == (size,)
+    assert not np.any(cell.bias[...])
 
 
 @table(
@@ -166,6 +227,13 @@ def test_products_of_bfloat16_are_kept_in_the_type_of_the_carry(make):
         "negatives must be at most 4",
         "got 5",
         "Pass a smaller int",
+    ),
+    unitary_input=(
+        lambda: orthogonal(UnitaryRNNCell).project(jnp.ones(IN + 1)),
+        ValueError,
+        "the last axis of x must hold the cell's in_features=2",
+        "got shape (3,)",
+        "in_features=3",
     ),
     input=(
         lambda: orthogonal(ExpRNNCell)(jnp.zeros(H), jnp.ones(IN + 1)),
