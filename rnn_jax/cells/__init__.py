@@ -8,8 +8,9 @@ from rnn_jax.cells.cornn import CoRNNCell, UnICORNNCell
 from rnn_jax.cells.gru import GRUCell
 from rnn_jax.cells.lem import LEMCell
 from rnn_jax.cells.lstm import LSTMCell
-from rnn_jax.cells.orthogonal import ExpRNNCell, ScoRNNCell, UnitaryRNNCell
+from rnn_jax.cells.orthogonal import ExpRNNCell, ScoRNNCell
 from rnn_jax.cells.simple import SimpleRNNCell
+from rnn_jax.cells.unitary import UnitaryRNNCell
 from rnn_jax.cells.wrappers.learned_carry import LearnedCarry
 from rnn_jax.cells.wrappers.recurrent_dropout import RecurrentDropout
 from rnn_jax.cells.wrappers.zoneout import Zoneout

@@ -21,7 +21,8 @@ from transcribed import (
 import rnn_jax as rj
 from refusing import refuses, table
 from rnn_jax.cells import ExpRNNCell, ScoRNNCell, UnitaryRNNCell
-from rnn_jax.cells.orthogonal import modrelu, permutation
+from rnn_jax.cells.orthogonal import modrelu
+from rnn_jax.cells.unitary import permutation
 
 NAMES = ("kernel", "recurrent_kernel", "bias")
 BOTH = pytest.mark.parametrize("make", [ExpRNNCell, ScoRNNCell])
