@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnn_jax.cells.cell import RNNCell, promote
+from rnn_jax.cells.discretised import check_not_negative, check_positive
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
-from rnn_jax.cells.time_step import check_not_negative, check_positive
 from rnn_jax.checks import check_flag
 from rnn_jax.initializers import InitializerLike, get_initializer, initialize
 

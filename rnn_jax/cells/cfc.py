@@ -1,6 +1,5 @@
 """Closed-form continuous-time networks: two targets, and a gate of time between them."""
 
-import functools
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,11 +9,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnn_jax.cells.cell import RNNCell, promote
+from rnn_jax.cells.discretised import check_positive, uniform_to
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
-from rnn_jax.cells.time_step import check_positive
 from rnn_jax.checks import check_count, check_size
 from rnn_jax.initializers import (
-    Initializer,
     InitializerLike,
     get_initializer,
     init_by_gate,
@@ -103,13 +101,13 @@ class CfCCell(RNNCell):
             name: str, given: InitializerLike | None, rows: int, of: int, columns: int, blocks: int
         ) -> jax.Array:
             """Rows of as many matrices as there are blocks, side by side, each with `of` rows."""
-            papers = _uniform_to(math.sqrt(6 / (of + columns)))
+            papers = uniform_to(math.sqrt(6 / (of + columns)))
             init = get_initializer(name, papers if given is None else given)
             key = rngs.params()
             return init_by_gate(name, init, key, rows, columns, blocks, self.param_dtype)
 
         def bias(of: int, to: int) -> jax.Array:
-            papers = _uniform_to(1 / math.sqrt(of))
+            papers = uniform_to(1 / math.sqrt(of))
             init = get_initializer("bias_init", papers if bias_init is None else bias_init)
             return initialize("bias_init", init, rngs.params(), (to,), self.param_dtype)
 
@@ -206,7 +204,3 @@ class _UnitMathematics:
 
 def _lecun_tanh(z: jax.Array) -> jax.Array:
     return 1.7159 * jnp.tanh(0.666 * z)
-
-
-def _uniform_to(bound: float) -> Initializer:
-    return functools.partial(jax.random.uniform, minval=-bound, maxval=bound)

@@ -1,6 +1,5 @@
 """Networks of oscillators: coupled to one another (coRNN), and each to itself (UnICORNN)."""
 
-import functools
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,8 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnn_jax.cells.cell import RNNCell, promote
+from rnn_jax.cells.discretised import check_not_negative, check_positive, uniform_to
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
-from rnn_jax.cells.time_step import check_not_negative, check_positive
 from rnn_jax.checks import check_size
 from rnn_jax.initializers import Initializer, InitializerLike, get_initializer, initialize
 
@@ -264,8 +263,3 @@ class _Oscillators:
 
     def hidden(self, carry: OscillatorCarry) -> jax.Array:
         return carry[0]
-
-
-def uniform_to(bound: float) -> Initializer:
-    """Uniform between ±bound."""
-    return functools.partial(jax.random.uniform, minval=-bound, maxval=bound)

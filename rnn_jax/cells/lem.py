@@ -1,6 +1,5 @@
 """Long expressive memory: two states on time scales of their own, each a gate of the other."""
 
-import functools
 import math
 from typing import Any
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnn_jax.cells.cell import RNNCell
-from rnn_jax.cells.time_step import check_positive
+from rnn_jax.cells.discretised import check_positive, uniform_to
 from rnn_jax.checks import check_size
 from rnn_jax.initializers import InitializerLike
 
@@ -72,8 +71,7 @@ class LEMCell(RNNCell):
         rngs: nnx.Rngs,
     ):
         self.time_step = check_positive("time_step", time_step)
-        bound = 1 / math.sqrt(check_size("hidden_features", hidden_features))
-        papers = functools.partial(jax.random.uniform, minval=-bound, maxval=bound)
+        papers = uniform_to(1 / math.sqrt(check_size("hidden_features", hidden_features)))
         super().__init__(
             in_features,
             hidden_features,

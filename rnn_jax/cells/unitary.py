@@ -115,13 +115,13 @@ class UnitaryRNNCell(RNNCell):
     def _turned(self, re: jax.Array, im: jax.Array) -> tuple[jax.Array, jax.Array]:
         """W h, in its two parts."""
         wide = jnp.promote_types(re.dtype, jnp.float32)
+        root = math.sqrt(self.hidden_features)
         rows = self.recurrent_kernel[...].astype(wide)
         d_1, d_2, d_3 = (jnp.exp(jax.lax.complex(jnp.zeros_like(w), w)) for w in rows[:3])
-        v_1, v_2 = jax.lax.complex(rows[3], rows[4]), jax.lax.complex(rows[5], rows[6])
         h = jax.lax.complex(re.astype(wide), im.astype(wide))
-        h = _reflected(jnp.fft.fft(_scaled(h, d_1), norm="ortho"), v_1)
+        h = _reflected(jnp.fft.fft(_scaled(h, d_1)) / root, *rows[3:5])
         h = jnp.take(h, jnp.asarray(permutation(self.hidden_features)), axis=-1)
-        h = _reflected(jnp.fft.ifft(_scaled(h, d_2), norm="ortho"), v_2)
+        h = _reflected(jnp.fft.ifft(_scaled(h, d_2)) * root, *rows[5:])
         h = _scaled(h, d_3)
         return jnp.real(h).astype(re.dtype), jnp.imag(h).astype(im.dtype)
 
@@ -136,11 +136,12 @@ def _scaled(h: jax.Array, by: jax.Array) -> jax.Array:
     return h * jnp.broadcast_to(by, h.shape)
 
 
-def _reflected(h: jax.Array, v: jax.Array) -> jax.Array:
-    """h − 2 v (v* h)/‖v‖²."""
+def _reflected(h: jax.Array, re: jax.Array, im: jax.Array) -> jax.Array:
+    """h − 2 v (v* h)/‖v‖² for v of these parts."""
+    shrink = jnp.sqrt(2 / jnp.sum(re * re + im * im))
+    v = jax.lax.complex(re * shrink, im * shrink)
     along = jnp.sum(_scaled(h, jnp.conj(v)), axis=-1, keepdims=True)
-    norm = jnp.sum(jnp.real(v * jnp.conj(v)))
-    return h - _scaled(jnp.broadcast_to(along, h.shape), 2 * v / norm)
+    return h - _scaled(jnp.broadcast_to(along, h.shape), v)
 
 
 def _complex_modrelu_scale(re: jax.Array, im: jax.Array, b: jax.Array) -> jax.Array:

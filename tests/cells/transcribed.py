@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from jax.flatten_util import ravel_pytree
 
 import rnn_jax as rj
 from rnn_jax.cells.structure import fused_form, split_blocks
@@ -139,5 +140,5 @@ def jacobians_by_calls(cell, xs, carry):
 
 
 def one_jacobian(cell, carry, x):
-    flat, back = jax.flatten_util.ravel_pytree(carry)
-    return jax.jacfwd(lambda s: jax.flatten_util.ravel_pytree(cell(back(s), x)[0])[0])(flat)
+    flat, back = ravel_pytree(carry)
+    return jax.jacfwd(lambda s: ravel_pytree(cell(back(s), x)[0])[0])(flat)

@@ -1,8 +1,12 @@
-"""What cells that discretise a differential equation have in common: steps that are positive."""
+"""What cells that discretise a differential equation share: steps above 0, uniform weights."""
 
+import functools
 from typing import Any
 
+import jax
+
 from rnn_jax.checks import check_number
+from rnn_jax.initializers import Initializer
 
 
 def check_positive(name: str, value: Any) -> float:
@@ -19,3 +23,8 @@ def check_not_negative(name: str, value: Any) -> float:
     if number < 0:
         raise ValueError(f"{name} must be at least 0; got {number}. Pass 0.0 or a positive float.")
     return number
+
+
+def uniform_to(bound: float) -> Initializer:
+    """An initialiser: uniform between ±bound."""
+    return functools.partial(jax.random.uniform, minval=-bound, maxval=bound)
