@@ -56,7 +56,7 @@ class _OrthogonalCell(RNNCell):
         """Wᵀ, which multiplies the state, (H, H): orthogonal to rounding."""
         parameter = self.recurrent_kernel[...]
         # What is orthogonal to three digits only is none: no half types, no rounded products.
-        upper = jnp.triu(parameter.astype(jnp.promote_types(parameter.dtype, jnp.float32)), 1)
+        upper = jnp.triu(parameter.astype(at_least_float32(parameter.dtype)), 1)
         with jax.default_matmul_precision("highest"):
             w: jax.Array = self._orthogonal(upper - upper.T)
             return w.T.astype(parameter.dtype)
@@ -225,6 +225,11 @@ class ScoRNNCell(_OrthogonalCell):
         signs = jnp.where(is_negative, -1.0, 1.0).astype(skew.dtype)
         w = jnp.linalg.solve(eye + skew, eye - skew)
         return w * jnp.broadcast_to(signs, w.shape)
+
+
+def at_least_float32(dtype: Any) -> Any:
+    """The type, or float32 in place of one of half its width."""
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
 
 
 def project_without_bias(cell: RNNCell, x: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from rnn_jax.cells.cell import RNNCell
-from rnn_jax.cells.orthogonal import project_without_bias
+from rnn_jax.cells.orthogonal import at_least_float32, project_without_bias
 from rnn_jax.initializers import InitializerLike, get_initializer, initialize
 
 ComplexCarry = tuple[jax.Array, jax.Array]
@@ -114,7 +114,7 @@ class UnitaryRNNCell(RNNCell):
 
     def _turned(self, re: jax.Array, im: jax.Array) -> tuple[jax.Array, jax.Array]:
         """W h, in its two parts."""
-        wide = jnp.promote_types(re.dtype, jnp.float32)
+        wide = at_least_float32(re.dtype)
         root = math.sqrt(self.hidden_features)
         rows = self.recurrent_kernel[...].astype(wide)
         d_1, d_2, d_3 = (jnp.exp(jax.lax.complex(jnp.zeros_like(w), w)) for w in rows[:3])

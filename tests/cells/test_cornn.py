@@ -89,7 +89,7 @@ def assert_uniform(values, low, high):
 def test_no_step_of_cornn_stretches_more_than_its_bound(time_step):
     cell = cornn(time_step=time_step, gamma=1.0, epsilon=1.0)
     carry, xs = example(cell)
-    found = rj.linearize(cell, xs, carry).state_jacobians
+    found = np.asarray(rj.linearize(cell, xs, carry).state_jacobians)
     np.testing.assert_allclose(found, jacobians_by_calls(cell, xs, carry), **CLOSE)
     norm = np.abs(np.asarray(cell.recurrent_kernel[...])).sum(0).max()
     r = abs(1 - time_step) + time_step * (1 + norm)

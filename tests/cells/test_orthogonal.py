@@ -48,7 +48,7 @@ def modrelu_step(xp, w, parts, x, matrix):
 def exprnn_equations(xp, w, parts, x):
     # iA is Hermitian, so exp(A) is known from its eigenvalues, which are real.
     values, vectors = xp.linalg.eigh(1j * skew_of(xp, w).astype(complex))
-    matrix = xp.real((vectors * xp.exp(-1j * values)[None]) @ xp.conj(vectors).T)
+    matrix = xp.real((vectors * xp.exp(-1j * values.astype(complex))[None]) @ xp.conj(vectors).T)
     return modrelu_step(xp, w, parts, x, matrix)
 
 
