@@ -1,16 +1,14 @@
 """Networks of oscillators: coupled to one another (coRNN), and each to itself (UnICORNN)."""
 
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnn_jax.cells.cell import RNNCell, promote
+from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.discretised import check_not_negative, check_positive, uniform_to
-from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
 from rnn_jax.checks import check_size
 from rnn_jax.initializers import Initializer, InitializerLike, get_initializer, initialize
 
@@ -121,7 +119,8 @@ class UnICORNNCell(RNNCell):
     y' = y + Δt σ(c) ∘ z'                                   position, the output
 
     The carry is (y, z). A unit acts on itself alone: w and c are vectors, `recurrent_kernel` and
-    `time_scale`, of shape (H,). In the paper layers of it are stacked.
+    `time_scale`, of shape (H,), and no product with the state is in a step, so there is no fused
+    form. In the paper layers of it are stacked.
 
     Gradients: each unit's ∂(y', z')/∂(y, z) is a product of two shears, so its determinant is 1
     whatever the state: no volume of states vanishes or explodes, and a step can be undone exactly
@@ -212,54 +211,3 @@ class UnICORNNCell(RNNCell):
         velocity = z_prev - step * (jnp.tanh(w * y_prev + drive) + self.alpha * y_prev)
         y = y_prev + step * velocity
         return (y, velocity), y
-
-    def fused_form(self) -> FusedForm | None:
-        """Two kernels, of which none sees the state: one of the input, and one of w and c alone."""
-        w_x, b, w, c = promote(
-            self.kernel[...], self.bias[...], self.recurrent_kernel[...], self.time_scale[...]
-        )
-        kernels = (jnp.concatenate([w_x, b[None]]), jnp.concatenate([w, c])[None])
-        return FusedForm(_Oscillators(self.time_step, self.alpha), kernels)
-
-
-@dataclass(frozen=True)
-class _Oscillators:
-    """UnICORNN unit by unit; see `UnitMathematics`.
-
-    With s = σ(c), a = Δt s, p = tanh(w y + u), g = p + α y and ȧ = Δt s(1 − s) ċ:
-
-    ż' = ż − a ((1 − p²)(w ẏ + y ẇ + u̇) + α ẏ) − g ȧ
-    ẏ' = ẏ + a ż' + z' ȧ
-    """
-
-    time_step: float
-    alpha: float
-    groups: ClassVar[Groups] = (
-        Group(1, sees_state=False, sees_input=True),
-        Group(2, sees_state=False, sees_input=False),
-    )
-
-    def advance(self, carry: OscillatorCarry, pre: Blocks) -> tuple[OscillatorCarry, Blocks]:
-        y, z = carry
-        u, w, c = pre
-        s, p = jax.nn.sigmoid(c), jnp.tanh(w * y + u)
-        a = self.time_step * s
-        z = z - a * (p + self.alpha * y)
-        return (y + a * z, z), (p, w, s)
-
-    def coefficients(self, carry: OscillatorCarry, saved: Blocks) -> Any:
-        y, z = carry
-        p, w, s = saved
-        a, g = self.time_step * s, p + self.alpha * y
-        by_u, by_c = a * (1 - p * p), a * (1 - s)
-        return a, by_u, w * by_u + self.alpha * a, y * by_u, g * by_c, (z - a * g) * by_c
-
-    def tangent(self, coefficients: Any, carry: OscillatorCarry, pre: Blocks) -> OscillatorCarry:
-        a, by_u, by_y, by_w, by_c, y_by_c = coefficients
-        y, z = carry
-        u, w, c = pre
-        z = z - by_u * u - by_y * y - by_w * w - by_c * c
-        return y + a * z + y_by_c * c, z
-
-    def hidden(self, carry: OscillatorCarry) -> jax.Array:
-        return carry[0]
