@@ -124,8 +124,8 @@ class UnICORNNCell(RNNCell):
 
     Gradients: each unit's ∂(y', z')/∂(y, z) is a product of two shears, so its determinant is 1
     whatever the state: no volume of states vanishes or explodes, and a step can be undone exactly
-    (y = y' − Δt σ(c) ∘ z', and then z). Over T steps the paper bounds gradients above by a power
-    of T, and shows that they do not vanish exponentially.
+    (y = y' − Δt σ(c) ∘ z', and then z). The paper bounds gradients above over a sequence, and says
+    that they do not vanish exponentially.
 
     Args:
       in_features: I.

@@ -28,9 +28,9 @@ class LEMCell(RNNCell):
     step_z, z, y; the last block of `recurrent_kernel` is the one that meets z'.
 
     Gradients: with Δt ≤ 1 states that start within ±1 stay there, and a step is the identity and
-    terms of order Δt: ‖∂(y', z')/∂(y, z)‖_∞ ≤ 1 + Δt (½‖W_1‖ + ‖W_y‖ r), or r = 1 + Δt (½‖W_2‖ +
-    ‖W_z‖) if that is more, ‖·‖ being the largest sum over |entries| of a column. The paper bounds
-    gradients over a sequence so, and shows that they do not vanish exponentially.
+    terms of order Δt, ‖∂(y', z')/∂(y, z)‖_∞ ≤ max(r, 1 + Δt (½‖W_1‖ + r ‖W_y‖)) with r = 1 +
+    Δt (½‖W_2‖ + ‖W_z‖), ‖·‖ being the largest sum over |entries| of a column. The paper bounds
+    gradients over a sequence, and says that they do not vanish exponentially.
 
     Args:
       in_features: I.
