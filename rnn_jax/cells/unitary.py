@@ -1,0 +1,163 @@
+"""The recurrent network whose matrix is unitary by construction, a product of simple maps."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from rnn_jax.cells.cell import RNNCell
+from rnn_jax.cells.orthogonal import at_least_float32, project_without_bias
+from rnn_jax.initializers import InitializerLike, get_initializer, initialize
+
+ComplexCarry = tuple[jax.Array, jax.Array]
+
+
+class UnitaryRNNCell(RNNCell):
+    """Unitary evolution: a complex state, turned by a product of simple unitary maps.
+
+    W = D₃ R₂ F⁻¹ D₂ Π R₁ F D₁
+    z = x V + W h,    h' = (z / |z|) ∘ relu(|z| + b),    y = [Re h', Im h'], of 2H features
+
+    D_k = diag(exp(iω)), R_k the reflection I − 2 v v*/‖v‖², F the unitary discrete Fourier
+    transform, Π a permutation drawn once for each H. The carry is (re, im), the two real parts of
+    h. `recurrent_kernel`, of shape (7, H), holds the angles of D₁, D₂ and D₃, then Re v and Im v of
+    R₁ and of R₂; `kernel`, (I, 2H), the real and the imaginary part of V; `bias` is b, (H,). There
+    is no fused form, whose kernels see one part of a carry; a step takes O(H log H).
+
+    Gradients: ‖W‖ = 1 whatever the weights. Where b ≤ 0, singular values of ∂h'/∂h are at most 1;
+    with b = 0 the cell is linear and all of them are 1. Where b > 0, z is turned faster than it
+    moves, by up to 1 + b/|z|: so far the cell may explode.
+
+    Args:
+      in_features: I.
+      hidden_features: H, complex.
+      kernel_init: of both parts of V; the default is the paper's.
+      recurrent_kernel_init: of all seven rows at once; None is the paper's, angles uniform in
+        (−π, π) and v in (−1, 1).
+      bias_init: of b.
+      dtype: type to compute in; None takes JAX's promotion of input and parameters.
+      carry_dtype: type of the carry and of all that is not x V; None is that of the products.
+        States turn in float32 at least.
+      param_dtype: type of the parameters; None is JAX's default float.
+      rngs: source of the initial weights.
+
+    Raises:
+      ValueError: a size below 1, or an unknown name.
+      TypeError: a size that is no int, an `rngs` that is no `nnx.Rngs`, a type that is no float.
+
+    References:
+      M. Arjovsky, A. Shah and Y. Bengio, "Unitary evolution recurrent neural networks", 2016.
+    """
+
+    carry_parts = ("re", "im")
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        kernel_init: InitializerLike = "glorot_uniform",
+        recurrent_kernel_init: InitializerLike | None = None,
+        bias_init: InitializerLike = "zeros",
+        dtype: Any = None,
+        carry_dtype: Any = None,
+        param_dtype: Any = None,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(
+            in_features,
+            hidden_features,
+            blocks=("re", "im"),
+            kernel_init=kernel_init,
+            recurrent_kernel_init="zeros",
+            bias_init="zeros",
+            dtype=dtype,
+            carry_dtype=carry_dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+
+        def drawn(name: str, given: InitializerLike, shape: tuple[int, ...]) -> Any:
+            init = get_initializer(name, given)
+            return nnx.Param(initialize(name, init, rngs.params(), shape, self.param_dtype))
+
+        size = self.hidden_features
+        init = _angles_and_reflections if recurrent_kernel_init is None else recurrent_kernel_init
+        self.recurrent_kernel = drawn("recurrent_kernel_init", init, (7, size))
+        self.bias = drawn("bias_init", bias_init, (size,))
+
+    def project(self, x: jax.Array) -> jax.Array:
+        """All that depends on the input alone: z = x V, its real part and then its imaginary one.
+
+        Args, Returns and Raises: as `RNNCell.project`.
+        """
+        return project_without_bias(self, x)
+
+    def step(self, carry: ComplexCarry, z: jax.Array) -> tuple[ComplexCarry, jax.Array]:
+        """modReLU(z + W h); see `RNNCell.step`."""
+        re, im, drive = self._kept(*carry, z)
+        turned_re, turned_im = self._turned(re, im)
+        drive_re, drive_im = jnp.split(drive, 2, axis=-1)
+        z_re, z_im = drive_re + turned_re, drive_im + turned_im
+        scale = _complex_modrelu_scale(z_re, z_im, self.bias[...])
+        re, im = scale * z_re, scale * z_im
+        return (re, im), jnp.concatenate([re, im], axis=-1)
+
+    @property
+    def output_features(self) -> int:
+        """The features of one output: 2H."""
+        return 2 * self.hidden_features
+
+    def _turned(self, re: jax.Array, im: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """W h, in its two parts."""
+        wide = at_least_float32(re.dtype)
+        root = math.sqrt(self.hidden_features)
+        rows = self.recurrent_kernel[...].astype(wide)
+        d_1, d_2, d_3 = (jnp.exp(jax.lax.complex(jnp.zeros_like(w), w)) for w in rows[:3])
+        h = jax.lax.complex(re.astype(wide), im.astype(wide))
+        h = _reflected(jnp.fft.fft(_scaled(h, d_1)) / root, *rows[3:5])
+        h = jnp.take(h, jnp.asarray(permutation(self.hidden_features)), axis=-1)
+        h = _reflected(jnp.fft.ifft(_scaled(h, d_2)) * root, *rows[5:])
+        h = _scaled(h, d_3)
+        return jnp.real(h).astype(re.dtype), jnp.imag(h).astype(im.dtype)
+
+
+@functools.cache
+def permutation(size: int) -> tuple[int, ...]:
+    """Π of a unitary cell of this size, (Π a)_j = a_{Π(j)}: always the same."""
+    return tuple(np.random.default_rng(size).permutation(size).tolist())
+
+
+def _scaled(h: jax.Array, by: jax.Array) -> jax.Array:
+    return h * jnp.broadcast_to(by, h.shape)
+
+
+def _reflected(h: jax.Array, re: jax.Array, im: jax.Array) -> jax.Array:
+    """h − 2 v (v* h)/‖v‖² for v of these parts."""
+    shrink = jnp.sqrt(2 / jnp.sum(re * re + im * im))
+    v = jax.lax.complex(re * shrink, im * shrink)
+    along = jnp.sum(_scaled(h, jnp.conj(v)), axis=-1, keepdims=True)
+    return h - _scaled(jnp.broadcast_to(along, h.shape), v)
+
+
+def _complex_modrelu_scale(re: jax.Array, im: jax.Array, b: jax.Array) -> jax.Array:
+    """relu(|z| + b)/|z|; at z = 0, where b ≥ 0, 1: as for a linear cell."""
+    b = jnp.broadcast_to(b.astype(re.dtype), re.shape)
+    square = re * re + im * im
+    is_zero = square == 0
+    inverse = jnp.where(
+        is_zero, jnp.zeros_like(square), 1 / jnp.sqrt(jnp.where(is_zero, 1, square))
+    )
+    is_cut = jnp.where(is_zero, b < 0, 1 + b * inverse < 0)
+    return jnp.where(is_cut, jnp.zeros_like(square), 1 + b * inverse)
+
+
+def _angles_and_reflections(
+    key: jax.Array, shape: tuple[int, ...], dtype: Any = float
+) -> jax.Array:
+    uniform = jax.random.uniform(key, shape, dtype, minval=-1, maxval=1)
+    return uniform.at[:3].multiply(math.pi)
