@@ -69,6 +69,12 @@ def apply(kind: Kind, factor: jax.Array, values: jax.Array) -> jax.Array:
         return factor * values
     if kind == "complex":
         return _times(factor, values)
+    own = 2 if kind == "dense" else 3
+    if all(size == 1 for size in factor.shape[:-own]):
+        # One for all: written so that its gradient is one product, not a sum of as many as v has.
+        factor = factor.reshape(factor.shape[-own:])
+        equation = "ij,...j->...i" if kind == "dense" else "nij,...nj->...ni"
+        return jnp.einsum(equation, factor, values)
     return jnp.einsum("...ij,...j->...i", factor, values)
 
 
