@@ -9,6 +9,7 @@ from flax import nnx
 
 from rnn_jax.cells.complex_state import ComplexStateCell
 from rnn_jax.cells.linear import LinearForm
+from rnn_jax.cells.state_space import drawing_dtype
 from rnn_jax.checks import check_number
 
 
@@ -83,7 +84,7 @@ class LRUCell(ComplexStateCell):
             rngs=rngs,
         )
         size, kind = self.hidden_features, self.param_dtype
-        wide = jnp.promote_types(kind, jnp.float32)
+        wide = drawing_dtype(kind)
         # From (0, 1]: of 0 there is no logarithm.
         area = 1 - jax.random.uniform(rngs.params(), (size,), wide)
         turn = 1 - jax.random.uniform(rngs.params(), (size,), wide)

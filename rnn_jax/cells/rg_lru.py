@@ -8,7 +8,7 @@ from flax import nnx
 
 from rnn_jax.cells.cell import promote
 from rnn_jax.cells.linear import LinearForm
-from rnn_jax.cells.state_space import StateSpaceCell
+from rnn_jax.cells.state_space import StateSpaceCell, drawing_dtype
 from rnn_jax.checks import check_flag, check_number, check_size
 from rnn_jax.initializers import InitializerLike, get_initializer, initialize
 
@@ -103,10 +103,11 @@ class RGLRUCell(StateSpaceCell):
             )
         init = get_initializer("kernel_init", kernel_init)
         of_gates = get_initializer("gate_kernel_init", gate_kernel_init)
-        self.kernel = None
+        kernel = None
         if input_map:
             shape = (self.in_features, size)
-            self.kernel = nnx.Param(initialize("kernel_init", init, rngs.params(), shape, kind))
+            kernel = initialize("kernel_init", init, rngs.params(), shape, kind)
+        self.kernel = None if kernel is None else nnx.Param(kernel)
         width = size // self.num_blocks
         blocks = [
             initialize("gate_kernel_init", of_gates, rngs.params(), (width, width), kind)
@@ -115,7 +116,7 @@ class RGLRUCell(StateSpaceCell):
         # (gate, block, from, to).
         self.gate_kernel = nnx.Param(jnp.stack(blocks).reshape(2, self.num_blocks, width, width))
         self.gate_bias = nnx.Param(jnp.zeros((2, size), kind))
-        wide = jnp.promote_types(kind, jnp.float32)
+        wide = drawing_dtype(kind)
         a = jax.random.uniform(rngs.params(), (size,), wide, low, high)
         # softplus(Λ) = −log(a) / 8.
         self.decay = nnx.Param(jnp.log(jnp.expm1(-jnp.log(a) / _SHARPNESS)).astype(kind))

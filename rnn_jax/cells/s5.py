@@ -10,6 +10,7 @@ from flax import nnx
 
 from rnn_jax.cells.complex_state import ComplexStateCell
 from rnn_jax.cells.linear import LinearForm, apply
+from rnn_jax.cells.state_space import drawing_dtype
 from rnn_jax.checks import check_flag, check_number
 
 
@@ -88,7 +89,7 @@ class S5Cell(ComplexStateCell):
         phases, vectors = hippo_eigenvectors(size)
         real = np.log(np.full(size, 0.5)) if self.stable else np.full(size, -0.5)
         self.rate = nnx.Param(jnp.asarray(np.stack([real, phases]), kind))
-        wide = jnp.promote_types(kind, jnp.float32)
+        wide = drawing_dtype(kind)
         uniform = jax.random.uniform(rngs.params(), (size,), wide, np.log(low), np.log(high))
         self.log_step = nnx.Param(uniform.astype(kind))
         self._make_maps(out_features, kernel_scale=1.0, output_scale=1.0, rngs=rngs)

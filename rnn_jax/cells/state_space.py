@@ -128,3 +128,8 @@ def float_dtype(name: str, dtype: Any) -> Any:
     from rnn_jax.cells.cell import _float_dtype
 
     return _float_dtype(name, dtype)
+
+
+def drawing_dtype(dtype: Any) -> Any:
+    """The type in which weights are drawn whose distribution half precision would spoil."""
+    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype

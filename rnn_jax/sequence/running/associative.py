@@ -115,10 +115,12 @@ def _driven(
 def _moved(kind: Kind, factor: jax.Array, before: jax.Array, boundaries: Boundaries) -> jax.Array:
     """What steps make of carries: 0 where a sequence starts, the same where one is skipped."""
     valid, resets = boundaries
-    moved = apply(kind, factor, before)
-    if valid is not None:
-        moved = select(valid, moved, before)
-    return moved if resets is None else select(resets, jnp.zeros_like(moved), moved)
+    # What has no part in a product stays out of it: it may be NaN, and so would be Λ's derivative.
+    nothing = jnp.zeros_like(before)
+    own = before if resets is None else select(resets, nothing, before)
+    if valid is None:
+        return apply(kind, factor, own)
+    return select(valid, apply(kind, factor, select(valid, own, nothing)), own)
 
 
 def _shifted(h: jax.Array, *, reverse: bool) -> jax.Array:
