@@ -175,10 +175,12 @@ def xs_of(seed=0, steps=T):
 
 def run_equations(xp, equations, weights, carry, xs):
     ys = []
-    for x in xs:
-        carry, y = equations(xp, weights, carry, x)
-        ys.append(y)
-    return carry, xp.stack(ys)
+    # The equations may mix real and complex numbers.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        for x in xs:
+            carry, y = equations(xp, weights, carry, x)
+            ys.append(y)
+        return carry, xp.stack(ys)
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -407,8 +409,8 @@ def test_s5_starts_at_hippo():
     steps = S5Cell(IN, 64, rngs=nnx.Rngs(0)).log_step[...]
     assert math.log(0.001) <= steps.min() < steps.max() <= math.log(0.1)
     # The pair of conjugates is a real system: y = C₀ V h, and B = V* B₀ for real B₀ and C₀.
-    b = (cell.kernel[...][:, :H] + 1j * cell.kernel[...][:, H:]).T
-    c = (cell.output_kernel[...][:H] + 1j * cell.output_kernel[...][H:]).T
+    kernel, out = np.asarray(cell.kernel[...]), np.asarray(cell.output_kernel[...])
+    b, c = (kernel[:, :H] + 1j * kernel[:, H:]).T, (out[:H] + 1j * out[H:]).T
     whole = np.concatenate([vectors, vectors.conj()], axis=1)
     real_b = whole @ np.concatenate([b, b.conj()])
     real_c = np.concatenate([c, c.conj()], axis=1) @ whole.conj().T
