@@ -107,7 +107,7 @@ class RGLRUCell(StateSpaceCell):
         if input_map:
             shape = (self.in_features, size)
             kernel = initialize("kernel_init", init, rngs.params(), shape, kind)
-        self.kernel = None if kernel is None else nnx.Param(kernel)
+        self.kernel = None if kernel is None else nnx.Param(kernel)  # type: ignore[assignment]
         width = size // self.num_blocks
         blocks = [
             initialize("gate_kernel_init", of_gates, rngs.params(), (width, width), kind)

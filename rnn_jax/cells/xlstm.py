@@ -181,15 +181,15 @@ class SLSTMCell(_ExponentialCell):
         return {"c": forget, "n": forget}
 
     def _advance(self, carry: SLSTMCarry, z: jax.Array) -> tuple[SLSTMCarry, Blocks]:
-        *parts, z = self._kept(*carry, z)
-        h = parts[3].reshape(*parts[3].shape[:-1], self.num_heads, self.head_features)
+        c_prev, n_prev, m_prev, h_prev, z = self._kept(*carry, z)
+        h = h_prev.reshape(*h_prev.shape[:-1], self.num_heads, self.head_features)
         operands = promote(h, self.recurrent_kernel[...], dtype=self.dtype)
         by_head = jnp.einsum("...ha,hab->...hb", *operands, preferred_element_type=self.carry_dtype)
         by_gate = by_head.reshape(*h.shape[:-1], 4, self.head_features)
         (product,) = self._kept(jnp.swapaxes(by_gate, -3, -2).reshape(z.shape))
         pre = jnp.split(z + product, 4, axis=-1)
-        after, saved = _UnitMathematics().advance(tuple(parts), tuple(pre))
-        return after, saved
+        parts = (c_prev, n_prev, m_prev, h_prev)
+        return _UnitMathematics().advance(parts, tuple(pre))
 
 
 @dataclass(frozen=True)
