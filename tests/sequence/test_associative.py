@@ -105,7 +105,9 @@ def by_loop(kind, values, boundaries, reverse):
 
 
 def scanned(kind, values, boundaries, reverse, every):
-    return linear_scan(kind, **values, boundaries=boundaries, reverse=reverse, every=every)
+    """With chunks of `every` steps, or "scan" for one step after another."""
+    how = {"method": "scan"} if every == "scan" else {"every": every}
+    return linear_scan(kind, **values, boundaries=boundaries, reverse=reverse, **how)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -115,7 +117,7 @@ def test_carries_are_those_of_a_loop(name, marks, reverse):
     for constant in (False, True):
         values, boundaries = problem(name, marks, constant=constant)
         expected = by_hand(name, values, boundaries, reverse)
-        for every in (4, None):
+        for every in (4, None, "scan"):
             found = scanned(kind_of(name), values, boundaries, reverse, every)
             np.testing.assert_allclose(found, expected, **CLOSE)
 
@@ -143,15 +145,17 @@ def test_derivatives_are_those_of_a_loop(name, marks, reverse):
             jax.jvp(jax.grad(loss), (values,), (moves,))[1],
         )
 
-    loop, ours = (
+    loop, *ours = (
         jax.jit(functools.partial(derivatives, run))()
         for run in (
             lambda values: by_loop(kind, values, boundaries, reverse),
             lambda values: scanned(kind, values, boundaries, reverse, 4),
+            lambda values: scanned(kind, values, boundaries, reverse, "scan"),
         )
     )
-    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(loop), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-11)
+    for found in ours:
+        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(loop), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-11)
 
 
 def test_maps_over_members():
@@ -170,8 +174,9 @@ def test_maps_over_members():
             np.testing.assert_allclose(found[name][k], expected[name], **CLOSE)
 
 
+@pytest.mark.parametrize("every", [4, "scan"])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_what_another_sequence_holds_changes_nothing(reverse):
+def test_what_another_sequence_holds_changes_nothing(reverse, every):
     """A sequence that ends in NaN, beside one that starts after it in the same row."""
     values, _ = problem("complex", "none")
     resets = jnp.zeros((T, B), bool).at[6].set(True)
@@ -181,7 +186,7 @@ def test_what_another_sequence_holds_changes_nothing(reverse):
     spoilt = {**values, "added": values["added"].at[others].set(jnp.nan)}
 
     def loss(values):
-        found = scanned("complex", values, Boundaries(None, resets), reverse, 4)
+        found = scanned("complex", values, Boundaries(None, resets), reverse, every)
         return jnp.sum(found[own] ** 2), found
 
     for run in (values, spoilt):

@@ -42,6 +42,7 @@ def linear_scan(
     boundaries: Boundaries = _NONE,
     *,
     reverse: bool = False,
+    method: str = "associative",
     every: int | None = None,
 ) -> jax.Array:
     """Runs a linear recurrence over sequences that lie side by side, time first.
@@ -59,6 +60,7 @@ def linear_scan(
       boundaries: of the sequences, (T, ...): resets mark steps on the way *into* which, in the
         order in which steps are run, a sequence starts.
       reverse: run from the last step to the first.
+      method: "associative", or "scan" for one step after another, with the same derivatives.
       every: K, the length of a chunk; None takes as many steps as keep the products of a chunk
         within some megabytes.
 
@@ -69,7 +71,9 @@ def linear_scan(
     steps = added.shape[0]
     every = _interval(kind, factor, added) if every is None else every
     driven = _driven(kind, factor, added, carry, initial, boundaries, reverse)
-    run = functools.partial(_prefixes, kind, every=min(every, steps))
+    run: Any = functools.partial(_prefixes, kind, every=min(every, steps))
+    if method == "scan":
+        run = functools.partial(_one_by_one, kind)
 
     def left(h: jax.Array) -> jax.Array:
         return h - _moved(kind, factor, _shifted(h, reverse=reverse), boundaries)
@@ -172,6 +176,27 @@ def _prefixes(
         return chunk(start, parts)[1]
     _, found = lax.scan(chunk, start, jax.tree.map(cut, parts), reverse=reverse)
     return found.reshape(count * every, *added.shape[1:])[:steps]
+
+
+def _one_by_one(
+    kind: Kind,
+    factor: jax.Array,
+    added: jax.Array,
+    boundaries: Boundaries,
+    *,
+    reverse: bool,
+) -> jax.Array:
+    """As `_prefixes`, step by step."""
+    is_constant = factor.shape[0] == 1
+
+    def body(h: jax.Array, at: Any) -> tuple[jax.Array, jax.Array]:
+        own, b, marks = at
+        h = _moved(kind, factor[0] if is_constant else own, h, marks) + b
+        return h, h
+
+    start = varying_like(jnp.zeros_like(added[0]), factor, added, boundaries)
+    steps = (None if is_constant else factor, added, boundaries)
+    return lax.scan(body, start, steps, reverse=reverse)[1]
 
 
 def _composed(kind: Kind, earlier: Any, later: Any) -> Any:
