@@ -1,0 +1,115 @@
+"""The linear recurrent unit."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from rnn_jax.cells.complex_state import ComplexStateCell
+from rnn_jax.cells.linear import LinearForm
+from rnn_jax.cells.state_space import drawing_dtype
+from rnn_jax.checks import check_number
+
+
+class LRUCell(ComplexStateCell):
+    """Linear recurrent unit: complex eigenvalues in a ring, and no nonlinearity in the recurrence.
+
+    λ = exp(−e^ν + i e^θ),    |λ| < 1
+    h' = λ ∘ h + e^{γ} ∘ (x B)
+    y = Re(h' C) + D ∘ x
+
+    h, λ, B and C are complex; the carry holds (real, imaginary), each (..., H). e^γ is learnt too,
+    and starts at √(1 − |λ|²), with which inputs of variance 1 that are independent over time give
+    states of variance 1 however long a unit remembers. D is there where output and input have the
+    same size, as in the paper.
+
+    Claim about gradients: ∂h_t/∂h_s = λ^(t−s) whatever the inputs, so the norm of a unit's
+    derivative over k steps is |λ|^k with |λ| in [r_min, r_max] at the start, and below 1 always.
+
+    Args:
+      in_features: I.
+      hidden_features: H, the number of complex units.
+      out_features: O, the size of y; None is H.
+      r_min, r_max: the ring of |λ|, uniform in its area, 0 ≤ r_min < r_max ≤ 1.
+      max_phase: phases are uniform in [0, max_phase], at most 2π.
+      dtype: type to compute in; None takes JAX's promotion of input and parameters.
+      carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
+        products.
+      param_dtype: type of the parameters; None is JAX's default float.
+      rngs: source of the initial weights.
+
+    Raises:
+      ValueError: a size below 1, or a ring or a phase out of range.
+      TypeError: a size that is no int, an `rngs` that is no `nnx.Rngs`, a type that is no float.
+
+    References:
+      A. Orvieto et al., "Resurrecting recurrent neural networks for long sequences", 2023.
+    """
+
+    diagonal_part = "real"
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        out_features: int | None = None,
+        r_min: float = 0.0,
+        r_max: float = 1.0,
+        max_phase: float = 2 * math.pi,
+        dtype: Any = None,
+        carry_dtype: Any = None,
+        param_dtype: Any = None,
+        rngs: nnx.Rngs,
+    ):
+        low, high = check_number("r_min", r_min), check_number("r_max", r_max)
+        if not 0 <= low < high <= 1:
+            raise ValueError(
+                f"r_min and r_max must be 0 <= r_min < r_max <= 1; got {low} and {high}. Pass the "
+                "ring of the eigenvalues, for example r_min=0.9, r_max=0.999."
+            )
+        phase = check_number("max_phase", max_phase)
+        if not 0 < phase <= 2 * math.pi:
+            raise ValueError(
+                f"max_phase must lie in (0, 2π]; got {phase}. Pass for example math.pi / 10."
+            )
+        self._begin(
+            in_features,
+            hidden_features,
+            dtype=dtype,
+            carry_dtype=carry_dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+        size, kind = self.hidden_features, self.param_dtype
+        wide = drawing_dtype(kind)
+        # From (0, 1]: of 0 there is no logarithm.
+        area = 1 - jax.random.uniform(rngs.params(), (size,), wide)
+        turn = 1 - jax.random.uniform(rngs.params(), (size,), wide)
+        # −log |λ|, from |λ|² uniform; at most what keeps ν finite where the ring touches 1.
+        decay = -0.5 * jnp.log(area * (high**2 - low**2) + low**2)
+        decay = jnp.maximum(decay, jnp.finfo(wide).tiny)
+        self.nu = nnx.Param(jnp.log(decay).astype(kind))
+        self.theta = nnx.Param(jnp.log(phase * turn).astype(kind))
+        self.gamma = nnx.Param((0.5 * jnp.log(-jnp.expm1(-2 * decay))).astype(kind))
+        self._make_maps(
+            out_features,
+            kernel_scale=1 / math.sqrt(2 * self.in_features),
+            output_scale=1 / math.sqrt(size),
+            rngs=rngs,
+        )
+
+    def eigenvalues(self) -> jax.Array:
+        """λ as [real, imaginary], (2, H)."""
+        (nu, theta) = self._kept(self.nu[...], self.theta[...])
+        modulus, phase = jnp.exp(-jnp.exp(nu)), jnp.exp(theta)
+        return jnp.stack([modulus * jnp.cos(phase), modulus * jnp.sin(phase)])
+
+    def _drive(self, product: jax.Array) -> jax.Array:
+        return self._weight_of(jnp.exp(self.gamma[...].astype(product.dtype)), product) * product
+
+    def linear_form(self) -> LinearForm:
+        """Complex and diagonal, the same at every step; see `rnn_jax.cells.linear`."""
+        return self._complex_form(contracts=True)
