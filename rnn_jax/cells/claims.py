@@ -32,6 +32,7 @@ from jax.tree_util import Partial
 #   gates(carry, x) -> {name: (..., H)}            memory_path(carry, x) -> {part: (..., H)}
 #   slopes(carry, x) -> (..., H), with recurrent_kernel: A = diag(slopes) W_hᵀ
 #   jacobian_bound() -> (sup|φ'|, W_h)             diagonal_part: str | None
+#   linear_form() -> LinearForm | None
 #   splits_call: whether __call__(carry, x) is step(carry, project(x))
 CLAIMS = frozenset(
     {
@@ -41,6 +42,7 @@ CLAIMS = frozenset(
         "slopes",
         "jacobian_bound",
         "diagonal_part",
+        "linear_form",
         "splits_call",
     }
 )

@@ -3,7 +3,6 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from equations import (
     CLOSE,
     IN,
@@ -14,6 +13,7 @@ from equations import (
     jacobians_by_calls,
     noisy,
 )
+from flax import nnx
 
 import rnn_jax as rj
 from refusing import refuses, table

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from equations import CLOSE, IN, H, assert_follows, example, jacobians_by_calls, noisy
+from flax import nnx
 
 import rnn_jax as rj
 from refusing import refuses, table

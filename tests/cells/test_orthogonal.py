@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
-from flax import nnx
 from equations import (
     CLOSE,
     IN,
@@ -18,6 +17,7 @@ from equations import (
     jacobians_by_calls,
     noisy,
 )
+from flax import nnx
 
 import rnn_jax as rj
 from refusing import refuses, table
