@@ -1,5 +1,6 @@
 """The clockwork recurrent network: modules of units that are evaluated at periods of their own."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -184,7 +185,7 @@ def _check_periods(periods: Any, size: int, kept: Any) -> tuple[int, ...]:
             "(1, 2, 4, 8)."
         )
     found = tuple(check_count("a period", period, low=1) for period in periods)
-    if not found or any(a >= b for a, b in zip(found, found[1:], strict=False)):
+    if not found or any(a >= b for a, b in itertools.pairwise(found)):
         raise ValueError(
             f"periods must rise from the fastest module to the slowest; got {list(found)}. Pass "
             "for example (1, 2, 4, 8)."
