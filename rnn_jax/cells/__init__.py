@@ -4,6 +4,7 @@ from rnn_jax.cells.antisymmetric import AntisymmetricRNNCell
 from rnn_jax.cells.as_cell import as_cell
 from rnn_jax.cells.cell import Cell, RNNCell
 from rnn_jax.cells.cfc import CfCCell
+from rnn_jax.cells.clockwork import ClockworkRNNCell
 from rnn_jax.cells.cornn import CoRNNCell, UnICORNNCell
 from rnn_jax.cells.fast_grnn import FastGRNNCell
 from rnn_jax.cells.gru import GRUCell
@@ -31,6 +32,7 @@ __all__ = [
     "AntisymmetricRNNCell",
     "Cell",
     "CfCCell",
+    "ClockworkRNNCell",
     "CoRNNCell",
     "ExpRNNCell",
     "FastGRNNCell",
