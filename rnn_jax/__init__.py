@@ -19,6 +19,7 @@ from rnn_jax.cells import (
     LeakyIntegratorCell,
     LearnedCarry,
     LEMCell,
+    LinearForm,
     LMUCell,
     LRUCell,
     LSTMCell,
@@ -79,7 +80,14 @@ from rnn_jax.gradients import (
     weight_gradient_by_step,
     weight_gradient_log_norms,
 )
-from rnn_jax.sequence import Bidirectional, SequenceModel, StackedCell, unroll
+from rnn_jax.sequence import (
+    Bidirectional,
+    SequenceModel,
+    StackedCell,
+    UnrollMethod,
+    unroll,
+    unroll_method,
+)
 from rnn_jax.training import (
     FitResult,
     Flossing,
@@ -138,6 +146,7 @@ __all__ = [
     "LayerNormLSTMCell",
     "LeakyIntegratorCell",
     "LearnedCarry",
+    "LinearForm",
     "Linearization",
     "LocalLyapunovExponents",
     "LyapunovProbe",
@@ -165,6 +174,7 @@ __all__ = [
     "UGRNNCell",
     "UnICORNNCell",
     "UnitaryRNNCell",
+    "UnrollMethod",
     "Vanishing",
     "WeightDecay",
     "Zoneout",
@@ -205,6 +215,7 @@ __all__ = [
     "state_jacobian",
     "tasks",
     "unroll",
+    "unroll_method",
     "vanishing_penalty",
     "weight_gradient_by_step",
     "weight_gradient_log_norms",
