@@ -20,6 +20,7 @@ from rnn_jax.cells import (
     LeakyIntegratorCell,
     LearnedCarry,
     LEMCell,
+    LinearForm,
     LMUCell,
     LRUCell,
     LSTMCell,
@@ -80,7 +81,14 @@ from rnn_jax.gradients import (
     weight_gradient_by_step,
     weight_gradient_log_norms,
 )
-from rnn_jax.sequence import Bidirectional, SequenceModel, StackedCell, unroll
+from rnn_jax.sequence import (
+    Bidirectional,
+    SequenceModel,
+    StackedCell,
+    UnrollMethod,
+    unroll,
+    unroll_method,
+)
 from rnn_jax.training import (
     FitResult,
     Flossing,
@@ -140,6 +148,7 @@ __all__ = [
     "LayerNormLSTMCell",
     "LeakyIntegratorCell",
     "LearnedCarry",
+    "LinearForm",
     "Linearization",
     "LocalLyapunovExponents",
     "LyapunovProbe",
@@ -167,6 +176,7 @@ __all__ = [
     "UGRNNCell",
     "UnICORNNCell",
     "UnitaryRNNCell",
+    "UnrollMethod",
     "Vanishing",
     "WeightDecay",
     "Zoneout",
@@ -207,6 +217,7 @@ __all__ = [
     "state_jacobian",
     "tasks",
     "unroll",
+    "unroll_method",
     "vanishing_penalty",
     "weight_gradient_by_step",
     "weight_gradient_log_norms",
