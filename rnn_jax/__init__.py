@@ -11,6 +11,7 @@ from rnn_jax.cells import (
     CfCCell,
     ClockworkRNNCell,
     CoRNNCell,
+    EchoStateCell,
     ExpRNNCell,
     FastGRNNCell,
     GRUCell,
@@ -80,7 +81,14 @@ from rnn_jax.gradients import (
     weight_gradient_by_step,
     weight_gradient_log_norms,
 )
-from rnn_jax.sequence import Bidirectional, SequenceModel, StackedCell, unroll
+from rnn_jax.sequence import (
+    Bidirectional,
+    RidgeReadout,
+    SequenceModel,
+    StackedCell,
+    ridge_readout,
+    unroll,
+)
 from rnn_jax.training import (
     FitResult,
     Flossing,
@@ -119,6 +127,7 @@ __all__ = [
     "ClockworkRNNCell",
     "CoRNNCell",
     "CovariantLyapunovVectors",
+    "EchoStateCell",
     "Estimate",
     "ExpRNNCell",
     "FastGRNNCell",
@@ -156,6 +165,7 @@ __all__ = [
     "RGLRUCell",
     "RNNCell",
     "RecurrentDropout",
+    "RidgeReadout",
     "S5Cell",
     "SLSTMCell",
     "ScoRNNCell",
@@ -202,6 +212,7 @@ __all__ = [
     "record_gradient_norms",
     "recorded_gradient_norms",
     "restore",
+    "ridge_readout",
     "sample_starts",
     "save",
     "state_jacobian",
