@@ -11,6 +11,7 @@ from rnn_jax.cells import (
     CfCCell,
     ClockworkRNNCell,
     CoRNNCell,
+    EchoStateCell,
     ExpRNNCell,
     FastGRNNCell,
     GRUCell,
@@ -83,9 +84,11 @@ from rnn_jax.gradients import (
 )
 from rnn_jax.sequence import (
     Bidirectional,
+    RidgeReadout,
     SequenceModel,
     StackedCell,
     UnrollMethod,
+    ridge_readout,
     unroll,
     unroll_method,
 )
@@ -127,6 +130,7 @@ __all__ = [
     "ClockworkRNNCell",
     "CoRNNCell",
     "CovariantLyapunovVectors",
+    "EchoStateCell",
     "Estimate",
     "ExpRNNCell",
     "FastGRNNCell",
@@ -165,6 +169,7 @@ __all__ = [
     "RGLRUCell",
     "RNNCell",
     "RecurrentDropout",
+    "RidgeReadout",
     "S5Cell",
     "SLSTMCell",
     "ScoRNNCell",
@@ -212,6 +217,7 @@ __all__ = [
     "record_gradient_norms",
     "recorded_gradient_norms",
     "restore",
+    "ridge_readout",
     "sample_starts",
     "save",
     "state_jacobian",

@@ -6,6 +6,7 @@ from rnn_jax.cells.cell import Cell, RNNCell
 from rnn_jax.cells.cfc import CfCCell
 from rnn_jax.cells.clockwork import ClockworkRNNCell
 from rnn_jax.cells.cornn import CoRNNCell, UnICORNNCell
+from rnn_jax.cells.echo_state import EchoStateCell
 from rnn_jax.cells.fast_grnn import FastGRNNCell
 from rnn_jax.cells.gru import GRUCell
 from rnn_jax.cells.indrnn import IndRNNCell
@@ -35,6 +36,7 @@ __all__ = [
     "CfCCell",
     "ClockworkRNNCell",
     "CoRNNCell",
+    "EchoStateCell",
     "ExpRNNCell",
     "FastGRNNCell",
     "GRUCell",
