@@ -18,9 +18,10 @@ from rnn_jax.checks import check_rngs, check_size
 from rnn_jax.initializers import (
     Initializer,
     InitializerLike,
+    MemoryGates,
     get_initializer,
+    init_bias,
     init_by_gate,
-    initialize,
 )
 
 Carry = Any
@@ -41,6 +42,9 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
     Attributes:
       diagonal_part: the part of the carry each unit of which acts on the next step's same unit
         alone, in every part (a cell state behind gates that see it not, or by peepholes).
+      memory_gates: the blocks that decide how much of the state is kept, each with 1 if it keeps
+        the state where it is near 1 and −1 if it overwrites it there. The initialisers
+        `forget_bias` and `chrono` set their biases.
       splits_call: whether a call is `step(carry, project(x))`, so that `unroll` may project a whole
         sequence at once. What a cell may tell of itself, and when it counts, is said in
         `rnn_jax.cells.claims`.
@@ -56,6 +60,7 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
     blocks: tuple[str, ...]
     carry_parts: tuple[str, ...] = ("h",)
     diagonal_part: str | None = None
+    memory_gates: MemoryGates = ()
     splits_call: bool = True
 
     def __init__(
@@ -82,13 +87,12 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
         self.carry_dtype = None if carry_dtype is None else _float_dtype("carry_dtype", carry_dtype)
         check_rngs(rngs)
         init = {
-            name: get_initializer(name, value)
-            for name, value in (
-                ("kernel_init", kernel_init),
-                ("recurrent_kernel_init", recurrent_kernel_init),
-                ("bias_init", bias_init),
-            )
+            "kernel_init": get_initializer("kernel_init", kernel_init),
+            "recurrent_kernel_init": get_initializer(
+                "recurrent_kernel_init", recurrent_kernel_init
+            ),
         }
+        of_bias = get_initializer("bias_init", bias_init, "bias")
         gates, dtype = len(blocks), self.param_dtype
 
         def kernel(name: str, rows: int) -> nnx.Param[jax.Array]:
@@ -98,8 +102,9 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
 
         self.kernel = kernel("kernel_init", size_in)
         self.recurrent_kernel = kernel("recurrent_kernel_init", self.output_features)
+        gates_of_memory = self.memory_gates
         self.bias = nnx.Param(
-            initialize("bias_init", init["bias_init"], rngs.params(), (gates * size,), dtype)
+            init_bias("bias_init", of_bias, rngs.params(), size, blocks, gates_of_memory, dtype)
         )
 
     def __call__(self, carry: Carry, x: jax.Array) -> tuple[Carry, jax.Array]:

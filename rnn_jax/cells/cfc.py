@@ -108,7 +108,7 @@ class CfCCell(RNNCell):
 
         def bias(of: int, to: int) -> jax.Array:
             papers = uniform_to(1 / math.sqrt(of))
-            init = get_initializer("bias_init", papers if bias_init is None else bias_init)
+            init = get_initializer("bias_init", papers if bias_init is None else bias_init, "bias")
             return initialize("bias_init", init, rngs.params(), (to,), self.param_dtype)
 
         both, first = size_in + size, (units, 1) if layers else (size, heads)

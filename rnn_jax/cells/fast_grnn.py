@@ -11,7 +11,7 @@ from rnn_jax.cells.cell import RNNCell, promote
 from rnn_jax.cells.driven import input_product, spread
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
 from rnn_jax.checks import check_number
-from rnn_jax.initializers import InitializerLike, get_initializer, initialize
+from rnn_jax.initializers import InitializerLike, get_initializer, init_bias
 
 
 class FastGRNNCell(RNNCell):
@@ -51,6 +51,8 @@ class FastGRNNCell(RNNCell):
       stable and tiny kilobyte sized gated recurrent neural network", 2018.
     """
 
+    memory_gates = (("update", 1),)
+
     def __init__(
         self,
         in_features: int,
@@ -74,16 +76,16 @@ class FastGRNNCell(RNNCell):
             blocks=("shared",),
             kernel_init=small if kernel_init is None else kernel_init,
             recurrent_kernel_init=small if recurrent_kernel_init is None else recurrent_kernel_init,
-            bias_init=bias_init,
+            bias_init="zeros",
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
             rngs=rngs,
         )
-        init, shape = get_initializer("bias_init", bias_init), (self.hidden_features,)
-        self.gate_bias = nnx.Param(
-            initialize("bias_init", init, rngs.params(), shape, self.param_dtype)
-        )
+        init, size = get_initializer("bias_init", bias_init, "bias"), self.hidden_features
+        both, gates = ("update", "candidate"), self.memory_gates
+        bias = init_bias("bias_init", init, rngs.params(), size, both, gates, self.param_dtype)
+        self.gate_bias, self.bias = map(nnx.Param, jnp.split(bias, 2))
         self.zeta, self.nu = (nnx.Param(jnp.asarray(a, self.param_dtype)) for a in scalars)
 
     def project(self, x: jax.Array) -> jax.Array:

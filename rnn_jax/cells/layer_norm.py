@@ -10,7 +10,7 @@ from flax import nnx
 from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.driven import input_product, spread
 from rnn_jax.checks import check_flag, check_number
-from rnn_jax.initializers import InitializerLike
+from rnn_jax.initializers import InitializerLike, gate_offset
 
 LSTMCarry = tuple[jax.Array, jax.Array]
 
@@ -99,7 +99,8 @@ class LayerNormLSTMCell(_NormalisedCell):
     Args:
       in_features: I.
       hidden_features: H.
-      forget_bias: added to the forget gate's initial bias, one finite number.
+      forget_bias: added to the forget gate's initial bias, one finite number. A `bias_init` that
+        sets the gate itself, such as "chrono(1, 200)", takes its place.
       by_gate: whether each gate has a mean and a variance of its own.
       epsilon: ε, above 0.
       kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable. γ starts at
@@ -120,6 +121,7 @@ class LayerNormLSTMCell(_NormalisedCell):
     """
 
     carry_parts = ("c", "h")
+    memory_gates = (("forget", 1), ("input", -1))
 
     def __init__(
         self,
@@ -137,7 +139,7 @@ class LayerNormLSTMCell(_NormalisedCell):
         param_dtype: Any = None,
         rngs: nnx.Rngs,
     ):
-        offset = check_number("forget_bias", forget_bias)
+        offset = gate_offset("forget_bias", forget_bias, 1.0, bias_init)
         super().__init__(
             in_features,
             hidden_features,
@@ -233,6 +235,8 @@ class LayerNormGRUCell(_NormalisedCell):
     References:
       J. L. Ba, J. R. Kiros and G. E. Hinton, "Layer normalization", 2016.
     """
+
+    memory_gates = (("update", 1),)
 
     def __init__(
         self,

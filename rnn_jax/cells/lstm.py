@@ -10,8 +10,8 @@ from flax import nnx
 from rnn_jax.activations import ActivationLike, computes, get_activation, is_known_by_element
 from rnn_jax.cells.cell import RNNCell, promote
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
-from rnn_jax.checks import check_number, check_size
-from rnn_jax.initializers import InitializerLike, get_initializer, initialize
+from rnn_jax.checks import check_size
+from rnn_jax.initializers import InitializerLike, gate_offset, get_initializer, initialize
 
 LSTMCarry = tuple[jax.Array, jax.Array]
 
@@ -37,7 +37,8 @@ class LSTMCell(RNNCell):
       in_features: I.
       hidden_features: H.
       forget_bias: added to the forget gate's initial bias (Gers et al., 2000; Jozefowicz et al.,
-        2015), one finite number. It is part of `bias` from then on and is trained with it.
+        2015), one finite number. It is part of `bias` from then on and is trained with it. A
+        `bias_init` that sets the gate itself, such as "chrono(1, 200)", takes its place.
       peephole: gates see the cell state through `peephole`, one diagonal row for each gate: input
         and forget gates see c, the output gate sees c' (Gers and Schmidhuber, 2000).
       coupled: one gate for both, i = 1 − f; the input block is absent.
@@ -71,6 +72,7 @@ class LSTMCell(RNNCell):
     """
 
     carry_parts = ("c", "h")
+    memory_gates = (("forget", 1), ("input", -1))
 
     def __init__(
         self,
@@ -116,7 +118,7 @@ class LSTMCell(RNNCell):
         size = self.hidden_features
         if forget_gate:
             start = self.blocks.index("forget") * size
-            offset = check_number("forget_bias", forget_bias)
+            offset = gate_offset("forget_bias", forget_bias, 1.0, bias_init)
             self.bias[...] = self.bias[...].at[start : start + size].add(offset)
         self.peephole = (
             nnx.Param(jnp.zeros((len(self.blocks) - 1, size), self.param_dtype))

@@ -9,8 +9,8 @@ from flax import nnx
 
 from rnn_jax.cells.cell import RNNCell, promote
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
-from rnn_jax.checks import check_flag, check_number
-from rnn_jax.initializers import InitializerLike
+from rnn_jax.checks import check_flag
+from rnn_jax.initializers import InitializerLike, gate_offset
 
 
 class MGUCell(RNNCell):
@@ -46,6 +46,8 @@ class MGUCell(RNNCell):
       G.-B. Zhou, J. Wu, C.-L. Zhang and Z.-H. Zhou, "Minimal gated unit for recurrent neural
       networks", 2016.
     """
+
+    memory_gates = (("forget", -1),)
 
     def __init__(
         self,
@@ -151,7 +153,8 @@ class UGRNNCell(RNNCell):
       in_features: I.
       hidden_features: H.
       update_bias: added to the gate's initial bias, one finite number. It is part of `bias` from
-        then on and is trained with it.
+        then on and is trained with it. A `bias_init` that sets the gate itself, such as
+        "chrono(1, 200)", takes its place.
       kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
@@ -169,6 +172,8 @@ class UGRNNCell(RNNCell):
       networks", 2017.
     """
 
+    memory_gates = (("update", 1),)
+
     def __init__(
         self,
         in_features: int,
@@ -183,7 +188,7 @@ class UGRNNCell(RNNCell):
         param_dtype: Any = None,
         rngs: nnx.Rngs,
     ):
-        offset = check_number("update_bias", update_bias)
+        offset = gate_offset("update_bias", update_bias, 1.0, bias_init)
         super().__init__(
             in_features,
             hidden_features,

@@ -8,8 +8,7 @@ from flax import nnx
 
 from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.driven import gaussian, input_product, spread
-from rnn_jax.checks import check_number
-from rnn_jax.initializers import InitializerLike, get_initializer, initialize
+from rnn_jax.initializers import InitializerLike, gate_offset, get_initializer, initialize
 
 
 class MinimalRNNCell(RNNCell):
@@ -29,7 +28,8 @@ class MinimalRNNCell(RNNCell):
       hidden_features: H.
       recurrent_gain: σ_w, of U, `recurrent_kernel` (H, H). At 0 and above.
       input_gain: σ_v, of V, `input_kernel` (H, H). At 0 and above.
-      update_bias: μ, added to the gate's initial bias.
+      update_bias: μ, added to the gate's initial bias. A `bias_init` that sets the gate itself,
+        such as "chrono(1, 200)", takes its place.
       kernel_init: initialiser of W_x, by name or callable.
       recurrent_kernel_init, input_kernel_init: of U and V, by name or callable; None is Gaussian
         with the gains above. Another initialiser is multiplied by no gain.
@@ -52,6 +52,8 @@ class MinimalRNNCell(RNNCell):
       RNNs: gating enables signal propagation in recurrent neural networks", 2018.
     """
 
+    memory_gates = (("update", 1),)
+
     def __init__(
         self,
         in_features: int,
@@ -71,7 +73,7 @@ class MinimalRNNCell(RNNCell):
     ):
         of_state = gaussian("recurrent_gain", recurrent_gain)
         of_input = gaussian("input_gain", input_gain)
-        offset = check_number("update_bias", update_bias)
+        offset = gate_offset("update_bias", update_bias, 0.0, bias_init)
         super().__init__(
             in_features,
             hidden_features,

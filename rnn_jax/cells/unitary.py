@@ -11,7 +11,7 @@ from flax import nnx
 
 from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.orthogonal import at_least_float32, project_without_bias
-from rnn_jax.initializers import InitializerLike, get_initializer, initialize
+from rnn_jax.initializers import InitializerLike, Kind, get_initializer, initialize
 
 ComplexCarry = tuple[jax.Array, jax.Array]
 
@@ -81,14 +81,14 @@ class UnitaryRNNCell(RNNCell):
             rngs=rngs,
         )
 
-        def drawn(name: str, given: InitializerLike, shape: tuple[int, ...]) -> Any:
-            init = get_initializer(name, given)
+        def drawn(name: str, given: InitializerLike, kind: Kind, shape: tuple[int, ...]) -> Any:
+            init = get_initializer(name, given, kind)
             return nnx.Param(initialize(name, init, rngs.params(), shape, self.param_dtype))
 
         size = self.hidden_features
         init = _angles_and_reflections if recurrent_kernel_init is None else recurrent_kernel_init
-        self.recurrent_kernel = drawn("recurrent_kernel_init", init, (7, size))
-        self.bias = drawn("bias_init", bias_init, (size,))
+        self.recurrent_kernel = drawn("recurrent_kernel_init", init, "unit", (7, size))
+        self.bias = drawn("bias_init", bias_init, "bias", (size,))
 
     def project(self, x: jax.Array) -> jax.Array:
         """All that depends on the input alone: z = x V, its real part and then its imaginary one.
