@@ -12,6 +12,7 @@ from flax import nnx
 from rnn_jax.activations import Activation, ActivationLike, get_activation, is_own
 from rnn_jax.cells.cell import RNNCell, promote
 from rnn_jax.cells.driven import gaussian, spread
+from rnn_jax.cells.linear import LinearForm, rounds_products, row_matrix
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
 from rnn_jax.checks import check_flag, check_number
 from rnn_jax.initializers import InitializerLike
@@ -121,6 +122,19 @@ class LeakyIntegratorCell(RNNCell):
         w = jnp.concatenate(promote(*rows))
         alpha = self._alpha().astype(w.dtype)[None]
         return FusedForm(_UnitMathematics(self.activation), (w, alpha))
+
+    def linear_form(self) -> LinearForm | None:
+        """Dense, Λ = diag(1 − α) + diag(α) W_hᵀ, for the activation "identity"; else None."""
+        if self.activation != get_activation("identity") or rounds_products(self):
+            return None
+        return LinearForm("dense", self._transition)
+
+    def _transition(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        (z,) = self._kept(z)
+        alpha, w = self._alpha().astype(z.dtype), self.recurrent_kernel[...].astype(z.dtype)
+        # Columns are what a unit is moved by.
+        kernel = jnp.diag(1 - alpha) + w * jnp.broadcast_to(alpha, w.shape)
+        return row_matrix(kernel, z), spread(alpha, z) * z
 
     def memory_path(self, carry: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
         """The factor by which the state is handed on by itself: {"h": 1 − α}.

@@ -146,7 +146,7 @@ class RGLRUCell(StateSpaceCell):
 
     def linear_form(self) -> LinearForm:
         """Real and diagonal; see `rnn_jax.cells.linear`."""
-        return LinearForm("diagonal", self._transition, _output, _same, _same, contracts=True)
+        return LinearForm("diagonal", self._transition, contracts=True)
 
     def gates(self, carry: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
         """The gate activations of the step that takes `carry` and `x`.
@@ -200,12 +200,3 @@ def _root_of_rest(rate: jax.Array, recurrence: jax.Array) -> jax.Array:
     safe = jnp.where(is_small, jnp.ones_like(w), w)
     ratio = jnp.where(is_small, 1 - w / 2 + w * w / 6 - w * w * w / 24, -jnp.expm1(-safe) / safe)
     return jnp.sqrt(2 * rate) * jnp.exp(0.5 * jax.nn.log_sigmoid(recurrence)) * jnp.sqrt(ratio)
-
-
-def _output(carry: jax.Array, z: jax.Array) -> jax.Array:
-    del z
-    return carry
-
-
-def _same(carry: jax.Array) -> jax.Array:
-    return carry

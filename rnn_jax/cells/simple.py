@@ -16,6 +16,7 @@ from rnn_jax.activations import (
     is_own,
 )
 from rnn_jax.cells.cell import RNNCell, promote
+from rnn_jax.cells.linear import LinearForm, rounds_products, row_matrix
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
 from rnn_jax.initializers import InitializerLike
 
@@ -91,6 +92,16 @@ class SimpleRNNCell(RNNCell):
             return None
         rows = (self.recurrent_kernel[...], self.kernel[...], self.bias[...][None])
         return FusedForm(_UnitMathematics(self.activation), (jnp.concatenate(promote(*rows)),))
+
+    def linear_form(self) -> LinearForm | None:
+        """Dense, Λ = W_hᵀ at every step, for the activation "identity"; else None."""
+        if self.activation != get_activation("identity") or rounds_products(self):
+            return None
+        return LinearForm("dense", self._transition)
+
+    def _transition(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        (z,) = self._kept(z)
+        return row_matrix(self.recurrent_kernel[...], z), z
 
     def slopes(self, carry: jax.Array, x: jax.Array) -> jax.Array | None:
         """φ'(x W_x + h W_h + b), the slopes of the step that takes `carry` and `x`.
