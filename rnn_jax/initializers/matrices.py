@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax.arrays import at_least_float32
-from rnn_jax.checks import check_number, check_positive
+from rnn_jax.checks import check_not_negative, check_number, check_positive
 from rnn_jax.initializers.drawing import Initializer
 from rnn_jax.initializers.entries import matrix_shape
 from rnn_jax.initializers.hippo import legs_matrix
@@ -29,20 +29,20 @@ def identity(scale: float = 1.0) -> Initializer:
 def sparse(density: float = 0.1, radius: float = 0.9) -> Initializer:
     """A sparse square matrix of a given spectral radius: the reservoir of an echo state network.
 
-    Entries at random places are uniform in (−1, 1), the others 0, and the whole is scaled until its
-    largest eigenvalue has modulus `radius` (Jaeger, 2001).
+    Each unit sees k = max(1, density · H) units at random, by weights uniform in (−1, 1), and all of
+    them are then scaled until the largest eigenvalue has modulus `radius` (Jaeger, 2001).
 
     Args:
-      density: the share of entries that are not 0, in (0, 1].
-      radius: ρ, above 0.
+      density: the share of units that each unit sees, in (0, 1].
+      radius: ρ, at least 0.
     """
     share = check_number("density", density)
     if not 0 < share <= 1:
         raise ValueError(
-            f"density must be above 0 and at most 1; got {share:g}. Pass the share of entries that "
-            "are not 0, such as 0.1."
+            f"density must be above 0 and at most 1; got {share:g}. Pass the share of units that "
+            "each unit sees, such as 0.1."
         )
-    return _Sparse(share, check_positive("radius", radius))
+    return _Sparse(share, check_not_negative("radius", radius))
 
 
 def ring(r_min: float = 1.0, r_max: float = 1.0, max_phase: float = 2 * math.pi) -> Initializer:
@@ -121,10 +121,11 @@ class _Sparse:
     def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = float) -> jax.Array:
         size = _square("sparse", shape)
         of_places, of_values = jax.random.split(key)
-        places = jax.random.permutation(of_places, size * size).reshape(size, size)
         wide = at_least_float32(dtype)
         values = jax.random.uniform(of_values, (size, size), wide, -1.0, 1.0)
-        drawn = jnp.where(places < round(self.density * size * size), values, 0)
+        # Where every unit sees one at least there is a circle, and so an eigenvalue other than 0.
+        places = jnp.argsort(jax.random.uniform(of_places, (size, size)), axis=0)
+        drawn = jnp.where(places < max(1, round(self.density * size)), values, 0)
         if not isinstance(drawn, jax.core.Tracer):
             return jnp.asarray(self._scaled(drawn), dtype)
         # Eigenvalues of a general matrix are computed on the host, on every platform.
@@ -138,9 +139,9 @@ class _Sparse:
         modulus = np.abs(np.linalg.eigvals(values)).max()
         if modulus == 0:
             raise ValueError(
-                f"sparse needs a matrix with an eigenvalue other than 0 to scale; got "
-                f"{np.count_nonzero(values)} entries in {values.shape[0]} rows, whose eigenvalues "
-                f"are all 0. Pass a density above {self.density:g}, or another seed"
+                "sparse needs a matrix with an eigenvalue other than 0 to scale; got one of "
+                f"{values.shape[0]} rows whose eigenvalues are all 0. Pass a density above "
+                f"{self.density:g}, or another seed"
             )
         return (values * (self.radius / modulus)).astype(drawn.dtype)
 
