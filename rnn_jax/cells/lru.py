@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rnn_jax.arrays import at_least_float32, spread
 from rnn_jax.cells.complex_state import ComplexStateCell
 from rnn_jax.cells.linear import LinearForm
-from rnn_jax.cells.state_space import drawing_dtype
 from rnn_jax.initializers.matrices import check_ring, draw_ring
 
 
@@ -64,8 +64,8 @@ class LRUCell(ComplexStateCell):
         param_dtype: Any = None,
         rngs: nnx.Rngs,
     ):
-        low, high, phase = check_ring(r_min, r_max, max_phase)
-        self._begin(
+        low, high, most = check_ring(r_min, r_max, max_phase)
+        super().__init__(
             in_features,
             hidden_features,
             dtype=dtype,
@@ -74,11 +74,11 @@ class LRUCell(ComplexStateCell):
             rngs=rngs,
         )
         size, kind = self.hidden_features, self.param_dtype
-        wide = drawing_dtype(kind)
+        wide = at_least_float32(kind)
         of_area, of_turn = rngs.params(), rngs.params()
-        decay, theta = draw_ring(of_area, of_turn, size, low, high, phase, wide)
+        decay, phase = draw_ring(of_area, of_turn, size, low, high, most, wide)
         self.nu = nnx.Param(jnp.log(decay).astype(kind))
-        self.theta = nnx.Param(jnp.log(theta).astype(kind))
+        self.theta = nnx.Param(jnp.log(phase).astype(kind))
         self.gamma = nnx.Param((0.5 * jnp.log(-jnp.expm1(-2 * decay))).astype(kind))
         self._make_maps(
             out_features,
@@ -94,7 +94,7 @@ class LRUCell(ComplexStateCell):
         return jnp.stack([modulus * jnp.cos(phase), modulus * jnp.sin(phase)])
 
     def _drive(self, product: jax.Array) -> jax.Array:
-        return self._weight_of(jnp.exp(self.gamma[...].astype(product.dtype)), product) * product
+        return spread(jnp.exp(self.gamma[...].astype(product.dtype)), product) * product
 
     def linear_form(self) -> LinearForm:
         """Complex and diagonal, the same at every step; see `rnn_jax.cells.linear`."""

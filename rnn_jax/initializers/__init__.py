@@ -18,6 +18,7 @@ from rnn_jax.initializers.entries import (
     gaussian,
     normal,
     uniform,
+    uniform_to,
     variance_scaling,
 )
 from rnn_jax.initializers.gate_biases import MemoryGates, chrono, forget_bias
@@ -38,7 +39,7 @@ from rnn_jax.initializers.mean_field import (
     gaussian_mean,
     susceptibility,
 )
-from rnn_jax.initializers.named import Kind, gate_offset, get_initializer, names
+from rnn_jax.initializers.named import Kind, get_initializer, names, sets_gates
 
 __all__ = [
     "Initializer",
@@ -51,7 +52,6 @@ __all__ = [
     "critical_gain",
     "fixed_point_variance",
     "forget_bias",
-    "gate_offset",
     "gaussian",
     "gaussian_mean",
     "get_initializer",
@@ -66,10 +66,12 @@ __all__ = [
     "normal",
     "orthogonal",
     "ring",
+    "sets_gates",
     "skew_cayley",
     "skew_henaff",
     "sparse",
     "susceptibility",
     "uniform",
+    "uniform_to",
     "variance_scaling",
 ]

@@ -25,15 +25,20 @@ def uniform(low: float, high: float) -> Initializer:
     """Uniform in [low, high).
 
     Raises:
-      ValueError: the two are not low < high.
+      ValueError: the two are not low <= high.
     """
     low, high = check_number("low", low), check_number("high", high)
-    if not low < high:
+    if low > high:
         raise ValueError(
-            f"low and high must be low < high; got {low:g} and {high:g}. Pass for example -0.1 and "
-            "0.1, or constant(0.1) for one value."
+            f"low and high must be low <= high; got {low:g} and {high:g}. Pass for example -0.1 "
+            "and 0.1."
         )
     return _Uniform(low, high)
+
+
+def uniform_to(bound: float) -> Initializer:
+    """Uniform between ±bound."""
+    return uniform(-bound, bound)
 
 
 def normal(deviation: float) -> Initializer:

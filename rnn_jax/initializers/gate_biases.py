@@ -77,7 +77,7 @@ class GateBias:
         gates: MemoryGates,
     ) -> jax.Array:
         """Biases (G·H,) of `blocks`, side by side, of which `gates` keep the state."""
-        if not gates or gates[0][0] not in blocks:
+        if not gates:
             return self(key, shape, dtype)
         size = shape[0] // len(blocks)
         values = dict.fromkeys(blocks, jnp.zeros((size,), dtype))

@@ -29,7 +29,7 @@ def identity(scale: float = 1.0) -> Initializer:
 def sparse(density: float = 0.1, radius: float = 0.9) -> Initializer:
     """A sparse square matrix of a given spectral radius: the reservoir of an echo state network.
 
-    Each unit sees k = max(1, density · H) units at random, by weights uniform in (−1, 1), and all of
+    Each unit sees k = max(1, density · H) units, by weights uniform in (−1, 1), and all of
     them are then scaled until the largest eigenvalue has modulus `radius` (Jaeger, 2001).
 
     Args:

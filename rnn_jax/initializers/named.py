@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import jax
 
-from rnn_jax.checks import check_choice, check_number
+from rnn_jax.checks import check_choice
 from rnn_jax.initializers import entries, gate_biases, matrices
 from rnn_jax.initializers.drawing import Initializer, InitializerLike
 
@@ -99,29 +99,9 @@ def get_initializer(name: str, initializer: InitializerLike, kind: Kind = "kerne
     )
 
 
-def gate_offset(name: str, offset: float, default: float, bias_init: InitializerLike) -> float:
-    """What a constructor's own forget bias adds to `bias_init`: nothing if that sets the gates.
-
-    Args:
-      name: the argument's name, for messages.
-      offset: its value.
-      default: that of the constructor, which counts as not given.
-      bias_init: an initialiser, by name or callable.
-
-    Raises:
-      ValueError: a value that is not finite, or both are given.
-      TypeError: no number.
-    """
-    number = check_number(name, offset)
-    initializer = get_initializer("bias_init", bias_init, "bias")
-    if not isinstance(initializer, gate_biases.GateBias):
-        return number
-    if number != default:
-        raise ValueError(
-            f"{name} is not added to biases that set the gate by themselves; got {name}={number:g} "
-            f'beside bias_init="{initializer.name}(…)". Drop one of the two.'
-        )
-    return 0.0
+def sets_gates(bias_init: InitializerLike) -> bool:
+    """Whether an initialiser of biases sets gates by itself, as `chrono` does."""
+    return isinstance(get_initializer("bias_init", bias_init, "bias"), gate_biases.GateBias)
 
 
 def names(kind: Kind) -> dict[str, str]:
