@@ -6,7 +6,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
@@ -20,6 +20,12 @@ from rnn_jax.initializers import InitializerLike
 _SETTLED = {"self", "in_features", "hidden_features", "dtype", "carry_dtype", "param_dtype", "rngs"}
 # Longer names than one likes to type, with what stands for them as well.
 _SHORT = {"recurrent_kernel_init": "recurrent_init"}
+
+_INITIALISERS = (
+    "Initialisers are given by name, quoted if with arguments, as 'gaussian(1.5)'. Of kernels: "
+    f"{', '.join(rj.initializers.names('kernel').values())}. Of biases: "
+    f"{', '.join(rj.initializers.names('bias').values())}."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +52,7 @@ def cells() -> dict[str, type[Any]]:
 
 
 @functools.cache
-def options_of(cell: type[Any]) -> type[CellOptions]:
+def options_of(cell: type[Any]) -> type[Any]:
     """A dataclass of the keyword arguments of a cell's constructor, with its docstring's words.
 
     Initialisers and activations are given by name. Whether all of it fits is for the constructor to
@@ -54,6 +60,9 @@ def options_of(cell: type[Any]) -> type[CellOptions]:
 
     Args:
       cell: a class of `rj.cells`.
+
+    Returns:
+      A subclass of `CellOptions`, the same one for the same cell.
 
     Raises:
       TypeError: an argument of a type that no command line has.
@@ -70,7 +79,7 @@ def options_of(cell: type[Any]) -> type[CellOptions]:
         shown = tyro.conf.arg(help=words.get(name, ""), aliases=aliases)
         fields.append((name, Annotated[typed, shown], dataclasses.field(default=parameter.default)))
     options = dataclasses.make_dataclass(
-        f"{cell.__name__}Options",
+        f"{cell.__name__.removesuffix('Cell')}Options",
         fields,
         bases=(CellOptions,),
         namespace={"cell": cell},
@@ -78,6 +87,8 @@ def options_of(cell: type[Any]) -> type[CellOptions]:
         kw_only=True,
     )
     options.__doc__ = f"{cell.__name__}. {(inspect.getdoc(cell) or '').splitlines()[0]}"
+    if any("_init" in field.name for field in dataclasses.fields(options)):
+        options.__doc__ += f"\n\n{_INITIALISERS}"
     return options
 
 
@@ -97,25 +108,34 @@ def checked(options: CellOptions, build: Callable[[], Any]) -> None:
         said = str(error)
         for field in dataclasses.fields(options):
             # A name of one word may stand for something else later on.
-            pattern = rf"\b{field.name}\b" if "_" in field.name else rf"^{field.name}\b"
-            said = re.sub(pattern, f"--cell.{field.name.replace('_', '-')}", said)
+            before = r"(\b)" if "_" in field.name else "^(each of |)"
+            flag = f"--cell.{field.name.replace('_', '-')}"
+            said = re.sub(rf"{before}{field.name}\b", rf"\1{flag}", said)
         raise type(error)(said) from error
+
+
+# By what stands in an argument's type, what it is on a command line; the first that fits.
+_TYPED: tuple[tuple[Any, Any], ...] = (
+    (ActivationLike, Literal.__getitem__(tuple(ACTIVATIONS))),
+    (InitializerLike, str),
+    (bool, bool),
+    (int, int),
+    (float, float),
+    (Sequence[int], tuple[int, ...]),
+)
 
 
 def _typed(cell: type[Any], name: str, hint: Any) -> Any:
     """What an argument of a constructor is on a command line."""
-    if hint in (bool, int, float, str, int | None, float | None):
-        return hint
     within = set(typing.get_args(hint)) if isinstance(hint, types.UnionType) else {hint}
-    is_optional = type(None) in within
-    for kind, typed in (
-        (ActivationLike, Literal.__getitem__(tuple(ACTIVATIONS))),
-        (InitializerLike, str),
-        (float, float),
-    ):
-        if within >= set(typing.get_args(kind) or {kind}):
-            return typed | None if is_optional else typed
-    raise TypeError(f"{cell.__name__} has an argument {name} of a type without text: {hint}.")
+    for kind, typed in _TYPED:
+        parts = set(typing.get_args(kind)) if isinstance(kind, types.UnionType) else {kind}
+        if within >= parts:
+            return typed | None if type(None) in within else typed
+    raise TypeError(
+        "an argument of a cell must be a number, a flag, an activation or an initialiser, to stand "
+        f"on a command line; got {name}: {hint} of {cell.__name__}. Add its type to _TYPED."
+    )
 
 
 def _described(cell: type[Any]) -> dict[str, str]:
