@@ -42,7 +42,6 @@ def test_all_lists_exactly_what_is_there():
         "cells",
         "checks",
         "gradients",
-        "initializers",
         "plotting",
         "sequence",
         "training",
