@@ -14,10 +14,14 @@ from rnn_jax.cells.structure import (
     Blocks,
     Carry,
     EarlyStage,
+    FusedForm,
     Group,
     Mathematics,
     Stage,
     Stages,
+    affine,
+    groups_of,
+    seen,
     split_blocks,
     stages_of,
 )
@@ -65,6 +69,12 @@ def states_seen(mathematics: Mathematics, start: Carry, saved: Saved) -> list[ja
         for stage, of in zip(stages_of(mathematics), starts, strict=True)
         for group in stage.groups
     ]
+
+
+def products_at(form: FusedForm, x: jax.Array) -> Products:
+    """[h, x, 1] K, one product for each group."""
+    groups, kind = groups_of(form.mathematics), form.product_type
+    return lambda k, h: affine(seen(groups[k], h, x, kind), form.kernels[k], kind)
 
 
 def _starts_of_stages(mathematics: Mathematics, start: Carry, saved: Saved) -> list[Any]:

@@ -16,6 +16,7 @@ from rnn_jax.cells.stages import (
     Saved,
     advance_step,
     coefficients_of,
+    products_at,
     states_seen,
     tangent_step,
 )
@@ -157,15 +158,9 @@ def split_products(
     form: FusedForm, xs: jax.Array, *, inside: bool
 ) -> tuple[Callable[[Any], Products], Any]:
     """How a step computes its pre-activations from what it is given to do so, and that."""
-    mathematics, kernels, kind = form
-    groups = groups_of(mathematics)
     if inside:
-
-        def together(x: jax.Array) -> Products:
-            return lambda k, h: affine(seen(groups[k], h, x, kind), kernels[k], kind)
-
-        return together, xs
-    h_rows = state_rows(form, xs.shape[-1])
+        return functools.partial(products_at, form), xs
+    h_rows, kind = state_rows(form, xs.shape[-1]), form.product_type
 
     def apart(z: Grouped) -> Products:
         def products(k: int, h: jax.Array | None) -> jax.Array:
