@@ -8,11 +8,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnn_jax.cells.cell import RNNCell, promote
-from rnn_jax.cells.discretised import check_not_negative, check_positive, uniform_to
+from rnn_jax.arrays import spread
+from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
-from rnn_jax.checks import check_size
-from rnn_jax.initializers import Initializer, InitializerLike, get_initializer, initialize
+from rnn_jax.checks import check_not_negative, check_positive, check_size
+from rnn_jax.initializers import (
+    Initializer,
+    InitializerLike,
+    get_initializer,
+    initialize,
+    uniform_to,
+)
 
 OscillatorCarry = tuple[jax.Array, jax.Array]
 
@@ -40,6 +46,7 @@ class CoRNNCell(RNNCell):
         pixel by pixel; for the adding problem they are 0.06, 66 and 15.
       kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable; None is the
         paper's, uniform between ±1/√(I + 2H).
+      use_bias: whether there is b; without it `bias` is None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -69,6 +76,7 @@ class CoRNNCell(RNNCell):
         kernel_init: InitializerLike | None = None,
         recurrent_kernel_init: InitializerLike | None = None,
         bias_init: InitializerLike | None = None,
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
@@ -85,8 +93,9 @@ class CoRNNCell(RNNCell):
             hidden_features,
             blocks=("force",),
             kernel_init=papers if kernel_init is None else kernel_init,
-            recurrent_kernel_init="zeros",
-            bias_init=papers if bias_init is None else bias_init,
+            bias_init=bias_init,
+            default_bias_init=papers,
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
@@ -104,6 +113,9 @@ class CoRNNCell(RNNCell):
             )
         )
 
+    def transition_kernel(self) -> None:
+        """None: two parts of the carry meet weights; see `RNNCell.transition_kernel`."""
+
     def step(self, carry: OscillatorCarry, z: jax.Array) -> tuple[OscillatorCarry, jax.Array]:
         """One step of (y, z) with the projected input; see `RNNCell.step`."""
         y_prev, z_prev, drive = self._kept(*carry, z)
@@ -115,9 +127,8 @@ class CoRNNCell(RNNCell):
 
     def fused_form(self) -> FusedForm | None:
         """One kernel, which sees both parts of the carry."""
-        rows = (self.recurrent_kernel[...], self.kernel[...], self.bias[...][None])
         mathematics = _UnitMathematics(self.time_step, self.gamma, self.epsilon)
-        return FusedForm(mathematics, (jnp.concatenate(promote(*rows)),))
+        return FusedForm(mathematics, (self._whole_kernel(),))
 
 
 @dataclass(frozen=True)
@@ -178,6 +189,7 @@ class UnICORNNCell(RNNCell):
       recurrent_kernel_init: of w, of shape (H,); None is the paper's, uniform in (0, 1).
       time_scale_init: of c, likewise; None is the paper's, uniform between ±0.1.
       bias_init: of b.
+      use_bias: whether there is b; without it `bias` is None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -209,6 +221,7 @@ class UnICORNNCell(RNNCell):
         recurrent_kernel_init: InitializerLike | None = None,
         time_scale_init: InitializerLike | None = None,
         bias_init: InitializerLike = "zeros",
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
@@ -223,8 +236,8 @@ class UnICORNNCell(RNNCell):
             hidden_features,
             blocks=("force",),
             kernel_init=of_kernel if kernel_init is None else kernel_init,
-            recurrent_kernel_init="zeros",
             bias_init=bias_init,
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
@@ -241,13 +254,13 @@ class UnICORNNCell(RNNCell):
         )
         self.time_scale = vector("time_scale_init", time_scale_init, uniform_to(0.1))
 
+    def transition_kernel(self) -> None:
+        """None: each unit acts on itself alone; see `RNNCell.transition_kernel`."""
+
     def step(self, carry: OscillatorCarry, z: jax.Array) -> tuple[OscillatorCarry, jax.Array]:
         """One step of (y, z) with the projected input; see `RNNCell.step`."""
         y_prev, z_prev, drive = self._kept(*carry, z)
-        w, c = (
-            jnp.broadcast_to(param[...].astype(drive.dtype), drive.shape)
-            for param in (self.recurrent_kernel, self.time_scale)
-        )
+        w, c = (spread(param[...], drive) for param in (self.recurrent_kernel, self.time_scale))
         step = self.time_step * jax.nn.sigmoid(c)
         velocity = z_prev - step * (jnp.tanh(w * y_prev + drive) + self.alpha * y_prev)
         y = y_prev + step * velocity

@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnn_jax.cells.cell import RNNCell, promote
-from rnn_jax.cells.discretised import check_positive, uniform_to
+from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups, Stages
-from rnn_jax.checks import check_size
-from rnn_jax.initializers import InitializerLike
+from rnn_jax.checks import check_positive, check_size
+from rnn_jax.initializers import InitializerLike, uniform_to
 
 LEMCarry = tuple[jax.Array, jax.Array]
 
@@ -40,6 +39,7 @@ class LEMCell(RNNCell):
       time_step: Δt > 0, the longest that a step may be.
       kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable; None is the
         authors', uniform between ±1/√H.
+      use_bias: whether there are biases; without them `bias` is None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -67,6 +67,7 @@ class LEMCell(RNNCell):
         kernel_init: InitializerLike | None = None,
         recurrent_kernel_init: InitializerLike | None = None,
         bias_init: InitializerLike | None = None,
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
@@ -82,7 +83,9 @@ class LEMCell(RNNCell):
             recurrent_kernel_init=(
                 papers if recurrent_kernel_init is None else recurrent_kernel_init
             ),
-            bias_init=papers if bias_init is None else bias_init,
+            bias_init=bias_init,
+            default_bias_init=papers,
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
@@ -100,9 +103,7 @@ class LEMCell(RNNCell):
 
     def fused_form(self) -> FusedForm | None:
         """Two kernels, of the stage that computes z' and of the one that y' is computed in."""
-        rows = (self.recurrent_kernel[...], self.kernel[...], self.bias[...][None])
-        whole = jnp.concatenate(promote(*rows))
-        seen = 3 * self.hidden_features
+        whole, seen = self._whole_kernel(), 3 * self.hidden_features
         stages = Stages((_StageOfZ(self.time_step),), _StageOfY(), output=0)
         return FusedForm(stages, (whole[:, :seen], whole[:, seen:]))
 
