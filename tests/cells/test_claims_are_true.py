@@ -11,6 +11,7 @@ from claiming import (
     WRAPPERS,
     XS,
     H,
+    assert_linear_form_is_the_step,
     built,
     claims_of,
     jacobian,
@@ -115,5 +116,7 @@ def test_what_is_claimed_is_true_of_the_cells_own_jacobian(name, wrap, said):
             chex.assert_trees_all_close(
                 mathematics.advance(carry, blocks)[0], cell(carry, x)[0], **CLOSE
             )
+        case "linear_form":
+            assert_linear_form_is_the_step(cell, found(), carry, x)
         case _:
             raise AssertionError(f"no law holds {said}: write one")
