@@ -4,7 +4,9 @@ from rnn_jax.cells.antisymmetric import AntisymmetricRNNCell
 from rnn_jax.cells.as_cell import as_cell
 from rnn_jax.cells.cell import Cell, RNNCell
 from rnn_jax.cells.cfc import CfCCell
+from rnn_jax.cells.clockwork import ClockworkRNNCell
 from rnn_jax.cells.cornn import CoRNNCell, UnICORNNCell
+from rnn_jax.cells.echo_state import EchoStateCell
 from rnn_jax.cells.fast_grnn import FastGRNNCell
 from rnn_jax.cells.gru import GRUCell
 from rnn_jax.cells.indrnn import IndRNNCell
@@ -32,7 +34,9 @@ __all__ = [
     "AntisymmetricRNNCell",
     "Cell",
     "CfCCell",
+    "ClockworkRNNCell",
     "CoRNNCell",
+    "EchoStateCell",
     "ExpRNNCell",
     "FastGRNNCell",
     "GRUCell",

@@ -12,7 +12,8 @@ from rnn_jax.activations import (
     get_activation,
     is_known_by_element,
 )
-from rnn_jax.cells.driven import InputDrivenCell, spread
+from rnn_jax.arrays import spread
+from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.linear import LinearForm
 from rnn_jax.checks import check_size
 from rnn_jax.initializers import Initializer, InitializerLike, get_initializer, initialize
@@ -23,7 +24,7 @@ def _uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     return jax.random.uniform(key, shape, dtype)
 
 
-class IndRNNCell(InputDrivenCell):
+class IndRNNCell(RNNCell):
     """Independently recurrent cell: one recurrent weight a unit.
 
     h' = φ(x W_x + u ∘ h + b),    y = h'

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnn_jax.cells.driven import InputDrivenCell
+from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.linear import LinearForm
 from rnn_jax.checks import check_flag
 from rnn_jax.initializers import InitializerLike
@@ -17,7 +17,7 @@ def positive(x: jax.Array) -> jax.Array:
     return jnp.where(x >= 0, x + 0.5, jax.nn.sigmoid(x))
 
 
-class _MinimalCell(InputDrivenCell):
+class _MinimalCell(RNNCell):
     """h' = a(x) ∘ h + b(x): all that a step does but this is in `project`.
 
     What these cells tell of themselves they say each for itself, as claims are about the very

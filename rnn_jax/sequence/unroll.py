@@ -298,7 +298,7 @@ def _check_kernel(implementation: str, form: FusedForm | None, noise: Noise) -> 
         reason = "this cell has no fused form for such inputs and such a carry"
     else:
         dtypes = {kernel.dtype for kernel in form.kernels}
-        reason = why_no_kernel(dtypes, precision, form.product_type)
+        reason = why_no_kernel(form.mathematics, dtypes, precision, form.product_type)
     if reason is not None:
         raise ValueError(
             f'implementation="{implementation}" needs a recurrence that the kernels can run; '
