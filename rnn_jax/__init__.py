@@ -3,7 +3,7 @@
 Cells, an exact instrument for their gradients through time, tasks and experiments, in JAX.
 """
 
-from rnn_jax import cells, convert, tasks
+from rnn_jax import cells, convert, tasks, testing
 from rnn_jax.activations import Activation, activation_slope_range, leaky_relu
 from rnn_jax.cells import (
     AntisymmetricRNNCell,
@@ -204,6 +204,7 @@ __all__ = [
     "save",
     "state_jacobian",
     "tasks",
+    "testing",
     "unroll",
     "vanishing_penalty",
     "weight_gradient_by_step",
