@@ -1,5 +1,6 @@
 """All laws of a cell, by one call."""
 
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,18 +11,24 @@ from rnn_jax.cells.claims import owner_of
 from rnn_jax.checks import check_count
 from rnn_jax.sequence.calling import check_carry_leaves
 from rnn_jax.sequence.inputs import read_inputs
-from rnn_jax.testing import claim_laws, derivative_laws, sequence_laws, step_laws, value_laws
 from rnn_jax.testing.law import Broken, CellReport, Law, LawResult, NotApplicable, law_error
 from rnn_jax.testing.subject import STEPS, Subject, default_inputs
 
-LAWS: tuple[Law, ...] = (
-    *step_laws.LAWS,
-    *claim_laws.LAWS,
-    *sequence_laws.LAWS,
-    *derivative_laws.LAWS,
-    *value_laws.LAWS,
-    *step_laws.COPY_LAWS,
-)
+
+@functools.cache
+def _laws() -> tuple[Law, ...]:
+    """All laws, in the order in which they are checked: causes before what follows from them."""
+    # Imported when they are first wanted, so that `import rnn_jax` does not wait for them.
+    from rnn_jax.testing import claim_laws, derivative_laws, sequence_laws, step_laws, value_laws
+
+    return (
+        *step_laws.LAWS,
+        *claim_laws.LAWS,
+        *sequence_laws.LAWS,
+        *derivative_laws.LAWS,
+        *value_laws.LAWS,
+        *step_laws.COPY_LAWS,
+    )
 
 
 def check_cell(
@@ -77,7 +84,7 @@ def check_cell(
 def _check_all(cell: Any, xs: Any, carry: Any, left_out: frozenset[str], seed: int) -> CellReport:
     subject = Subject(cell, xs, carry, seed)
     results: list[LawResult] = []
-    for law in LAWS:
+    for law in _laws():
         if law.name in left_out:
             results.append(LawResult(law.name, "left out", "by skip="))
         elif any(result.status == "broken" and result.law == "contract" for result in results):
@@ -85,7 +92,7 @@ def _check_all(cell: Any, xs: Any, carry: Any, left_out: frozenset[str], seed: i
         else:
             results.append(_examine(law, subject))
     report = CellReport(type(owner_of(cell)).__name__, tuple(results))
-    broken = [pair for pair in zip(LAWS, results, strict=True) if pair[1].status == "broken"]
+    broken = [pair for pair in zip(_laws(), results, strict=True) if pair[1].status == "broken"]
     if broken:
         raise law_error(broken, report)
     return report
@@ -105,7 +112,7 @@ def _examine(law: Law, subject: Subject) -> LawResult:
 
 def _read_skip(skip: Iterable[str]) -> frozenset[str]:
     names = frozenset([skip] if isinstance(skip, str) else skip)
-    known = [law.name for law in LAWS]
+    known = [law.name for law in _laws()]
     for name in names:
         if name not in known:
             raise ValueError(
