@@ -4,13 +4,16 @@ from rnn_jax.cells.antisymmetric import AntisymmetricRNNCell
 from rnn_jax.cells.as_cell import as_cell
 from rnn_jax.cells.cell import Cell, RNNCell
 from rnn_jax.cells.cfc import CfCCell
+from rnn_jax.cells.clockwork import ClockworkRNNCell
 from rnn_jax.cells.cornn import CoRNNCell, UnICORNNCell
+from rnn_jax.cells.echo_state import EchoStateCell
 from rnn_jax.cells.fast_grnn import FastGRNNCell
 from rnn_jax.cells.gru import GRUCell
 from rnn_jax.cells.indrnn import IndRNNCell
 from rnn_jax.cells.layer_norm import LayerNormGRUCell, LayerNormLSTMCell
 from rnn_jax.cells.leaky import LeakyIntegratorCell
 from rnn_jax.cells.lem import LEMCell
+from rnn_jax.cells.linear import LinearForm
 from rnn_jax.cells.lmu import LMUCell
 from rnn_jax.cells.lru import LRUCell
 from rnn_jax.cells.lstm import LSTMCell
@@ -31,7 +34,9 @@ __all__ = [
     "AntisymmetricRNNCell",
     "Cell",
     "CfCCell",
+    "ClockworkRNNCell",
     "CoRNNCell",
+    "EchoStateCell",
     "ExpRNNCell",
     "FastGRNNCell",
     "GRUCell",
@@ -44,6 +49,7 @@ __all__ = [
     "LayerNormLSTMCell",
     "LeakyIntegratorCell",
     "LearnedCarry",
+    "LinearForm",
     "MGUCell",
     "MLSTMCell",
     "MinGRUCell",
