@@ -1,5 +1,6 @@
 """Weight initialisers by name, and the gate-by-gate rule for fused kernels."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.checks import check_choice
+from rnn_jax.arrays import at_least_float32
+from rnn_jax.checks import check_choice, check_not_negative
 
 Initializer = Callable[..., jax.Array]
 InitializerLike = str | Initializer
@@ -23,6 +25,20 @@ def identity(scale: float = 1.0) -> Initializer:
     return _Identity(scale)
 
 
+def uniform_to(bound: float) -> Initializer:
+    """Uniform between ±bound."""
+    return functools.partial(jax.random.uniform, minval=-bound, maxval=bound)
+
+
+def gaussian(name: str, gain: float) -> InitializerLike:
+    """Gaussian numbers of standard deviation gain/√rows; `name` is the gain's, for messages."""
+    value = check_not_negative(name, gain)
+    if value == 0:
+        return "zeros"
+    scaling: InitializerLike = jax.nn.initializers.variance_scaling(value**2, "fan_in", "normal")
+    return scaling
+
+
 # Classes, where closures would do, so that they can be compared and pickled.
 @dataclass(frozen=True)
 class _Orthogonal:
@@ -30,9 +46,8 @@ class _Orthogonal:
 
     def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = float) -> jax.Array:
         # The QR behind it has no half-precision kernel: drawn in float32, then rounded.
-        half = jnp.finfo(dtype).bits < 32
         draw = jax.nn.initializers.orthogonal(self.scale)
-        return draw(key, shape, jnp.float32 if half else dtype).astype(dtype)
+        return draw(key, shape, at_least_float32(dtype)).astype(dtype)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rnn_jax.arrays import spread
 from rnn_jax.cells.cell import RNNCell
-from rnn_jax.cells.discretised import check_not_negative, check_positive, uniform_to
-from rnn_jax.checks import check_size
-from rnn_jax.initializers import Initializer, InitializerLike, get_initializer, initialize
+from rnn_jax.checks import check_not_negative, check_positive, check_size
+from rnn_jax.initializers import (
+    Initializer,
+    InitializerLike,
+    get_initializer,
+    initialize,
+    uniform_to,
+)
 
 OscillatorCarry = tuple[jax.Array, jax.Array]
 
@@ -38,6 +44,7 @@ class CoRNNCell(RNNCell):
         pixel by pixel; for the adding problem they are 0.06, 66 and 15.
       kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable; None is the
         paper's, uniform between ±1/√(I + 2H).
+      use_bias: whether there is b; without it `bias` is None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -67,6 +74,7 @@ class CoRNNCell(RNNCell):
         kernel_init: InitializerLike | None = None,
         recurrent_kernel_init: InitializerLike | None = None,
         bias_init: InitializerLike | None = None,
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
@@ -83,8 +91,9 @@ class CoRNNCell(RNNCell):
             hidden_features,
             blocks=("force",),
             kernel_init=papers if kernel_init is None else kernel_init,
-            recurrent_kernel_init="zeros",
-            bias_init=papers if bias_init is None else bias_init,
+            bias_init=bias_init,
+            default_bias_init=papers,
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
@@ -101,6 +110,9 @@ class CoRNNCell(RNNCell):
                 self.param_dtype,
             )
         )
+
+    def transition_kernel(self) -> None:
+        """None: two parts of the carry meet weights; see `RNNCell.transition_kernel`."""
 
     def step(self, carry: OscillatorCarry, z: jax.Array) -> tuple[OscillatorCarry, jax.Array]:
         """One step of (y, z) with the projected input; see `RNNCell.step`."""
@@ -137,6 +149,7 @@ class UnICORNNCell(RNNCell):
       recurrent_kernel_init: of w, of shape (H,); None is the paper's, uniform in (0, 1).
       time_scale_init: of c, likewise; None is the paper's, uniform between ±0.1.
       bias_init: of b.
+      use_bias: whether there is b; without it `bias` is None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -168,6 +181,7 @@ class UnICORNNCell(RNNCell):
         recurrent_kernel_init: InitializerLike | None = None,
         time_scale_init: InitializerLike | None = None,
         bias_init: InitializerLike = "zeros",
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
@@ -182,8 +196,8 @@ class UnICORNNCell(RNNCell):
             hidden_features,
             blocks=("force",),
             kernel_init=of_kernel if kernel_init is None else kernel_init,
-            recurrent_kernel_init="zeros",
             bias_init=bias_init,
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
@@ -200,13 +214,13 @@ class UnICORNNCell(RNNCell):
         )
         self.time_scale = vector("time_scale_init", time_scale_init, uniform_to(0.1))
 
+    def transition_kernel(self) -> None:
+        """None: each unit acts on itself alone; see `RNNCell.transition_kernel`."""
+
     def step(self, carry: OscillatorCarry, z: jax.Array) -> tuple[OscillatorCarry, jax.Array]:
         """One step of (y, z) with the projected input; see `RNNCell.step`."""
         y_prev, z_prev, drive = self._kept(*carry, z)
-        w, c = (
-            jnp.broadcast_to(param[...].astype(drive.dtype), drive.shape)
-            for param in (self.recurrent_kernel, self.time_scale)
-        )
+        w, c = (spread(param[...], drive) for param in (self.recurrent_kernel, self.time_scale))
         step = self.time_step * jax.nn.sigmoid(c)
         velocity = z_prev - step * (jnp.tanh(w * y_prev + drive) + self.alpha * y_prev)
         y = y_prev + step * velocity

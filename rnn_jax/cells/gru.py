@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnn_jax.activations import ActivationLike, computes, get_activation, is_known_by_element
-from rnn_jax.cells.cell import RNNCell, promote
+from rnn_jax.arrays import promote, spread
+from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
 from rnn_jax.initializers import InitializerLike
 
@@ -37,6 +38,8 @@ class GRUCell(RNNCell):
       activation_fn: of the candidate, likewise. With any other than sigmoid and tanh, sequences are
         scanned as they are, without the fused form.
       kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable.
+      use_bias: whether there are biases; without them `bias` and `candidate_recurrent_bias` are
+        None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products. With dtype=bfloat16 and carry_dtype=float32, products of bfloat16 are added up in
@@ -64,6 +67,7 @@ class GRUCell(RNNCell):
         kernel_init: InitializerLike = "lecun_normal",
         recurrent_kernel_init: InitializerLike = "orthogonal",
         bias_init: InitializerLike = "zeros",
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
@@ -76,6 +80,7 @@ class GRUCell(RNNCell):
             kernel_init=kernel_init,
             recurrent_kernel_init=recurrent_kernel_init,
             bias_init=bias_init,
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
@@ -85,16 +90,19 @@ class GRUCell(RNNCell):
         self.gate_fn = get_activation(gate_fn, "gate_fn")
         self.activation_fn = get_activation(activation_fn, "activation_fn")
         self.candidate_recurrent_bias = (
-            nnx.Param(jnp.zeros((self.hidden_features,), self.param_dtype)) if reset_after else None
+            nnx.Param(jnp.zeros((self.hidden_features,), self.param_dtype))
+            if self.reset_after and self.bias is not None
+            else None
         )
 
     def step(self, carry: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """One step of h; see `RNNCell.step`."""
         h_prev, z = self._kept(carry, z)
         reset, update, recurrent = self._gates(h_prev, z)
-        if self.candidate_recurrent_bias is not None:
-            bias = self.candidate_recurrent_bias[...].astype(z.dtype)
-            recurrent = reset * (recurrent + jnp.broadcast_to(bias, recurrent.shape))
+        if self.reset_after:
+            if self.candidate_recurrent_bias is not None:
+                recurrent = recurrent + spread(self.candidate_recurrent_bias[...], recurrent)
+            recurrent = reset * recurrent
         else:
             w_n = self.recurrent_kernel[...][:, 2 * self.hidden_features :]
             recurrent = self._product(reset * h_prev, w_n)
@@ -110,19 +118,15 @@ class GRUCell(RNNCell):
         slopes are known from their values.
         """
         classical = computes(self.gate_fn, "sigmoid") and computes(self.activation_fn, "tanh")
-        if self.candidate_recurrent_bias is None or not classical:
+        if not (self.reset_after and classical):
             return None
-        w_x, w_h, b, b_n = promote(
-            self.kernel[...],
-            self.recurrent_kernel[...],
-            self.bias[...],
-            self.candidate_recurrent_bias[...],
-        )
-        gates = 2 * self.hidden_features
+        w_x, w_h, b = promote(self.kernel[...], self.recurrent_kernel[...], self._bias_row())
+        gates, of_state = 2 * self.hidden_features, self.candidate_recurrent_bias
+        b_n = jnp.zeros_like(b[:, gates:]) if of_state is None else of_state[...][None]
         kernels = (
-            jnp.concatenate([w_h[:, :gates], w_x[:, :gates], b[None, :gates]]),
-            jnp.concatenate([w_x[:, gates:], b[None, gates:]]),
-            jnp.concatenate([w_h[:, gates:], b_n[None]]),
+            jnp.concatenate([w_h[:, :gates], w_x[:, :gates], b[:, :gates]]),
+            jnp.concatenate([w_x[:, gates:], b[:, gates:]]),
+            jnp.concatenate([w_h[:, gates:], b_n.astype(w_h.dtype)]),
         )
         return FusedForm(_UnitMathematics(), kernels)
 

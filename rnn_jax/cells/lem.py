@@ -8,9 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnn_jax.cells.cell import RNNCell
-from rnn_jax.cells.discretised import check_positive, uniform_to
-from rnn_jax.checks import check_size
-from rnn_jax.initializers import InitializerLike
+from rnn_jax.checks import check_positive, check_size
+from rnn_jax.initializers import InitializerLike, uniform_to
 
 LEMCarry = tuple[jax.Array, jax.Array]
 
@@ -38,6 +37,7 @@ class LEMCell(RNNCell):
       time_step: Δt > 0, the longest that a step may be.
       kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable; None is the
         authors', uniform between ±1/√H.
+      use_bias: whether there are biases; without them `bias` is None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -65,6 +65,7 @@ class LEMCell(RNNCell):
         kernel_init: InitializerLike | None = None,
         recurrent_kernel_init: InitializerLike | None = None,
         bias_init: InitializerLike | None = None,
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
@@ -80,7 +81,9 @@ class LEMCell(RNNCell):
             recurrent_kernel_init=(
                 papers if recurrent_kernel_init is None else recurrent_kernel_init
             ),
-            bias_init=papers if bias_init is None else bias_init,
+            bias_init=bias_init,
+            default_bias_init=papers,
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rnn_jax.arrays import at_least_float32, spread
 from rnn_jax.cells.complex_state import ComplexStateCell
 from rnn_jax.cells.linear import LinearForm
-from rnn_jax.cells.state_space import drawing_dtype
 from rnn_jax.checks import check_number
 
 
@@ -75,7 +75,7 @@ class LRUCell(ComplexStateCell):
             raise ValueError(
                 f"max_phase must lie in (0, 2π]; got {phase}. Pass for example math.pi / 10."
             )
-        self._begin(
+        super().__init__(
             in_features,
             hidden_features,
             dtype=dtype,
@@ -84,7 +84,7 @@ class LRUCell(ComplexStateCell):
             rngs=rngs,
         )
         size, kind = self.hidden_features, self.param_dtype
-        wide = drawing_dtype(kind)
+        wide = at_least_float32(kind)
         # From (0, 1]: of 0 there is no logarithm.
         area = 1 - jax.random.uniform(rngs.params(), (size,), wide)
         turn = 1 - jax.random.uniform(rngs.params(), (size,), wide)
@@ -108,7 +108,7 @@ class LRUCell(ComplexStateCell):
         return jnp.stack([modulus * jnp.cos(phase), modulus * jnp.sin(phase)])
 
     def _drive(self, product: jax.Array) -> jax.Array:
-        return self._weight_of(jnp.exp(self.gamma[...].astype(product.dtype)), product) * product
+        return spread(jnp.exp(self.gamma[...].astype(product.dtype)), product) * product
 
     def linear_form(self) -> LinearForm:
         """Complex and diagonal, the same at every step; see `rnn_jax.cells.linear`."""

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnn_jax.cells.cell import RNNCell, promote
+from rnn_jax.arrays import promote
+from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
-from rnn_jax.checks import check_flag, check_number
+from rnn_jax.checks import check_flag
 from rnn_jax.initializers import InitializerLike
 
 
@@ -31,6 +32,7 @@ class MGUCell(RNNCell):
       reset_after: where the gate acts in the candidate: False, on the state before the product, as
         published; True, on the product, which is faster, because sequences then run in fused form.
       kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable.
+      use_bias: whether there are biases; without them `bias` is None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -56,6 +58,7 @@ class MGUCell(RNNCell):
         kernel_init: InitializerLike = "lecun_normal",
         recurrent_kernel_init: InitializerLike = "orthogonal",
         bias_init: InitializerLike = "zeros",
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
@@ -69,6 +72,7 @@ class MGUCell(RNNCell):
             kernel_init=kernel_init,
             recurrent_kernel_init=recurrent_kernel_init,
             bias_init=bias_init,
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
@@ -92,7 +96,7 @@ class MGUCell(RNNCell):
         """Three kernels; None for `reset_after=False`, where the gate stands before a product."""
         if not self.reset_after:
             return None
-        w_x, w_h, b = promote(self.kernel[...], self.recurrent_kernel[...], self.bias[...][None])
+        w_x, w_h, b = promote(self.kernel[...], self.recurrent_kernel[...], self._bias_row())
         size = self.hidden_features
         kernels = (
             jnp.concatenate([w_h[:, :size], w_x[:, :size], b[:, :size]]),
@@ -151,8 +155,10 @@ class UGRNNCell(RNNCell):
       in_features: I.
       hidden_features: H.
       update_bias: added to the gate's initial bias, one finite number. It is part of `bias` from
-        then on and is trained with it.
+        then on and is trained with it; without biases there is none, and only the default may stand
+        here.
       kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable.
+      use_bias: whether there are biases; without them `bias` is None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -178,12 +184,12 @@ class UGRNNCell(RNNCell):
         kernel_init: InitializerLike = "lecun_normal",
         recurrent_kernel_init: InitializerLike = "orthogonal",
         bias_init: InitializerLike = "zeros",
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
         rngs: nnx.Rngs,
     ):
-        offset = check_number("update_bias", update_bias)
         super().__init__(
             in_features,
             hidden_features,
@@ -191,12 +197,13 @@ class UGRNNCell(RNNCell):
             kernel_init=kernel_init,
             recurrent_kernel_init=recurrent_kernel_init,
             bias_init=bias_init,
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
             rngs=rngs,
         )
-        self.bias[...] = self.bias[...].at[: self.hidden_features].add(offset)
+        self._offset_bias("update_bias", update_bias, "update", default=1.0)
 
     def step(self, carry: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """One step of h; see `RNNCell.step`."""
@@ -207,8 +214,7 @@ class UGRNNCell(RNNCell):
 
     def fused_form(self) -> FusedForm | None:
         """One kernel for both blocks."""
-        rows = (self.recurrent_kernel[...], self.kernel[...], self.bias[...][None])
-        return FusedForm(_UGRNNMathematics(), (jnp.concatenate(promote(*rows)),))
+        return FusedForm(_UGRNNMathematics(), (self._whole_kernel(),))
 
     def gates(self, carry: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
         """The gate of the step that takes `carry` and `x`: {"update": g}.

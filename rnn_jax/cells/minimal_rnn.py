@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rnn_jax.arrays import spread
 from rnn_jax.cells.cell import RNNCell
-from rnn_jax.cells.driven import gaussian, input_product, spread
-from rnn_jax.checks import check_number
-from rnn_jax.initializers import InitializerLike, get_initializer, initialize
+from rnn_jax.initializers import InitializerLike, gaussian, get_initializer, initialize
 
 
 class MinimalRNNCell(RNNCell):
@@ -29,11 +28,12 @@ class MinimalRNNCell(RNNCell):
       hidden_features: H.
       recurrent_gain: σ_w, of U, `recurrent_kernel` (H, H). At 0 and above.
       input_gain: σ_v, of V, `input_kernel` (H, H). At 0 and above.
-      update_bias: μ, added to the gate's initial bias.
+      update_bias: μ, added to the gate's initial bias; without one only 0 may stand here.
       kernel_init: initialiser of W_x, by name or callable.
       recurrent_kernel_init, input_kernel_init: of U and V, by name or callable; None is Gaussian
         with the gains above. Another initialiser is multiplied by no gain.
       bias_init: of b, by name or callable.
+      use_bias: whether there is b; without it `bias` is None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -64,6 +64,7 @@ class MinimalRNNCell(RNNCell):
         recurrent_kernel_init: InitializerLike | None = None,
         input_kernel_init: InitializerLike | None = None,
         bias_init: InitializerLike = "zeros",
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
@@ -71,7 +72,6 @@ class MinimalRNNCell(RNNCell):
     ):
         of_state = gaussian("recurrent_gain", recurrent_gain)
         of_input = gaussian("input_gain", input_gain)
-        offset = check_number("update_bias", update_bias)
         super().__init__(
             in_features,
             hidden_features,
@@ -81,6 +81,7 @@ class MinimalRNNCell(RNNCell):
                 of_state if recurrent_kernel_init is None else recurrent_kernel_init
             ),
             bias_init=bias_init,
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
@@ -93,7 +94,7 @@ class MinimalRNNCell(RNNCell):
         self.input_kernel = nnx.Param(
             initialize("input_kernel_init", init, rngs.params(), shape, self.param_dtype)
         )
-        self.bias[...] = self.bias[...] + offset
+        self._offset_bias("update_bias", update_bias, "update", default=0.0)
 
     def project(self, x: jax.Array) -> jax.Array:
         """All that depends on the input alone: what the gate sees of it, and z.
@@ -108,9 +109,10 @@ class MinimalRNNCell(RNNCell):
           ValueError: x does not have `in_features` features.
           TypeError: x does not hold real numbers.
         """
-        z = jnp.tanh(input_product(self, x))
+        z = jnp.tanh(self._input_product(x))
         seen = self._product(z, self.input_kernel[...])
-        return jnp.concatenate([seen + spread(self.bias[...], seen), z], axis=-1)
+        gate = seen if self.bias is None else seen + spread(self.bias[...], seen)
+        return jnp.concatenate([gate, z], axis=-1)
 
     def step(self, carry: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """One step of h; see `RNNCell.step`."""

@@ -1,6 +1,5 @@
 """Recurrent networks whose matrix is orthogonal by construction: expRNN and scoRNN."""
 
-import functools
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -9,12 +8,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnn_jax.cells.cell import RNNCell, _check_real, promote
+from rnn_jax.arrays import at_least_float32, promote, spread
+from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
 from rnn_jax.checks import check_choice, check_count, check_size
-from rnn_jax.initializers import Initializer, InitializerLike
+from rnn_jax.initializers import Initializer, InitializerLike, uniform_to
 
-_near_zero = functools.partial(jax.random.uniform, minval=-0.01, maxval=0.01)
+_near_zero = uniform_to(0.01)
 
 
 class _OrthogonalCell(RNNCell):
@@ -31,6 +31,7 @@ class _OrthogonalCell(RNNCell):
         kernel_init: InitializerLike,
         recurrent_kernel_init: InitializerLike,
         bias_init: InitializerLike | None,
+        use_bias: bool,
         dtype: Any,
         carry_dtype: Any,
         param_dtype: Any,
@@ -45,7 +46,9 @@ class _OrthogonalCell(RNNCell):
             blocks=("hidden",),
             kernel_init=kernel_init,
             recurrent_kernel_init=init,
-            bias_init=_near_zero if bias_init is None else bias_init,
+            bias_init=bias_init,
+            default_bias_init=_near_zero,
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
@@ -66,19 +69,18 @@ class _OrthogonalCell(RNNCell):
 
         Args, Returns and Raises: as `RNNCell.project`.
         """
-        return project_without_bias(self, x)
+        return self._input_product(x)
 
     def step(self, carry: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """modReLU(z + h Wᵀ); see `RNNCell.step`."""
         h_prev, drive = self._kept(carry, z)
         pre = drive + self._product(h_prev, self.transition_kernel())
-        b = jnp.broadcast_to(self.bias[...].astype(pre.dtype), pre.shape)
-        h = modrelu(pre, b)
+        h = pre if self.bias is None else modrelu(pre, spread(self.bias[...], pre))
         return h, h
 
     def fused_form(self) -> FusedForm | None:
         """One kernel, with W made once for all steps, and one of the biases of modReLU alone."""
-        w_h, w_x, b = promote(self.transition_kernel(), self.kernel[...], self.bias[...][None])
+        w_h, w_x, b = promote(self.transition_kernel(), self.kernel[...], self._bias_row())
         kernels = (jnp.concatenate([w_h, w_x, jnp.zeros_like(b)]), b)
         return FusedForm(_UnitMathematics(), kernels)
 
@@ -111,6 +113,7 @@ class ExpRNNCell(_OrthogonalCell):
       recurrent_kernel_init: of A: "henaff", blocks of 2×2 that turn by angles uniform in (−π, π);
         "cayley", by s = −√((1 − cos u)/(1 + cos u)) with u uniform in (0, π/2); or a callable.
       bias_init: of b; None is the paper's, uniform between ±0.01.
+      use_bias: whether there is b; without it `bias` is None, and the cell linear.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -135,6 +138,7 @@ class ExpRNNCell(_OrthogonalCell):
         kernel_init: InitializerLike = "he_normal",
         recurrent_kernel_init: InitializerLike = "henaff",
         bias_init: InitializerLike | None = None,
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
@@ -146,6 +150,7 @@ class ExpRNNCell(_OrthogonalCell):
             kernel_init=kernel_init,
             recurrent_kernel_init=recurrent_kernel_init,
             bias_init=bias_init,
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
@@ -178,6 +183,7 @@ class ScoRNNCell(_OrthogonalCell):
       recurrent_kernel_init: of A: "cayley", the paper's, "henaff" (see `ExpRNNCell`), or a
         callable.
       bias_init: of b; None is the paper's, uniform between ±0.01.
+      use_bias: whether there is b; without it `bias` is None, and the cell linear.
       dtype, carry_dtype, param_dtype, rngs: as in `ExpRNNCell`.
 
     Raises:
@@ -198,6 +204,7 @@ class ScoRNNCell(_OrthogonalCell):
         kernel_init: InitializerLike = "glorot_uniform",
         recurrent_kernel_init: InitializerLike = "cayley",
         bias_init: InitializerLike | None = None,
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
@@ -213,6 +220,7 @@ class ScoRNNCell(_OrthogonalCell):
             kernel_init=kernel_init,
             recurrent_kernel_init=recurrent_kernel_init,
             bias_init=bias_init,
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
@@ -225,23 +233,6 @@ class ScoRNNCell(_OrthogonalCell):
         signs = jnp.where(is_negative, -1.0, 1.0).astype(skew.dtype)
         w = jnp.linalg.solve(eye + skew, eye - skew)
         return w * jnp.broadcast_to(signs, w.shape)
-
-
-def at_least_float32(dtype: Any) -> Any:
-    """The type, or float32 in place of one of half its width."""
-    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
-
-
-def project_without_bias(cell: RNNCell, x: jax.Array) -> jax.Array:
-    """x V without biases; raises as `RNNCell.project`."""
-    _check_real("x", x)
-    if x.ndim < 1 or x.shape[-1] != cell.in_features:
-        raise ValueError(
-            f"the last axis of x must hold the cell's in_features={cell.in_features}; got "
-            f"shape {x.shape}. Pass x of shape (..., {cell.in_features}) or build the cell "
-            f"with in_features={x.shape[-1] if x.ndim else 1}."
-        )
-    return cell._product(x, cell.kernel[...])
 
 
 def modrelu(z: jax.Array, b: jax.Array) -> jax.Array:
@@ -298,6 +289,6 @@ def _half_angles(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Arra
 
 
 ROTATIONS: dict[str, Initializer] = {
-    "henaff": _rotations(functools.partial(jax.random.uniform, minval=-math.pi, maxval=math.pi)),
+    "henaff": _rotations(uniform_to(math.pi)),
     "cayley": _rotations(_half_angles),
 }

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from rnn_jax.arrays import at_least_float32, spread
 from rnn_jax.cells.complex_state import ComplexStateCell
 from rnn_jax.cells.linear import LinearForm, apply
-from rnn_jax.cells.state_space import drawing_dtype
 from rnn_jax.checks import check_flag, check_number
 
 
@@ -76,7 +76,7 @@ class S5Cell(ComplexStateCell):
                 f"step_min and step_max must be 0 < step_min < step_max; got {low} and {high}. "
                 "Pass for example step_min=0.001, step_max=0.1."
             )
-        self._begin(
+        super().__init__(
             in_features,
             hidden_features,
             dtype=dtype,
@@ -89,7 +89,7 @@ class S5Cell(ComplexStateCell):
         phases, vectors = hippo_eigenvectors(size)
         real = np.log(np.full(size, 0.5)) if self.stable else np.full(size, -0.5)
         self.rate = nnx.Param(jnp.asarray(np.stack([real, phases]), kind))
-        wide = drawing_dtype(kind)
+        wide = at_least_float32(kind)
         uniform = jax.random.uniform(rngs.params(), (size,), wide, np.log(low), np.log(high))
         self.log_step = nnx.Param(uniform.astype(kind))
         self._make_maps(out_features, kernel_scale=1.0, output_scale=1.0, rngs=rngs)
@@ -130,7 +130,7 @@ class S5Cell(ComplexStateCell):
                 (beside * real - above * phase) / square,
             ]
         )
-        return apply("complex", self._weight_of(scale.astype(product.dtype), product), product)
+        return apply("complex", spread(scale, product), product)
 
 
 @functools.lru_cache(maxsize=8)

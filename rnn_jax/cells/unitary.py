@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rnn_jax.cells.cell import RNNCell
-from rnn_jax.cells.orthogonal import at_least_float32, project_without_bias
+from rnn_jax.arrays import at_least_float32, spread
+from rnn_jax.cells.cell import RNNCell, bias_initializer
 from rnn_jax.initializers import InitializerLike, get_initializer, initialize
 
 ComplexCarry = tuple[jax.Array, jax.Array]
@@ -39,6 +39,7 @@ class UnitaryRNNCell(RNNCell):
       recurrent_kernel_init: of all seven rows at once; None is the paper's, angles uniform in
         (−π, π) and v in (−1, 1).
       bias_init: of b.
+      use_bias: whether there is b; without it `bias` is None, and the cell linear.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not x V; None is that of the products.
         States turn in float32 at least.
@@ -63,6 +64,7 @@ class UnitaryRNNCell(RNNCell):
         kernel_init: InitializerLike = "glorot_uniform",
         recurrent_kernel_init: InitializerLike | None = None,
         bias_init: InitializerLike = "zeros",
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
@@ -73,8 +75,7 @@ class UnitaryRNNCell(RNNCell):
             hidden_features,
             blocks=("re", "im"),
             kernel_init=kernel_init,
-            recurrent_kernel_init="zeros",
-            bias_init="zeros",
+            use_bias=False,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
@@ -88,14 +89,19 @@ class UnitaryRNNCell(RNNCell):
         size = self.hidden_features
         init = _angles_and_reflections if recurrent_kernel_init is None else recurrent_kernel_init
         self.recurrent_kernel = drawn("recurrent_kernel_init", init, (7, size))
-        self.bias = drawn("bias_init", bias_init, (size,))
+        of_bias = bias_initializer(use_bias, bias_init)
+        if of_bias is not None:
+            self.bias = drawn("bias_init", of_bias, (size,))
 
     def project(self, x: jax.Array) -> jax.Array:
         """All that depends on the input alone: z = x V, its real part and then its imaginary one.
 
         Args, Returns and Raises: as `RNNCell.project`.
         """
-        return project_without_bias(self, x)
+        return self._input_product(x)
+
+    def transition_kernel(self) -> None:
+        """None: the state is complex; see `RNNCell.transition_kernel`."""
 
     def step(self, carry: ComplexCarry, z: jax.Array) -> tuple[ComplexCarry, jax.Array]:
         """modReLU(z + W h); see `RNNCell.step`."""
@@ -103,8 +109,11 @@ class UnitaryRNNCell(RNNCell):
         turned_re, turned_im = self._turned(re, im)
         drive_re, drive_im = jnp.split(drive, 2, axis=-1)
         z_re, z_im = drive_re + turned_re, drive_im + turned_im
-        scale = _complex_modrelu_scale(z_re, z_im, self.bias[...])
-        re, im = scale * z_re, scale * z_im
+        if self.bias is None:
+            re, im = z_re, z_im
+        else:
+            scale = _complex_modrelu_scale(z_re, z_im, spread(self.bias[...], z_re))
+            re, im = scale * z_re, scale * z_im
         return (re, im), jnp.concatenate([re, im], axis=-1)
 
     @property
@@ -146,7 +155,6 @@ def _reflected(h: jax.Array, re: jax.Array, im: jax.Array) -> jax.Array:
 
 def _complex_modrelu_scale(re: jax.Array, im: jax.Array, b: jax.Array) -> jax.Array:
     """relu(|z| + b)/|z|; at z = 0, where b ≥ 0, 1: as for a linear cell."""
-    b = jnp.broadcast_to(b.astype(re.dtype), re.shape)
     square = re * re + im * im
     is_zero = square == 0
     inverse = jnp.where(

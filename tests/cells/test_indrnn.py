@@ -62,7 +62,7 @@ def test_initial_weights():
     np.testing.assert_allclose([u.mean(), u.var()], [1 / 2, 1 / 12], atol=0.02)
     np.testing.assert_allclose(np.var(cell.kernel[...]), 1 / 4, rtol=0.1)
     assert not np.any(cell.bias[...])
-    assert not hasattr(cell, "recurrent_kernel")
+    assert cell.recurrent_kernel is None
     assert np.all(np.asarray(make(recurrent_init="ones").recurrent_weights[...]) == 1)
 
 

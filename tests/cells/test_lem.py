@@ -92,9 +92,9 @@ def test_products_of_bfloat16_are_kept_in_the_type_of_the_carry():
     step=(
         lambda: LEMCell(IN, H, time_step=-1, rngs=nnx.Rngs(0)),
         ValueError,
-        "time_step must be positive",
-        "got -1.0",
-        "Pass a float above 0",
+        "time_step must be above 0",
+        "got -1",
+        "Pass a positive float",
     ),
     no_number=(
         lambda: LEMCell(IN, H, time_step=None, rngs=nnx.Rngs(0)),

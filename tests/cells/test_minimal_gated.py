@@ -202,7 +202,7 @@ def test_gradients_shrink_as_the_mean_field_says():
         ValueError,
         "recurrent_gain must be at least 0",
         "got -1",
-        "Pass a positive float",
+        "Pass 0.0",
     ),
     init=(
         lambda: make("minimal_rnn", input_kernel_init="ortho"),

@@ -17,6 +17,7 @@ from rnn_jax.cells.asking import (
 )
 from rnn_jax.cells.cell import Carry
 from rnn_jax.cells.claims import SelfDescribing, claim, owner_of, splits_call
+from rnn_jax.cells.linear import LinearForm, linear_form
 from rnn_jax.cells.structure import FusedForm, fused_form
 from rnn_jax.cells.wrappers.noise import Noise, draw_noise, project_with, step_with
 from rnn_jax.checks import kind_of
@@ -69,6 +70,10 @@ class CellWrapper(nnx.RNNCellBase, SelfDescribing):
     def fused_form(self) -> FusedForm | None:
         """The inner cell's form, which is this one's too where `step` is the inner cell's."""
         return fused_form(self.cell)
+
+    def linear_form(self) -> LinearForm | None:
+        """The inner cell's form, which is this one's too where `step` is the inner cell's."""
+        return linear_form(self.cell)
 
     def noise(self, key: jax.Array, steps: int) -> Noise:
         """The noise for one sequence of so many steps; see `rnn_jax.cells.wrappers.noise`."""
