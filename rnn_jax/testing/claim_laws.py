@@ -11,7 +11,14 @@ from jax.extend import core
 from rnn_jax.cells.asking import part_names
 from rnn_jax.cells.claims import claim
 from rnn_jax.cells.linear import LinearForm, apply, linear_form, state_jacobian_of
-from rnn_jax.cells.structure import affine, fused_form, seen, split_blocks
+from rnn_jax.cells.stages import (
+    advance_step,
+    coefficients_of,
+    products_at,
+    states_seen,
+    tangent_step,
+)
+from rnn_jax.cells.structure import fused_form
 from rnn_jax.cells.wrappers.noise import project_with
 from rnn_jax.testing.law import Broken, Law, NotApplicable
 from rnn_jax.testing.subject import Carry, Subject, own_jacobians
@@ -50,15 +57,26 @@ def _has_its_fused_form(subject: Subject) -> float:
     def advanced(cell: Any, carry: Carry, x: Any) -> Any:
         form = fused_form(cell)
         assert form is not None
-        mathematics = form.mathematics
-        operands = seen(mathematics.groups, mathematics.hidden(carry), x)
-        pre = [affine(v, rows, None) for v, rows in zip(operands, form.kernels, strict=True)]
-        blocks = split_blocks(mathematics.groups, pre)
-        after, saved = mathematics.advance(carry, blocks)
-        along = jax.tree.map(lambda a: jnp.cos(jnp.arange(a.size, dtype=a.dtype)), (carry, blocks))
-        along = jax.tree.map(lambda v, a: v.reshape(a.shape), along, (carry, blocks))
-        tangent = mathematics.tangent(mathematics.coefficients(carry, saved), *along)
-        _, exact = jax.jvp(lambda c, u: mathematics.advance(c, u)[0], (carry, blocks), along)
+        mathematics, kernels, _ = form
+
+        def step(carry: Carry, x: jax.Array, kernels: Any) -> Any:
+            return advance_step(mathematics, carry, products_at(form._replace(kernels=kernels), x))
+
+        after, saved = step(carry, x, kernels)
+        point = (carry, x, kernels)
+        along = jax.tree.map(
+            lambda a: jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape), point
+        )
+        d_carry, d_x, d_kernels = along
+        states = states_seen(mathematics, carry, saved)
+
+        def products(k: int, d_h: Any) -> jax.Array:
+            by_kernel = products_at(form._replace(kernels=d_kernels), x)(k, states[k])
+            return products_at(form, d_x)(k, d_h) - kernels[k][-1] + by_kernel
+
+        coefficients = coefficients_of(mathematics, carry, saved)
+        tangent = tangent_step(mathematics, coefficients, d_carry, products)
+        _, exact = jax.jvp(lambda *point: step(*point)[0], point, along)
         return after, mathematics.hidden(after), tangent, exact
 
     after, hidden, tangent, exact = _at_points(subject, advanced)
