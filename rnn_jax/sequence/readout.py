@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rnn_jax.arrays import at_least_float32
 from rnn_jax.checks import check_count, check_number, kind_of
 from rnn_jax.sequence.calling import ArrayLike
 
@@ -106,7 +107,7 @@ def ridge_readout(
             f"washout must leave at least one step; got {washout} of T = {h.shape[-2]}. Pass a "
             "smaller one, or longer sequences."
         )
-    common = jnp.promote_types(h.dtype, jnp.float32)
+    common = at_least_float32(h.dtype)
     return _solved(h.astype(common), o.astype(common), _check_penalty(penalty, common), washout)
 
 
@@ -144,8 +145,8 @@ def _read(name: str, values: Any, features: str) -> jax.Array:
         )
     if array.ndim < 2:
         raise ValueError(
-            f"{name} must have shape (..., T, {features}); got shape {array.shape}. Add the missing "
-            "axis, for example values[:, None] for one feature."
+            f"{name} must have shape (..., T, {features}); got shape {array.shape}. Add the "
+            "missing axis, for example values[:, None] for one feature."
         )
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
