@@ -245,7 +245,7 @@ class UnICORNNCell(RNNCell):
         )
 
         def vector(name: str, given: InitializerLike | None, papers: Initializer) -> Any:
-            init = get_initializer(name, papers if given is None else given)
+            init = get_initializer(name, papers if given is None else given, "unit")
             shape = (self.hidden_features,)
             return nnx.Param(initialize(name, init, rngs.params(), shape, self.param_dtype))
 

@@ -56,6 +56,8 @@ class GRUCell(RNNCell):
       J. Chung et al., "Empirical evaluation of gated recurrent neural networks", 2014.
     """
 
+    memory_gates = (("update", 1),)
+
     def __init__(
         self,
         in_features: int,

@@ -49,6 +49,8 @@ class MGUCell(RNNCell):
       networks", 2016.
     """
 
+    memory_gates = (("forget", -1),)
+
     def __init__(
         self,
         in_features: int,
@@ -179,6 +181,8 @@ class UGRNNCell(RNNCell):
       networks", 2017.
     """
 
+    memory_gates = (("update", 1),)
+
     def __init__(
         self,
         in_features: int,
@@ -207,7 +211,7 @@ class UGRNNCell(RNNCell):
             param_dtype=param_dtype,
             rngs=rngs,
         )
-        self._offset_bias("update_bias", update_bias, "update", default=1.0)
+        self._offset_bias("update_bias", update_bias, "update", bias_init, default=1.0)
 
     def step(self, carry: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """One step of h; see `RNNCell.step`."""

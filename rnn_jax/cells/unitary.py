@@ -85,7 +85,7 @@ class UnitaryRNNCell(RNNCell):
         )
 
         def drawn(name: str, given: InitializerLike, shape: tuple[int, ...]) -> Any:
-            init = get_initializer(name, given)
+            init = get_initializer(name, given, "unit")
             return nnx.Param(initialize(name, init, rngs.params(), shape, self.param_dtype))
 
         size = self.hidden_features

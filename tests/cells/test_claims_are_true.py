@@ -10,6 +10,7 @@ from claiming import (
     WRAPPERS,
     XS,
     H,
+    assert_linear_form_is_the_step,
     built,
     claims_of,
     jacobian,
@@ -105,5 +106,7 @@ def test_what_is_claimed_is_true_of_the_cells_own_jacobian(name, wrap, said):
             assert_gates_are_those_of_the_step(cell, found(carry, x), carry, x)
         case "fused_form":
             assert_form_is_the_step(cell, carry, x, **CLOSE)
+        case "linear_form":
+            assert_linear_form_is_the_step(cell, found(), carry, x)
         case _:
             raise AssertionError(f"no law holds {said}: write one")
