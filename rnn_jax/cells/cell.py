@@ -325,8 +325,8 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
         if self.bias is not None and sets_gates(bias_init):
             if value != default:
                 raise ValueError(
-                    f"{name} is added to a bias, and this bias_init sets the gate by itself; got "
-                    f"both, {name}={value:g} and bias_init={bias_init!r}. Drop one of the two."
+                    f"{name} must be left out where bias_init sets the gate by itself; got "
+                    f"{name}={value:g} beside bias_init={bias_init!r}. Drop one of the two."
                 )
         elif self.bias is not None:
             start = self.blocks.index(block) * self.hidden_features
