@@ -3,7 +3,7 @@
 Cells, an exact instrument for their gradients through time, tasks and experiments, in JAX.
 """
 
-from rnn_jax import cells, convert, initializers, tasks
+from rnn_jax import cells, convert, initializers, tasks, testing
 from rnn_jax.activations import Activation, activation_slope_range, leaky_relu
 from rnn_jax.cells import (
     AntisymmetricRNNCell,
@@ -223,6 +223,7 @@ __all__ = [
     "save",
     "state_jacobian",
     "tasks",
+    "testing",
     "unroll",
     "unroll_method",
     "vanishing_penalty",

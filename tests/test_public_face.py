@@ -39,7 +39,6 @@ def test_all_lists_exactly_what_is_there():
     modules = {
         "activations",
         "arrays",
-        "cells",
         "checks",
         "gradients",
         "plotting",

@@ -355,13 +355,13 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
         parts = carry if len(own) > 1 else (carry,)
         shapes = [getattr(part, "shape", None) for part in parts] if _is_sequence(parts) else []
         if shapes != expected:
-            names = ", ".join(own)
+            named = zip(own, expected, strict=True)
+            rule = ", ".join(f"{part} of shape {shape}" for part, shape in named)
             arrived = jax.tree.map(lambda a: getattr(a, "shape", type(a).__name__), carry)
-            equal = len(set(expected)) == 1
-            rule = f"each part of shape {expected[0]}" if equal else f"of shapes {expected}"
+            if len(own) > 1:
+                rule = f"({', '.join(own)}), {rule}"
             raise ValueError(
-                f"carry must be {f'({names})' if len(own) > 1 else names}, {rule}; "
-                f"got {arrived}. Start from cell.initialize_carry({x.shape})."
+                f"carry must be {rule}; got {arrived}. Start from cell.initialize_carry({x.shape})."
             )
         for name, part in zip(own, parts, strict=True):
             check_floats(f"carry part {name}", part)

@@ -207,7 +207,7 @@ def test_initial_weights_and_carry():
     carry=(
         lambda: make()(jnp.zeros(H), jnp.zeros(IN)),
         ValueError,
-        "carry must be (h of shape (3,), t of shape (1,))",
+        "carry must be (h, t), h of shape (3,), t of shape (1,)",
         "got (3,)",
         "Start from",
     ),
