@@ -57,6 +57,7 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
       in_features, hidden_features: I and H.
       blocks: names of the G blocks; none if the subclass makes its own weights.
       kernel_init: of W_x, by name or callable; left out, there is none, or the subclass makes it.
+        Names may have arguments, as "gaussian(1.5)"; see `rnn_jax.initializers`.
       recurrent_kernel_init: of W_h, likewise.
       bias_init: of b, by name or callable.
       default_bias_init: what bias_init=None stands for, if it stands for something.
