@@ -31,7 +31,8 @@ class MinimalRNNCell(RNNCell):
       hidden_features: H.
       recurrent_gain: σ_w, of U, `recurrent_kernel` (H, H). At 0 and above.
       input_gain: σ_v, of V, `input_kernel` (H, H). At 0 and above.
-      update_bias: μ, added to the gate's initial bias; without one only 0 may stand here.
+      update_bias: μ, added to the gate's initial bias; without one only 0 may stand here,
+        and beside a `bias_init` that sets the gate by itself, such as "chrono(1, 200)".
       kernel_init: initialiser of W_x, by name or callable.
       recurrent_kernel_init, input_kernel_init: of U and V, by name or callable; None is Gaussian
         with the gains above. Another initialiser is multiplied by no gain.
