@@ -42,8 +42,8 @@ The carry is packed into one array, whose trailing axes have a meaning that is t
 | "dense"    | (..., S)     | (..., S, S) | one product                                      |
 
 Cells that are linear in part have no such form: the mLSTM, whose stabiliser m is a maximum (see
-`rnn_jax.MLSTMCell`); the LMU, whose memory sees h; an orthogonal cell, whose bias in modReLU is 0
-only until it is learnt.
+`rnn_jax.MLSTMCell`); the LMU, whose memory sees h; an orthogonal cell with biases, which are 0 only
+until they are learnt.
 """
 
 import functools
