@@ -14,7 +14,7 @@ from rnn_jax.arrays import varying_like
 from rnn_jax.cells.asking import part_names, part_that_is_output
 from rnn_jax.cells.claims import claim
 from rnn_jax.cells.linear import LinearForm, linear_form_for, rounds_products
-from rnn_jax.cells.structure import FusedForm, UnitMathematics, fused_form_for
+from rnn_jax.cells.structure import FusedForm, Mathematics, fused_form_for
 from rnn_jax.gradients.assembled import assembled_jacobians
 from rnn_jax.gradients.by_platform import by_platform
 from rnn_jax.gradients.input_vectors import input_size, is_vector, ravel_input
@@ -179,7 +179,7 @@ def run(flat: FlatCell, xs: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def run_fused(
-    mathematics: UnitMathematics,
+    mathematics: Mathematics,
     unravel: Callable[[jax.Array], Carry],
     cell: Any,
     kernels: tuple[jax.Array, ...],

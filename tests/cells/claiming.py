@@ -11,7 +11,7 @@ import rnn_jax as rj
 import zoo
 from rnn_jax.cells.claims import CLAIMS, makes_claim
 from rnn_jax.cells.linear import apply, linear_form, state_jacobian_of
-from rnn_jax.cells.structure import fused_form
+from rnn_jax.cells.structure import fused_form, sees_output_alone
 from rnn_jax.cells.wrappers.noise import project_with
 from rnn_jax.cells.wrappers.wrapper import CellWrapper
 
@@ -20,11 +20,17 @@ XS = jnp.asarray(np.random.default_rng(0).normal(size=(T, IN)))
 CLOSE = {"rtol": 1e-11, "atol": 1e-13}
 OF_A_STEP = CLAIMS - {"splits_call"}
 
+
+def takes_mask(cell):
+    form = fused_form(cell)
+    return form is not None and sees_output_alone(form.mathematics)
+
+
 WRAPPERS = {
     "plain": lambda cell: cell,
     "wrapper": CellWrapper,
     "learned_carry": lambda cell: rj.LearnedCarry(cell, rngs=nnx.Rngs(0)),
-    "dropout": lambda cell: rj.RecurrentDropout(cell, 0.3, 0.1) if fused_form(cell) else cell,
+    "dropout": lambda cell: rj.RecurrentDropout(cell, 0.3, 0.1) if takes_mask(cell) else cell,
     "zoneout": lambda cell: rj.Zoneout(cell, 0.3),
     "stack": lambda cell: rj.StackedCell([cell, zoo.CELLS["lstm"](H, 2, 5)]),
 }
