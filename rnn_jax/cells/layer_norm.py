@@ -119,6 +119,7 @@ class LayerNormLSTMCell(_NormalisedCell):
     """
 
     carry_parts = ("c", "h")
+    memory_gates = (("forget", 1), ("input", -1))
 
     def __init__(
         self,
@@ -153,7 +154,7 @@ class LayerNormLSTMCell(_NormalisedCell):
             param_dtype=param_dtype,
             rngs=rngs,
         )
-        self._offset_bias("forget_bias", forget_bias, "forget", default=1.0)
+        self._offset_bias("forget_bias", forget_bias, "forget", bias_init, default=1.0)
         self._add_norm("cell", self.hidden_features)
 
     def step(self, carry: LSTMCarry, z: jax.Array) -> tuple[LSTMCarry, jax.Array]:
@@ -233,6 +234,8 @@ class LayerNormGRUCell(_NormalisedCell):
     References:
       J. L. Ba, J. R. Kiros and G. E. Hinton, "Layer normalization", 2016.
     """
+
+    memory_gates = (("update", 1),)
 
     def __init__(
         self,

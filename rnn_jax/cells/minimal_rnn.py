@@ -8,6 +8,7 @@ from flax import nnx
 
 from rnn_jax.arrays import spread
 from rnn_jax.cells.cell import RNNCell
+from rnn_jax.checks import check_not_negative
 from rnn_jax.initializers import InitializerLike, gaussian, get_initializer, initialize
 
 
@@ -52,6 +53,8 @@ class MinimalRNNCell(RNNCell):
       RNNs: gating enables signal propagation in recurrent neural networks", 2018.
     """
 
+    memory_gates = (("update", 1),)
+
     def __init__(
         self,
         in_features: int,
@@ -70,8 +73,8 @@ class MinimalRNNCell(RNNCell):
         param_dtype: Any = None,
         rngs: nnx.Rngs,
     ):
-        of_state = gaussian("recurrent_gain", recurrent_gain)
-        of_input = gaussian("input_gain", input_gain)
+        of_state = gaussian(check_not_negative("recurrent_gain", recurrent_gain))
+        of_input = gaussian(check_not_negative("input_gain", input_gain))
         super().__init__(
             in_features,
             hidden_features,
@@ -94,7 +97,7 @@ class MinimalRNNCell(RNNCell):
         self.input_kernel = nnx.Param(
             initialize("input_kernel_init", init, rngs.params(), shape, self.param_dtype)
         )
-        self._offset_bias("update_bias", update_bias, "update", default=0.0)
+        self._offset_bias("update_bias", update_bias, "update", bias_init, default=0.0)
 
     def project(self, x: jax.Array) -> jax.Array:
         """All that depends on the input alone: what the gate sees of it, and z.

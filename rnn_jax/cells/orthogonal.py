@@ -1,6 +1,5 @@
 """Recurrent networks whose matrix is orthogonal by construction: expRNN and scoRNN."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,8 +10,8 @@ from flax import nnx
 from rnn_jax.arrays import at_least_float32, promote, spread
 from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
-from rnn_jax.checks import check_choice, check_count, check_size
-from rnn_jax.initializers import Initializer, InitializerLike, uniform_to
+from rnn_jax.checks import check_count, check_size
+from rnn_jax.initializers import InitializerLike, get_initializer, uniform_to
 
 _near_zero = uniform_to(0.01)
 
@@ -37,9 +36,7 @@ class _OrthogonalCell(RNNCell):
         param_dtype: Any,
         rngs: nnx.Rngs,
     ):
-        name, init = "recurrent_kernel_init", recurrent_kernel_init
-        if isinstance(init, str):
-            init = ROTATIONS[check_choice(name, init, ROTATIONS)]
+        init = get_initializer("recurrent_kernel_init", recurrent_kernel_init, "skew")
         super().__init__(
             in_features,
             hidden_features,
@@ -266,29 +263,3 @@ class _UnitMathematics:
 
     def hidden(self, carry: jax.Array) -> jax.Array:
         return carry
-
-
-def _rotations(angles: Any) -> Initializer:
-    """Blocks of 2×2 on the diagonal with ∓angles beside it, one row of 0 over if H is odd."""
-
-    def draw(key: jax.Array, shape: tuple[int, ...], dtype: Any = float) -> jax.Array:
-        rows, columns = shape
-        if rows != columns:
-            raise ValueError(f"a skew matrix must be square; got shape {shape}. Pass (H, H).")
-        at = jnp.arange(0, rows - 1, 2)
-        values = angles(key, at.shape, dtype)
-        upper = jnp.zeros(shape, dtype).at[at, at + 1].set(values)
-        return upper - upper.T
-
-    return draw
-
-
-def _half_angles(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    # √((1 − cos u)/(1 + cos u)) = tan(u/2)
-    return -jnp.tan(jax.random.uniform(key, shape, dtype, maxval=math.pi / 2) / 2)
-
-
-ROTATIONS: dict[str, Initializer] = {
-    "henaff": _rotations(uniform_to(math.pi)),
-    "cayley": _rotations(_half_angles),
-}

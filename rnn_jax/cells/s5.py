@@ -1,6 +1,5 @@
 """The simplified state space layer S5 as a cell."""
 
-import functools
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ from rnn_jax.arrays import at_least_float32, spread
 from rnn_jax.cells.complex_state import ComplexStateCell
 from rnn_jax.cells.linear import LinearForm, apply
 from rnn_jax.checks import check_flag, check_number
+from rnn_jax.initializers.hippo import hippo_eigenvectors
 
 
 class S5Cell(ComplexStateCell):
@@ -132,17 +132,3 @@ class S5Cell(ComplexStateCell):
             ]
         )
         return apply("complex", spread(scale, product), product)
-
-
-@functools.lru_cache(maxsize=8)
-def hippo_eigenvectors(pairs: int) -> tuple[np.ndarray, np.ndarray]:
-    """Phases (N,) > 0 and eigenvectors (2N, N) of the normal part of HiPPO-LegS of 2N states.
-
-    A_nk = −√(2n+1) √(2k+1) for n > k, −(n+1) for n = k, else 0. A + P Pᵀ with P_n = √(n + ½) is
-    −½ plus a skew-symmetric matrix, whose eigenvalues come in pairs ±iω.
-    """
-    root = np.sqrt(2 * np.arange(2 * pairs) + 1.0)
-    products = np.outer(root, root)
-    skew = 0.5 * (np.triu(products, 1) - np.tril(products, -1))
-    phases, vectors = np.linalg.eigh(-1j * skew)
-    return phases[pairs:], vectors[:, pairs:]

@@ -4,8 +4,8 @@ What is faster hangs on the kind of Λ, on the length, the batch, the size of th
 device. On a CPU that was measured: `linear_recurrences.csv`, written by
 `benchmarks/linear_recurrences.py`, and what is asked for is what was fastest at the measured sizes
 nearest to it. On a GPU or a TPU nothing was measured. There the rule is a default with a reason: an
-associative scan does about twice the work of a scan in 2 log₂ T rounds instead of T, and a device
-with thousands of lanes waits for rounds, not for work.
+associative scan does a few times the work of a scan, but takes 2 log₂ K rounds for a chunk of K
+steps instead of K, and a device with thousands of lanes waits for rounds, not for work.
 
 The choice is made when a program is lowered, by the platform that it is lowered for.
 """
@@ -24,6 +24,7 @@ from rnn_jax.cells.wrappers.noise import draw_noise, has_noise
 from rnn_jax.checks import check_choice, check_key
 from rnn_jax.sequence.calling import Carry, check_carry_leaves, resolve_carry
 from rnn_jax.sequence.inputs import read_inputs, resolve_feature_axes
+from rnn_jax.sequence.running.associative import LONGEST
 from rnn_jax.sequence.running.ways import IMPLEMENTATIONS
 
 METHODS = ("auto", "scan", "associative")
@@ -196,8 +197,8 @@ def _choose(
         )
     return UnrollMethod(
         "associative",
-        f"{steps} steps take {2 * math.ceil(math.log2(steps))} rounds or so (a rule for GPUs and "
-        "TPUs that is not measured)",
+        f"{steps} steps run in chunks of up to {LONGEST}, of {2 * int(math.log2(LONGEST))} rounds "
+        "each (a rule for GPUs and TPUs that is not measured)",
     )
 
 

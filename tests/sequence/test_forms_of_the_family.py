@@ -23,9 +23,14 @@ FORMS = {
     "antisymmetric_gated": lambda **o: rj.AntisymmetricRNNCell(IN, H, epsilon=0.3, gated=True, **o),
     "fast_grnn": lambda **o: rj.FastGRNNCell(IN, H, **o),
     "mgu_reset_after": lambda **o: rj.MGUCell(IN, H, reset_after=True, **o),
+    "mgu": lambda **o: rj.MGUCell(IN, H, **o),
     "ugrnn": lambda **o: rj.UGRNNCell(IN, H, **o),
     "cfc": lambda **o: rj.CfCCell(IN, H, backbone_layers=0, **o),
     "slstm": lambda **o: rj.SLSTMCell(IN, H, num_heads=2, **o),
+    "gru_reset_before": lambda **o: rj.GRUCell(IN, H, reset_after=False, **o),
+    "cornn": lambda **o: rj.CoRNNCell(IN, H, time_step=0.3, gamma=1.7, epsilon=0.9, **o),
+    "lem": lambda **o: rj.LEMCell(IN, H, time_step=0.8, **o),
+    "unitary": lambda **o: rj.UnitaryRNNCell(IN, H, **o),
 }
 # Under what rows are run; steps of padding and starts within a row, in both directions.
 OPTIONS = {
