@@ -140,5 +140,7 @@ def _spectral_radius(matrix: jax.Array) -> Any:
 def _share(name: str, value: Any) -> float:
     share = check_number(name, value)
     if not 0 < share <= 1:
-        raise ValueError(f"{name} must lie in (0, 1]; got {share:g}. Pass a float above 0, up to 1.")
+        raise ValueError(
+            f"{name} must lie in (0, 1]; got {share:g}. Pass a float above 0, up to 1."
+        )
     return share

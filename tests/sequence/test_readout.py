@@ -22,9 +22,7 @@ def by_least_squares(states, targets, penalty):
     rows, size = states.reshape(-1, states.shape[-1]), states.shape[-1]
     one, none = np.ones((len(rows), 1)), np.zeros((size, 1))
     design = np.block([[rows, one], [np.sqrt(penalty) * np.eye(size), none]])
-    wanted = np.concatenate(
-        [targets.reshape(len(rows), -1), np.zeros((size, targets.shape[-1]))]
-    )
+    wanted = np.concatenate([targets.reshape(len(rows), -1), np.zeros((size, targets.shape[-1]))])
     found = np.linalg.lstsq(design, wanted, rcond=None)[0]
     return found[:-1], found[-1]
 
