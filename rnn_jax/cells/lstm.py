@@ -38,7 +38,8 @@ class LSTMCell(RNNCell):
       hidden_features: H.
       forget_bias: added to the forget gate's initial bias (Gers et al., 2000; Jozefowicz et al.,
         2015), one finite number. It is part of `bias` from then on and is trained with it; without
-        biases there is none, and only the default may stand here.
+        biases there is none, and only the default may stand here. A `bias_init` that sets the gate
+        by itself, "forget_bias(2)" or "chrono(1, 200)", takes the default's place.
       peephole: gates see the cell state through `peephole`, one diagonal row for each gate: input
         and forget gates see c, the output gate sees c' (Gers and Schmidhuber, 2000).
       coupled: one gate for both, i = 1 − f; the input block is absent.

@@ -175,8 +175,13 @@ def _first_root(function: Callable[[Any], Any], grid: np.ndarray) -> float:
     if at_or_below.size == 0:
         return math.inf
     end = at_or_below[0]
+    low, high = float(grid[max(end - 1, 0)]), float(grid[end])
+    # Of one number and of many a program may differ by rounding, and so in sign at a root.
+    if function(low) <= 0:
+        return float(low)
+    if function(high) >= 0:
+        return float(high)
     # Imported here: it would make up a good part of the package's own import.
     from scipy.optimize import brentq
 
-    root = grid[0] if end == 0 else brentq(function, *grid[end - 1 : end + 1], xtol=1e-30)
-    return float(root)
+    return float(brentq(function, low, high, xtol=1e-30))
