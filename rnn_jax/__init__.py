@@ -3,7 +3,7 @@
 Cells, an exact instrument for their gradients through time, tasks and experiments, in JAX.
 """
 
-from rnn_jax import cells, convert, tasks, testing
+from rnn_jax import cells, convert, initializers, tasks, testing
 from rnn_jax.activations import Activation, activation_slope_range, leaky_relu
 from rnn_jax.cells import (
     AntisymmetricRNNCell,
@@ -202,6 +202,7 @@ __all__ = [
     "fixed_points",
     "flossing_penalty",
     "gradient_flow",
+    "initializers",
     "input_jacobian",
     "jacobian_log_bound",
     "jacobian_log_norms",

@@ -41,7 +41,6 @@ def test_all_lists_exactly_what_is_there():
         "arrays",
         "checks",
         "gradients",
-        "initializers",
         "plotting",
         "sequence",
         "training",

@@ -27,9 +27,11 @@ from rnn_jax.checks import (
 from rnn_jax.initializers import (
     Initializer,
     InitializerLike,
+    MemoryGates,
     get_initializer,
+    init_bias,
     init_by_gate,
-    initialize,
+    sets_gates,
 )
 
 Carry = Any
@@ -55,6 +57,7 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
       in_features, hidden_features: I and H.
       blocks: names of the G blocks; none if the subclass makes its own weights.
       kernel_init: of W_x, by name or callable; left out, there is none, or the subclass makes it.
+        Names may have arguments, as "gaussian(1.5)"; see `rnn_jax.initializers`.
       recurrent_kernel_init: of W_h, likewise.
       bias_init: of b, by name or callable.
       default_bias_init: what bias_init=None stands for, if it stands for something.
@@ -66,6 +69,9 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
     Attributes:
       diagonal_part: the part of the carry each unit of which acts on the next step's same unit
         alone, in every part (a cell state behind gates that see it not, or by peepholes).
+      memory_gates: the blocks that decide how much of the state is kept, each with 1 if it keeps
+        the state where it is near 1 and −1 if it overwrites it there. The initialisers
+        `forget_bias` and `chrono` set their biases.
       splits_call: whether a call is `step(carry, project(x))`, so that `unroll` may project a whole
         sequence at once. What a cell may tell of itself, and when it counts, is said in
         `rnn_jax.cells.claims`.
@@ -83,6 +89,7 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
     blocks: tuple[str, ...]
     carry_parts: tuple[str, ...] = ("h",)
     diagonal_part: str | None = None
+    memory_gates: MemoryGates = ()
     splits_call: bool = True
 
     # Of the class, because Flax allows no weight in an attribute of an object that was None.
@@ -139,7 +146,9 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
             # Drawn in any case, so that all other weights are the same with biases and without.
             key = rngs.params()
             if of_bias is not None:
-                self.bias = nnx.Param(initialize("bias_init", of_bias, key, (gates * size,), kind))
+                self.bias = nnx.Param(
+                    init_bias("bias_init", of_bias, key, size, blocks, self.memory_gates, kind)
+                )
 
     def __call__(self, carry: Carry, x: jax.Array) -> tuple[Carry, jax.Array]:
         """Advances the carry by one input: `step(carry, project(x))`.
@@ -301,15 +310,26 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
         rows = (self.recurrent_kernel[...], self.kernel[...], self._bias_row())
         return jnp.concatenate(promote(*rows))
 
-    def _offset_bias(self, name: str, offset: float, block: str, *, default: float) -> None:
+    def _offset_bias(
+        self, name: str, offset: float, block: str, bias_init: InitializerLike, *, default: float
+    ) -> None:
         """Adds to the initial biases of a block what the option `name` says.
 
+        A `bias_init` that sets the gates by itself, such as `chrono`, takes the default's place.
+
         Raises:
-          ValueError: it is not finite, or other than its default where there are no biases.
+          ValueError: it is not finite, or other than its default where there are no biases, or
+            where `bias_init` sets the gates.
           TypeError: it is no number.
         """
         value = check_number(name, offset)
-        if self.bias is not None:
+        if self.bias is not None and sets_gates(bias_init):
+            if value != default:
+                raise ValueError(
+                    f"{name} must be left out where bias_init sets the gate by itself; got "
+                    f"{name}={value:g} beside bias_init={bias_init!r}. Drop one of the two."
+                )
+        elif self.bias is not None:
             start = self.blocks.index(block) * self.hidden_features
             values = self.bias[...]
             self.bias[...] = values.at[start : start + self.hidden_features].add(value)
@@ -336,13 +356,13 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
         parts = carry if len(own) > 1 else (carry,)
         shapes = [getattr(part, "shape", None) for part in parts] if _is_sequence(parts) else []
         if shapes != expected:
-            names = ", ".join(own)
+            named = zip(own, expected, strict=True)
+            rule = ", ".join(f"{part} of shape {shape}" for part, shape in named)
             arrived = jax.tree.map(lambda a: getattr(a, "shape", type(a).__name__), carry)
-            equal = len(set(expected)) == 1
-            rule = f"each part of shape {expected[0]}" if equal else f"of shapes {expected}"
+            if len(own) > 1:
+                rule = f"({', '.join(own)}), {rule}"
             raise ValueError(
-                f"carry must be {f'({names})' if len(own) > 1 else names}, {rule}; "
-                f"got {arrived}. Start from cell.initialize_carry({x.shape})."
+                f"carry must be {rule}; got {arrived}. Start from cell.initialize_carry({x.shape})."
             )
         for name, part in zip(own, parts, strict=True):
             check_floats(f"carry part {name}", part)
@@ -363,7 +383,7 @@ def bias_initializer(
       ValueError: `bias_init` is an unknown name, or is given although there is no bias.
     """
     given: Any = default if bias_init is None else bias_init
-    chosen = get_initializer("bias_init", given)
+    chosen = get_initializer("bias_init", given, "bias")
     if check_flag("use_bias", use_bias):
         return chosen
     if given != ("zeros" if default is None else default):

@@ -184,7 +184,7 @@ def _check_periods(periods: Any, size: int, kept: Any) -> tuple[int, ...]:
             f"periods must be a sequence of whole numbers; got {periods!r}. Pass for example "
             "(1, 2, 4, 8)."
         )
-    found = tuple(check_count("a period", period, low=1) for period in periods)
+    found = tuple(check_count("each of periods", period, low=1) for period in periods)
     if not found or any(a >= b for a, b in itertools.pairwise(found)):
         raise ValueError(
             f"periods must rise from the fastest module to the slowest; got {list(found)}. Pass "

@@ -1,7 +1,8 @@
 """Networks of oscillators: coupled to one another (coRNN), and each to itself (UnICORNN)."""
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from flax import nnx
 
 from rnn_jax.arrays import spread
 from rnn_jax.cells.cell import RNNCell
+from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
 from rnn_jax.checks import check_not_negative, check_positive, check_size
 from rnn_jax.initializers import (
     Initializer,
@@ -28,7 +30,7 @@ class CoRNNCell(RNNCell):
     y' = y + Δt z'                                            position, the output
 
     The carry is (y, z), and `recurrent_kernel` has 2H rows: first those that meet y, then those
-    that meet z. There is no fused form, whose kernels see one part of a carry.
+    that meet z.
 
     Gradients: a step is the identity and terms of order Δt, ‖∂(y', z')/∂(y, z)‖_∞ ≤
     max(r, 1 + Δt r) with r = |1 − Δt ε| + Δt (γ + ‖W‖) and ‖W‖ the largest sum over |entries| of a
@@ -123,6 +125,44 @@ class CoRNNCell(RNNCell):
         y = y_prev + self.time_step * velocity
         return (y, velocity), y
 
+    def fused_form(self) -> FusedForm | None:
+        """One kernel, which sees both parts of the carry."""
+        mathematics = _UnitMathematics(self.time_step, self.gamma, self.epsilon)
+        return FusedForm(mathematics, (self._whole_kernel(),))
+
+
+@dataclass(frozen=True)
+class _UnitMathematics:
+    """coRNN, unit by unit; see `UnitMathematics`. With t = tanh u:
+
+    ż' = ż + Δt ((1 − t²) ∘ u̇ − γ ẏ − ε ż),    ẏ' = ẏ + Δt ż'
+    """
+
+    time_step: float
+    gamma: float
+    epsilon: float
+    groups: ClassVar[Groups] = (Group(1, sees_state=True, sees_input=True, parts=(0, 1)),)
+
+    def advance(self, carry: OscillatorCarry, pre: Blocks) -> tuple[OscillatorCarry, Blocks]:
+        t = jnp.tanh(pre[0])
+        return self._moved(carry, t), (t,)
+
+    def coefficients(self, carry: OscillatorCarry, saved: Blocks) -> jax.Array:
+        (t,) = saved
+        return 1 - t * t
+
+    def tangent(self, coefficients: Any, carry: OscillatorCarry, pre: Blocks) -> OscillatorCarry:
+        return self._moved(carry, coefficients * pre[0])
+
+    def hidden(self, carry: OscillatorCarry) -> jax.Array:
+        return carry[0]
+
+    def _moved(self, carry: OscillatorCarry, force: jax.Array) -> OscillatorCarry:
+        """(y', z') under a force, linear in both."""
+        y, z = carry
+        z = z + self.time_step * (force - self.gamma * y - self.epsilon * z)
+        return y + self.time_step * z, z
+
 
 class UnICORNNCell(RNNCell):
     """Undamped independent oscillators, each with a step of time of its own.
@@ -205,7 +245,7 @@ class UnICORNNCell(RNNCell):
         )
 
         def vector(name: str, given: InitializerLike | None, papers: Initializer) -> Any:
-            init = get_initializer(name, papers if given is None else given)
+            init = get_initializer(name, papers if given is None else given, "unit")
             shape = (self.hidden_features,)
             return nnx.Param(initialize(name, init, rngs.params(), shape, self.param_dtype))
 

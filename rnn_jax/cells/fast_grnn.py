@@ -11,7 +11,7 @@ from rnn_jax.arrays import promote, spread
 from rnn_jax.cells.cell import RNNCell, bias_initializer
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
 from rnn_jax.checks import check_number
-from rnn_jax.initializers import InitializerLike, initialize
+from rnn_jax.initializers import InitializerLike, init_bias
 
 
 class FastGRNNCell(RNNCell):
@@ -52,6 +52,8 @@ class FastGRNNCell(RNNCell):
       stable and tiny kilobyte sized gated recurrent neural network", 2018.
     """
 
+    memory_gates = (("update", 1),)
+
     def __init__(
         self,
         in_features: int,
@@ -85,10 +87,11 @@ class FastGRNNCell(RNNCell):
             rngs=rngs,
         )
         init, key = bias_initializer(use_bias, bias_init, "ones"), rngs.params()
+        size, gates = self.hidden_features, self.memory_gates
         b_z = (
             None
             if init is None
-            else initialize("bias_init", init, key, (self.hidden_features,), self.param_dtype)
+            else init_bias("bias_init", init, key, size, ("update",), gates, self.param_dtype)
         )
         self.gate_bias = None if b_z is None else nnx.Param(b_z)
         self.zeta, self.nu = (nnx.Param(jnp.asarray(a, self.param_dtype)) for a in scalars)

@@ -93,7 +93,7 @@ class IndRNNCell(RNNCell):
         init: Initializer = (
             _uniform
             if recurrent_init is None
-            else get_initializer("recurrent_init", recurrent_init)
+            else get_initializer("recurrent_init", recurrent_init, "unit")
         )
         shape = (self.hidden_features,)
         u = initialize("recurrent_init", init, rngs.params(), shape, self.param_dtype)

@@ -96,7 +96,8 @@ class LayerNormLSTMCell(_NormalisedCell):
       in_features: I.
       hidden_features: H.
       forget_bias: added to the forget gate's initial bias, one finite number; without biases there
-        is none, and only the default may stand here.
+        is none, and only the default may stand here. A `bias_init` that sets the gate by itself,
+        such as "chrono(1, 200)", takes the default's place.
       by_gate: whether each gate has a mean and a variance of its own.
       epsilon: ε, above 0.
       kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable. γ starts at
@@ -119,6 +120,7 @@ class LayerNormLSTMCell(_NormalisedCell):
     """
 
     carry_parts = ("c", "h")
+    memory_gates = (("forget", 1), ("input", -1))
 
     def __init__(
         self,
@@ -153,7 +155,7 @@ class LayerNormLSTMCell(_NormalisedCell):
             param_dtype=param_dtype,
             rngs=rngs,
         )
-        self._offset_bias("forget_bias", forget_bias, "forget", default=1.0)
+        self._offset_bias("forget_bias", forget_bias, "forget", bias_init, default=1.0)
         self._add_norm("cell", self.hidden_features)
 
     def step(self, carry: LSTMCarry, z: jax.Array) -> tuple[LSTMCarry, jax.Array]:
@@ -233,6 +235,8 @@ class LayerNormGRUCell(_NormalisedCell):
     References:
       J. L. Ba, J. R. Kiros and G. E. Hinton, "Layer normalization", 2016.
     """
+
+    memory_gates = (("update", 1),)
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from rnn_jax.arrays import promote, spread
 from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.linear import LinearForm, rounds_products, row_matrix
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
-from rnn_jax.checks import check_flag, check_number, check_positive
+from rnn_jax.checks import check_flag, check_not_negative, check_number, check_positive
 from rnn_jax.initializers import InitializerLike, gaussian
 
 
@@ -81,7 +81,7 @@ class LeakyIntegratorCell(RNNCell):
         rngs: nnx.Rngs,
     ):
         self.activation = get_activation(activation)
-        of_state = gaussian("gain", gain)
+        of_state = gaussian(check_not_negative("gain", gain))
         is_learnt = check_flag("learn_time_constant", learn_time_constant)
         super().__init__(
             in_features,

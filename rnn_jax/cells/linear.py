@@ -42,8 +42,8 @@ The carry is packed into one array, whose trailing axes have a meaning that is t
 | "dense"    | (..., S)     | (..., S, S) | one product                                      |
 
 Cells that are linear in part have no such form: the mLSTM, whose stabiliser m is a maximum (see
-`rnn_jax.MLSTMCell`); the LMU, whose memory sees h; an orthogonal cell, whose bias in modReLU is 0
-only until it is learnt.
+`rnn_jax.MLSTMCell`); the LMU, whose memory sees h; an orthogonal cell with biases, which are 0 only
+until they are learnt.
 """
 
 import functools
@@ -54,6 +54,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from rnn_jax.arrays import type_of
 from rnn_jax.cells.claims import claim, owner_of
 from rnn_jax.cells.wrappers.noise import project_with
 from rnn_jax.checks import check_choice
@@ -130,7 +131,7 @@ def linear_form_for(cell: Any, x: Any, carry: Carry) -> LinearForm | str:
         return form.pack(carry), *form.transition(z)
 
     # As a sequence of one step: forms take leading axes.
-    rows = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape), a.dtype), (carry, x))
+    rows = jax.tree.map(_as_sequence_of_one, (carry, x))
     packed, factor, added = jax.eval_shape(one_step, cell, *rows)
     _check_shapes(name, form.kind, *(array.shape[1:] for array in (packed, factor, added)))
     types = {array.dtype for array in (packed, factor, added)}
@@ -146,12 +147,15 @@ def row_matrix(kernel: jax.Array, z: jax.Array) -> jax.Array:
 
 
 def rounds_products(cell: Any) -> bool:
-    """Whether a cell multiplies its state with weights in another type than it keeps it in.
+    """Whether a cell multiplies in another type than it keeps its carry in.
 
-    A Λ of these weights would say the same only up to rounding.
+    What is said of it in terms of its weights then holds up to rounding only.
     """
-    kept = cell.carry_dtype
-    return kept is not None and kept != (cell.dtype or cell.param_dtype)
+    owner = owner_of(cell)
+    kept = getattr(owner, "carry_dtype", None)
+    if kept is None:
+        return False
+    return bool(kept != (getattr(owner, "dtype", None) or getattr(owner, "param_dtype", None)))
 
 
 def apply(kind: Kind, factor: jax.Array, values: jax.Array) -> jax.Array:
@@ -214,6 +218,10 @@ def state_jacobian_of(form: LinearForm, carry: Carry, z: Any) -> jax.Array:
         return ravel_pytree(form.unpack(moved))[0]
 
     return jax.vmap(column, out_axes=1)(jnp.eye(flat.size, dtype=flat.dtype))
+
+
+def _as_sequence_of_one(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, *jnp.shape(leaf)), type_of(leaf))
 
 
 def _check_shapes(

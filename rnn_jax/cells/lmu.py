@@ -14,8 +14,6 @@ from rnn_jax.initializers import InitializerLike, get_initializer, initialize
 
 LMUCarry = tuple[jax.Array, jax.Array]
 
-LECUN_UNIFORM = jax.nn.initializers.lecun_uniform()
-
 
 class LMUCell(RNNCell):
     """Legendre memory unit: a fixed linear memory of a sliding window, and a simple cell beside it.
@@ -63,7 +61,7 @@ class LMUCell(RNNCell):
         *,
         memory_features: int = 64,
         theta: float = 784.0,
-        encoder_init: InitializerLike = LECUN_UNIFORM,
+        encoder_init: InitializerLike = "lecun_uniform",
         kernel_init: InitializerLike = "glorot_normal",
         dtype: Any = None,
         carry_dtype: Any = None,

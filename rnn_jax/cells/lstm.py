@@ -11,7 +11,7 @@ from rnn_jax.activations import ActivationLike, computes, get_activation, is_kno
 from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
 from rnn_jax.checks import check_size
-from rnn_jax.initializers import InitializerLike, get_initializer, initialize
+from rnn_jax.initializers import InitializerLike, MemoryGates, get_initializer, initialize
 
 LSTMCarry = tuple[jax.Array, jax.Array]
 
@@ -38,7 +38,8 @@ class LSTMCell(RNNCell):
       hidden_features: H.
       forget_bias: added to the forget gate's initial bias (Gers et al., 2000; Jozefowicz et al.,
         2015), one finite number. It is part of `bias` from then on and is trained with it; without
-        biases there is none, and only the default may stand here.
+        biases there is none, and only the default may stand here. A `bias_init` that sets the gate
+        by itself, "forget_bias(2)" or "chrono(1, 200)", takes the default's place.
       peephole: gates see the cell state through `peephole`, one diagonal row for each gate: input
         and forget gates see c, the output gate sees c' (Gers and Schmidhuber, 2000).
       coupled: one gate for both, i = 1 − f; the input block is absent.
@@ -120,7 +121,7 @@ class LSTMCell(RNNCell):
         )
         size = self.hidden_features
         if forget_gate:
-            self._offset_bias("forget_bias", forget_bias, "forget", default=1.0)
+            self._offset_bias("forget_bias", forget_bias, "forget", bias_init, default=1.0)
         self.peephole = (
             nnx.Param(jnp.zeros((len(self.blocks) - 1, size), self.param_dtype))
             if peephole
@@ -136,6 +137,11 @@ class LSTMCell(RNNCell):
         """One step of (c, h); see `RNNCell.step`."""
         c, h, _ = self._advance(carry, z)
         return (c, h), h
+
+    @property
+    def memory_gates(self) -> MemoryGates:  # type: ignore[override]
+        """Forget and input gate; none of the cell of 1997, which forgets nothing."""
+        return (("forget", 1), ("input", -1)) if "forget" in self.blocks else ()
 
     @property
     def diagonal_part(self) -> str | None:  # type: ignore[override]

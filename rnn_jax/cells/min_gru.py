@@ -128,6 +128,8 @@ class MinGRUCell(_MinimalCell):
       2024.
     """
 
+    memory_gates = (("update", -1),)
+
     diagonal_part = "h"
 
     def __init__(
@@ -228,6 +230,8 @@ class MinLSTMCell(_MinimalCell):
       L. Feng, F. Tung, M. O. Ahmed, Y. Bengio and H. Hajimirsadeghi, "Were RNNs all we needed?",
       2024.
     """
+
+    memory_gates = (("forget", 1), ("input", -1))
 
     diagonal_part = "h"
 

@@ -9,7 +9,7 @@ from flax import nnx
 
 from rnn_jax.arrays import promote
 from rnn_jax.cells.cell import RNNCell
-from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
+from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups, Stages
 from rnn_jax.checks import check_flag
 from rnn_jax.initializers import InitializerLike
 
@@ -30,7 +30,7 @@ class MGUCell(RNNCell):
       in_features: I.
       hidden_features: H.
       reset_after: where the gate acts in the candidate: False, on the state before the product, as
-        published; True, on the product, which is faster, because sequences then run in fused form.
+        published; True, on the product, which takes one product a step and not two.
       kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable.
       use_bias: whether there are biases; without them `bias` is None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
@@ -48,6 +48,8 @@ class MGUCell(RNNCell):
       G.-B. Zhou, J. Wu, C.-L. Zhang and Z.-H. Zhou, "Minimal gated unit for recurrent neural
       networks", 2016.
     """
+
+    memory_gates = (("forget", -1),)
 
     def __init__(
         self,
@@ -93,11 +95,15 @@ class MGUCell(RNNCell):
         return h, h
 
     def fused_form(self) -> FusedForm | None:
-        """Three kernels; None for `reset_after=False`, where the gate stands before a product."""
-        if not self.reset_after:
-            return None
-        w_x, w_h, b = promote(self.kernel[...], self.recurrent_kernel[...], self._bias_row())
+        """Kernels of gate and candidate, the latter in a stage of its own, or its terms apart.
+
+        Apart with `reset_after`, because the gate multiplies one of them.
+        """
         size = self.hidden_features
+        if not self.reset_after:
+            whole = self._whole_kernel()
+            return FusedForm(_MGU_RESET_BEFORE, (whole[:, :size], whole[:, size:]))
+        w_x, w_h, b = promote(self.kernel[...], self.recurrent_kernel[...], self._bias_row())
         kernels = (
             jnp.concatenate([w_h[:, :size], w_x[:, :size], b[:, :size]]),
             jnp.concatenate([w_x[:, size:], b[:, size:]]),
@@ -156,7 +162,8 @@ class UGRNNCell(RNNCell):
       hidden_features: H.
       update_bias: added to the gate's initial bias, one finite number. It is part of `bias` from
         then on and is trained with it; without biases there is none, and only the default may stand
-        here.
+        here. A `bias_init` that sets the gate by itself, such as "chrono(1, 200)", takes the
+        default's place.
       kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable.
       use_bias: whether there are biases; without them `bias` is None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
@@ -174,6 +181,8 @@ class UGRNNCell(RNNCell):
       J. Collins, J. Sohl-Dickstein and D. Sussillo, "Capacity and trainability in recurrent neural
       networks", 2017.
     """
+
+    memory_gates = (("update", 1),)
 
     def __init__(
         self,
@@ -203,7 +212,7 @@ class UGRNNCell(RNNCell):
             param_dtype=param_dtype,
             rngs=rngs,
         )
-        self._offset_bias("update_bias", update_bias, "update", default=1.0)
+        self._offset_bias("update_bias", update_bias, "update", bias_init, default=1.0)
 
     def step(self, carry: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """One step of h; see `RNNCell.step`."""
@@ -280,6 +289,58 @@ class _MGUMathematics:
 
     def hidden(self, carry: jax.Array) -> jax.Array:
         return carry
+
+
+@dataclass(frozen=True)
+class _MGUStageOfGate:
+    """Without `reset_after`, from h to (h, f, f ∘ h), unit by unit; see `EarlyStage`."""
+
+    groups: ClassVar[Groups] = (Group(1, sees_state=True, sees_input=True),)
+
+    def advance(self, start: jax.Array, pre: Blocks) -> tuple[Blocks, Blocks]:
+        saved = (jax.nn.sigmoid(pre[0]),)
+        return self.after(start, saved), saved
+
+    def after(self, start: jax.Array, saved: Blocks) -> Blocks:
+        (f,) = saved
+        return start, f, f * start
+
+    def coefficients(self, start: jax.Array, saved: Blocks) -> Blocks:
+        (f,) = saved
+        slope = f * (1 - f)
+        return slope, f, start * slope
+
+    def tangent(self, coefficients: Any, start: jax.Array, pre: Blocks) -> Blocks:
+        slope, f, by_f = coefficients
+        return start, slope * pre[0], f * start + by_f * pre[0]
+
+
+@dataclass(frozen=True)
+class _MGUStageOfCandidate:
+    """From (h, f, f ∘ h) to h', unit by unit; see `Stage`. With n = tanh v:
+
+    ḣ' = (1 − f) ∘ ḣ + (n − h) ∘ ḟ + (f ∘ (1 − n²)) ∘ v̇
+    """
+
+    groups: ClassVar[Groups] = (Group(1, sees_state=True, sees_input=True, parts=(2,)),)
+
+    def advance(self, start: Blocks, pre: Blocks) -> tuple[jax.Array, Blocks]:
+        h, f, _ = start
+        n = jnp.tanh(pre[0])
+        return (1 - f) * h + f * n, (n,)
+
+    def coefficients(self, start: Blocks, saved: Blocks) -> Blocks:
+        (h, f, _), (n,) = start, saved
+        return 1 - f, n - h, f * (1 - n * n)
+
+    def tangent(self, coefficients: Any, start: Blocks, pre: Blocks) -> jax.Array:
+        d_h, d_f, _ = start
+        kept, by_f, by_v = coefficients
+        moved: jax.Array = kept * d_h + by_f * d_f + by_v * pre[0]
+        return moved
+
+
+_MGU_RESET_BEFORE = Stages((_MGUStageOfGate(),), _MGUStageOfCandidate())
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Recurrent networks whose matrix is orthogonal by construction: expRNN and scoRNN."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,9 +9,10 @@ from flax import nnx
 
 from rnn_jax.arrays import at_least_float32, promote, spread
 from rnn_jax.cells.cell import RNNCell
+from rnn_jax.cells.linear import LinearForm, rounds_products, row_matrix
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
-from rnn_jax.checks import check_choice, check_count, check_size
-from rnn_jax.initializers import Initializer, InitializerLike, uniform_to
+from rnn_jax.checks import check_count, check_size
+from rnn_jax.initializers import InitializerLike, get_initializer, uniform_to
 
 _near_zero = uniform_to(0.01)
 
@@ -37,9 +37,7 @@ class _OrthogonalCell(RNNCell):
         param_dtype: Any,
         rngs: nnx.Rngs,
     ):
-        name, init = "recurrent_kernel_init", recurrent_kernel_init
-        if isinstance(init, str):
-            init = ROTATIONS[check_choice(name, init, ROTATIONS)]
+        init = get_initializer("recurrent_kernel_init", recurrent_kernel_init, "skew")
         super().__init__(
             in_features,
             hidden_features,
@@ -83,6 +81,16 @@ class _OrthogonalCell(RNNCell):
         w_h, w_x, b = promote(self.transition_kernel(), self.kernel[...], self._bias_row())
         kernels = (jnp.concatenate([w_h, w_x, jnp.zeros_like(b)]), b)
         return FusedForm(_UnitMathematics(), kernels)
+
+    def linear_form(self) -> LinearForm | None:
+        """Dense, Λ = W at every step, without biases: modReLU is then the identity. Else None."""
+        if self.bias is not None or rounds_products(self):
+            return None
+        return LinearForm("dense", self._transition, contracts=True)
+
+    def _transition(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        (z,) = self._kept(z)
+        return row_matrix(self.transition_kernel(), z), z
 
     def jacobian_bound(self) -> tuple[float, jax.Array]:
         """The two factors of ‖∂h_t/∂h_{t−1}‖₂ ≤ sup|φ'| · σ₁(W_h), both 1.
@@ -179,10 +187,10 @@ class ScoRNNCell(_OrthogonalCell):
       hidden_features: H.
       negatives: how many entries of D are −1; None is half of them, as in the paper for the copy
         and adding problems.
-      kernel_init: of V.
+      kernel_init: of V; in the authors' code it is uniform between ±0.01.
       recurrent_kernel_init: of A: "cayley", the paper's, "henaff" (see `ExpRNNCell`), or a
         callable.
-      bias_init: of b; None is the paper's, uniform between ±0.01.
+      bias_init: of b; None is uniform between ±0.01, as in `ExpRNNCell`; "zeros" is the authors'.
       use_bias: whether there is b; without it `bias` is None, and the cell linear.
       dtype, carry_dtype, param_dtype, rngs: as in `ExpRNNCell`.
 
@@ -266,29 +274,3 @@ class _UnitMathematics:
 
     def hidden(self, carry: jax.Array) -> jax.Array:
         return carry
-
-
-def _rotations(angles: Any) -> Initializer:
-    """Blocks of 2×2 on the diagonal with ∓angles beside it, one row of 0 over if H is odd."""
-
-    def draw(key: jax.Array, shape: tuple[int, ...], dtype: Any = float) -> jax.Array:
-        rows, columns = shape
-        if rows != columns:
-            raise ValueError(f"a skew matrix must be square; got shape {shape}. Pass (H, H).")
-        at = jnp.arange(0, rows - 1, 2)
-        values = angles(key, at.shape, dtype)
-        upper = jnp.zeros(shape, dtype).at[at, at + 1].set(values)
-        return upper - upper.T
-
-    return draw
-
-
-def _half_angles(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    # √((1 − cos u)/(1 + cos u)) = tan(u/2)
-    return -jnp.tan(jax.random.uniform(key, shape, dtype, maxval=math.pi / 2) / 2)
-
-
-ROTATIONS: dict[str, Initializer] = {
-    "henaff": _rotations(uniform_to(math.pi)),
-    "cayley": _rotations(_half_angles),
-}

@@ -2,15 +2,18 @@
 
 import functools
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rnn_jax.arrays import at_least_float32, spread
+from rnn_jax.arrays import at_least_float32, promote, spread
 from rnn_jax.cells.cell import RNNCell, bias_initializer
+from rnn_jax.cells.linear import LinearForm, rounds_products, row_matrix
+from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
 from rnn_jax.initializers import InitializerLike, get_initializer, initialize
 
 ComplexCarry = tuple[jax.Array, jax.Array]
@@ -25,8 +28,8 @@ class UnitaryRNNCell(RNNCell):
     D_k = diag(exp(iω)), R_k the reflection I − 2 v v*/‖v‖², F the unitary discrete Fourier
     transform, Π a permutation drawn once for each H. The carry is (re, im), the two real parts of
     h. `recurrent_kernel`, of shape (7, H), holds the angles of D₁, D₂ and D₃, then Re v and Im v of
-    R₁ and of R₂; `kernel`, (I, 2H), the real and the imaginary part of V; `bias` is b, (H,). There
-    is no fused form, whose kernels see one part of a carry; a step takes O(H log H).
+    R₁ and of R₂; `kernel`, (I, 2H), the real and the imaginary part of V; `bias` is b, (H,). A step
+    takes O(H log H).
 
     Gradients: ‖W‖ = 1 whatever the weights. Where b ≤ 0, singular values of ∂h'/∂h are at most 1;
     with b = 0 the cell is linear and all of them are 1. Where b > 0, z is turned faster than it
@@ -83,7 +86,7 @@ class UnitaryRNNCell(RNNCell):
         )
 
         def drawn(name: str, given: InitializerLike, shape: tuple[int, ...]) -> Any:
-            init = get_initializer(name, given)
+            init = get_initializer(name, given, "unit")
             return nnx.Param(initialize(name, init, rngs.params(), shape, self.param_dtype))
 
         size = self.hidden_features
@@ -112,9 +115,44 @@ class UnitaryRNNCell(RNNCell):
         if self.bias is None:
             re, im = z_re, z_im
         else:
-            scale = _complex_modrelu_scale(z_re, z_im, spread(self.bias[...], z_re))
+            scale, *_ = _complex_modrelu(z_re, z_im, spread(self.bias[...], z_re))
             re, im = scale * z_re, scale * z_im
         return (re, im), jnp.concatenate([re, im], axis=-1)
+
+    def linear_form(self) -> LinearForm | None:
+        """Dense, over [re, im], without biases: modReLU is then the identity. Else None."""
+        kept = self.carry_dtype or self.dtype or self.param_dtype
+        # A step of half precision is computed in a wider type, which Λ is rounded from.
+        if self.bias is not None or rounds_products(self) or at_least_float32(kept) != kept:
+            return None
+        return LinearForm(
+            "dense", self._transition, _joined_output, _joined, _parted, contracts=True
+        )
+
+    def _transition(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        (z,) = self._kept(z)
+        turned = self._turned(*_parted(jnp.eye(2 * self.hidden_features, dtype=z.dtype)))
+        return row_matrix(_joined(turned), z), z
+
+    def fused_form(self) -> FusedForm | None:
+        """One kernel, with W made once for all steps as a matrix, and one of the biases alone.
+
+        None where products are of another type than the carry, or of half its width: states turn
+        in more digits than those would have.
+        """
+        types = [self.dtype, self.carry_dtype, self.param_dtype]
+        kinds = [jnp.dtype(kind) for kind in types if kind is not None]
+        if any(kind != at_least_float32(kind) for kind in kinds) or len(set(kinds[:2])) > 1:
+            return None
+        nothing = jnp.zeros((1, self.hidden_features), self.kernel[...].dtype)
+        w_x, b = promote(self.kernel[...], nothing if self.bias is None else self.bias[...][None])
+        eye = jnp.eye(self.hidden_features, dtype=w_x.dtype)
+        of_re, of_im = self._turned(eye, jnp.zeros_like(eye))
+        # i e_j is turned to i times what e_j is.
+        rows = ([of_re, of_im], [-of_im, of_re])
+        w_h = jnp.concatenate([jnp.concatenate(row, axis=1) for row in rows])
+        kernel = jnp.concatenate([w_h, w_x, jnp.zeros_like(w_x[:1])])
+        return FusedForm(_UnitMathematics(), (kernel, b))
 
     @property
     def output_features(self) -> int:
@@ -135,6 +173,20 @@ class UnitaryRNNCell(RNNCell):
         return jnp.real(h).astype(re.dtype), jnp.imag(h).astype(im.dtype)
 
 
+def _joined(carry: ComplexCarry) -> jax.Array:
+    return jnp.concatenate(carry, axis=-1)
+
+
+def _joined_output(carry: ComplexCarry, z: jax.Array) -> jax.Array:
+    del z
+    return _joined(carry)
+
+
+def _parted(joined: jax.Array) -> ComplexCarry:
+    re, im = jnp.split(joined, 2, axis=-1)
+    return re, im
+
+
 @functools.cache
 def permutation(size: int) -> tuple[int, ...]:
     """Π of a unitary cell of this size, (Π a)_j = a_{Π(j)}: always the same."""
@@ -153,15 +205,51 @@ def _reflected(h: jax.Array, re: jax.Array, im: jax.Array) -> jax.Array:
     return h - _scaled(jnp.broadcast_to(along, h.shape), v)
 
 
-def _complex_modrelu_scale(re: jax.Array, im: jax.Array, b: jax.Array) -> jax.Array:
-    """relu(|z| + b)/|z|; at z = 0, where b ≥ 0, 1: as for a linear cell."""
+def _complex_modrelu(
+    re: jax.Array, im: jax.Array, b: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(relu(|z| + b)/|z|, 1 where that is not cut off and 0 elsewhere, 1/|z|).
+
+    At z = 0, where b ≥ 0, the first is 1, as for a linear cell, and the last is 0.
+    """
     square = re * re + im * im
-    is_zero = square == 0
-    inverse = jnp.where(
-        is_zero, jnp.zeros_like(square), 1 / jnp.sqrt(jnp.where(is_zero, 1, square))
-    )
+    is_zero, zero, one = square == 0, jnp.zeros_like(square), jnp.ones_like(square)
+    inverse = jnp.where(is_zero, zero, 1 / jnp.sqrt(jnp.where(is_zero, one, square)))
     is_cut = jnp.where(is_zero, b < 0, 1 + b * inverse < 0)
-    return jnp.where(is_cut, jnp.zeros_like(square), 1 + b * inverse)
+    return jnp.where(is_cut, zero, 1 + b * inverse), jnp.where(is_cut, zero, one), inverse
+
+
+@dataclass(frozen=True)
+class _UnitMathematics:
+    """The unitary cell, unit by unit; see `UnitMathematics`.
+
+    With n = z/|z|, m = 1 or 0 where modReLU is cut off, and s = m (1 + b/|z|):
+
+    ḣ' = s ż + m n (ḃ − b/|z| (n_re ż_re + n_im ż_im)),    in both parts
+    """
+
+    groups: ClassVar[Groups] = (
+        Group(2, sees_state=True, sees_input=True, parts=(0, 1)),
+        Group(1, sees_state=False, sees_input=False),
+    )
+
+    def advance(self, carry: ComplexCarry, pre: Blocks) -> tuple[ComplexCarry, Blocks]:
+        re, im, b = pre
+        scale, passes, inverse = _complex_modrelu(re, im, b)
+        toward = passes * inverse
+        return (scale * re, scale * im), (scale, scale - passes, toward * re, toward * im)
+
+    def coefficients(self, carry: ComplexCarry, saved: Blocks) -> Blocks:
+        return saved
+
+    def tangent(self, coefficients: Any, carry: ComplexCarry, pre: Blocks) -> ComplexCarry:
+        scale, excess, n_re, n_im = coefficients
+        re, im, b = pre
+        along = b - excess * (n_re * re + n_im * im)
+        return scale * re + n_re * along, scale * im + n_im * along
+
+    def hidden(self, carry: ComplexCarry) -> jax.Array:
+        return jnp.concatenate(carry, axis=-1)
 
 
 def _angles_and_reflections(

@@ -263,6 +263,12 @@ class MLSTMCell(_ExponentialCell):
     Claim about gradients: no gate sees the carry, so C e^m and n e^m are linear in themselves,
     with the factor ∏ σ(f̃) over any number of steps, whatever the inputs between were read as.
 
+    It has no `linear_form` all the same. The carry (C, n, m) is not linear in itself: m' is a
+    maximum, and f and i hang on m. Without m, in C e^m and n e^m, it would be, but these overflow
+    where ĩ is large, which is what m is there for. And an associative scan would write down d²
+    numbers a head at every step; the authors' parallel form, chunks of queries against keys, is
+    another algorithm.
+
     Args:
       in_features: I.
       hidden_features: H, over all heads.

@@ -11,7 +11,14 @@ from jax.extend import core
 from rnn_jax.cells.asking import part_names
 from rnn_jax.cells.claims import claim
 from rnn_jax.cells.linear import LinearForm, apply, linear_form, state_jacobian_of
-from rnn_jax.cells.structure import affine, fused_form, seen, split_blocks
+from rnn_jax.cells.stages import (
+    advance_step,
+    coefficients_of,
+    products_at,
+    states_seen,
+    tangent_step,
+)
+from rnn_jax.cells.structure import FusedForm, fused_form
 from rnn_jax.cells.wrappers.noise import project_with
 from rnn_jax.testing.law import Broken, Law, NotApplicable
 from rnn_jax.testing.subject import Carry, Subject, own_jacobians
@@ -50,21 +57,44 @@ def _has_its_fused_form(subject: Subject) -> float:
     def advanced(cell: Any, carry: Carry, x: Any) -> Any:
         form = fused_form(cell)
         assert form is not None
-        mathematics = form.mathematics
-        operands = seen(mathematics.groups, mathematics.hidden(carry), x)
-        pre = [affine(v, rows, None) for v, rows in zip(operands, form.kernels, strict=True)]
-        blocks = split_blocks(mathematics.groups, pre)
-        after, saved = mathematics.advance(carry, blocks)
-        along = jax.tree.map(lambda a: jnp.cos(jnp.arange(a.size, dtype=a.dtype)), (carry, blocks))
-        along = jax.tree.map(lambda v, a: v.reshape(a.shape), along, (carry, blocks))
-        tangent = mathematics.tangent(mathematics.coefficients(carry, saved), *along)
-        _, exact = jax.jvp(lambda c, u: mathematics.advance(c, u)[0], (carry, blocks), along)
-        return after, mathematics.hidden(after), tangent, exact
+        return step_of_form(form, carry, x)
 
     after, hidden, tangent, exact = _at_points(subject, advanced)
     expected = _after(subject), subject.path[1]
     size = subject.check_close("(carry, y) of the fused form", (after, hidden), expected)
     return max(size, subject.check_close("the tangent of the fused form", tangent, exact))
+
+
+def step_of_form(form: FusedForm, carry: Carry, x: jax.Array) -> tuple[Any, ...]:
+    """One step of a fused form, and its tangent along all that it depends on.
+
+    Returns:
+      (the carry after it, the output, the tangent of the carry, what automatic differentiation of
+      the step says of that tangent).
+    """
+    mathematics, kernels, _ = form
+
+    def advanced(carry: Carry, x: jax.Array, kernels: Any) -> tuple[Carry, Any]:
+        at = products_at(form._replace(kernels=kernels), x)
+        return advance_step(mathematics, carry, at)
+
+    after, saved = advanced(carry, x, kernels)
+    point = (carry, x, kernels)
+    along = jax.tree.map(
+        lambda a: jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape), point
+    )
+    d_carry, d_x, d_kernels = along
+    states = states_seen(mathematics, carry, saved)
+    by_input = products_at(form, d_x)
+    by_kernel = products_at(form._replace(kernels=d_kernels), x)
+
+    def products(k: int, d_h: jax.Array | None) -> jax.Array:
+        return by_input(k, d_h) - kernels[k][-1] + by_kernel(k, states[k])
+
+    coefficients = coefficients_of(mathematics, carry, saved)
+    tangent = tangent_step(mathematics, coefficients, d_carry, products)
+    _, exact = jax.jvp(lambda *point: advanced(*point)[0], point, along)
+    return after, mathematics.hidden(after), tangent, exact
 
 
 def _has_its_linear_form(subject: Subject) -> float:

@@ -110,9 +110,9 @@ def test_an_activation_that_mixes_units_makes_no_claim():
     init=(
         lambda: make(recurrent_init="orthogonal"),
         ValueError,
-        "recurrent_init must give an array of shape (3,)",
+        "recurrent_init must be an initialiser of a few numbers for each unit",
         "got",
-        "Pass a recurrent_init",
+        "Pass one of",
     ),
     name=(lambda: make(activation="rulu"), ValueError, "activation must be one of", "'rulu'"),
     flag=(lambda: make(use_bias=1), TypeError, "use_bias must be True or False", "got 1", "Pass"),

@@ -161,7 +161,7 @@ def test_initial_weights(kind):
     carry=(
         lambda: make("gru")(jnp.zeros(5), jnp.zeros(IN)),
         ValueError,
-        "carry must be h, each part of shape (3,)",
+        "carry must be h of shape (3,)",
         "got (5,)",
         "initialize_carry",
     ),

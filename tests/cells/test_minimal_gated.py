@@ -27,10 +27,10 @@ from rnn_jax.cells.minimal_rnn import MinimalRNNCell
 
 GATED = {"gates", "memory_path"}
 CELLS = {
-    "mgu": (MGUCell, {}, GATED),
+    "mgu": (MGUCell, {}, GATED | {"fused_form"}),
     "mgu_reset_after": (MGUCell, {"reset_after": True}, GATED | {"fused_form"}),
     "ugrnn": (UGRNNCell, {}, GATED | {"fused_form"}),
-    "minimal_rnn": (MinimalRNNCell, {}, GATED),
+    "minimal_rnn": (MinimalRNNCell, {}, GATED | {"fused_form"}),
 }
 
 

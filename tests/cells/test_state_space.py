@@ -16,8 +16,8 @@ from rnn_jax.cells import LMUCell, LRUCell, MLSTMCell, RGLRUCell, S5Cell, SLSTMC
 from rnn_jax.cells.claims import claim, makes_claim, splits_call
 from rnn_jax.cells.linear import linear_form, state_jacobian_of
 from rnn_jax.cells.lmu import legendre_memory
-from rnn_jax.cells.s5 import hippo_eigenvectors
 from rnn_jax.cells.structure import fused_form
+from rnn_jax.initializers.hippo import hippo_eigenvectors
 from rnn_jax.sequence.running.associative import linear_scan
 
 IN, H, T = 2, 4, 6

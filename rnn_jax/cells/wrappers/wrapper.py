@@ -118,8 +118,13 @@ class CellWrapper(nnx.RNNCellBase, SelfDescribing):
 
     @property
     def recurrent_kernel(self) -> nnx.Param[jax.Array]:
-        """The inner cell's W_h."""
+        """The inner cell's."""
         return owner_of(self.cell).recurrent_kernel
+
+    @property
+    def transition_kernel(self) -> Callable[[], jax.Array | None]:
+        """The inner cell's `transition_kernel()`; absent where it has none."""
+        return owner_of(self.cell).transition_kernel
 
     @property
     def diagonal_part(self) -> str | None:

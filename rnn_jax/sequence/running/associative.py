@@ -29,7 +29,7 @@ from rnn_jax.sequence.running.boundaries import Boundaries, select
 
 # Elements of the products of Λ's of one chunk, and the longest chunk.
 _CHUNK_ELEMENTS = 2**20
-_LONGEST = 256
+LONGEST = 256
 
 _NONE = Boundaries(None, None)
 _ASSOCIATIVE = {"default": "associative"}
@@ -233,4 +233,4 @@ def _unless_skipped(kind: Kind, factor: jax.Array, added: jax.Array, valid: jax.
 def _interval(kind: Kind, factor: jax.Array, added: jax.Array) -> int:
     """The longest chunk, a power of 2, whose products stay within bounds."""
     one_step = max(factor[0].size, added[0].size, 1)
-    return max(16, min(_LONGEST, 1 << max(0, (_CHUNK_ELEMENTS // one_step).bit_length() - 1)))
+    return max(16, min(LONGEST, 1 << max(0, (_CHUNK_ELEMENTS // one_step).bit_length() - 1)))
