@@ -3,7 +3,7 @@
 Cells, an exact instrument for their gradients through time, tasks and experiments, in JAX.
 """
 
-from rnn_jax import cells, convert, tasks
+from rnn_jax import cells, convert, initializers, tasks, testing
 from rnn_jax.activations import Activation, activation_slope_range, leaky_relu
 from rnn_jax.cells import (
     AntisymmetricRNNCell,
@@ -11,6 +11,7 @@ from rnn_jax.cells import (
     CfCCell,
     ClockworkRNNCell,
     CoRNNCell,
+    EchoStateCell,
     ExpRNNCell,
     FastGRNNCell,
     GRUCell,
@@ -20,6 +21,7 @@ from rnn_jax.cells import (
     LeakyIntegratorCell,
     LearnedCarry,
     LEMCell,
+    LinearForm,
     LMUCell,
     LRUCell,
     LSTMCell,
@@ -80,7 +82,16 @@ from rnn_jax.gradients import (
     weight_gradient_by_step,
     weight_gradient_log_norms,
 )
-from rnn_jax.sequence import Bidirectional, SequenceModel, StackedCell, unroll
+from rnn_jax.sequence import (
+    Bidirectional,
+    RidgeReadout,
+    SequenceModel,
+    StackedCell,
+    UnrollMethod,
+    ridge_readout,
+    unroll,
+    unroll_method,
+)
 from rnn_jax.training import (
     FitResult,
     Flossing,
@@ -119,6 +130,7 @@ __all__ = [
     "ClockworkRNNCell",
     "CoRNNCell",
     "CovariantLyapunovVectors",
+    "EchoStateCell",
     "Estimate",
     "ExpRNNCell",
     "FastGRNNCell",
@@ -140,6 +152,7 @@ __all__ = [
     "LayerNormLSTMCell",
     "LeakyIntegratorCell",
     "LearnedCarry",
+    "LinearForm",
     "Linearization",
     "LocalLyapunovExponents",
     "LyapunovProbe",
@@ -156,6 +169,7 @@ __all__ = [
     "RGLRUCell",
     "RNNCell",
     "RecurrentDropout",
+    "RidgeReadout",
     "S5Cell",
     "SLSTMCell",
     "ScoRNNCell",
@@ -167,6 +181,7 @@ __all__ = [
     "UGRNNCell",
     "UnICORNNCell",
     "UnitaryRNNCell",
+    "UnrollMethod",
     "Vanishing",
     "WeightDecay",
     "Zoneout",
@@ -187,6 +202,7 @@ __all__ = [
     "fixed_points",
     "flossing_penalty",
     "gradient_flow",
+    "initializers",
     "input_jacobian",
     "jacobian_log_bound",
     "jacobian_log_norms",
@@ -202,11 +218,14 @@ __all__ = [
     "record_gradient_norms",
     "recorded_gradient_norms",
     "restore",
+    "ridge_readout",
     "sample_starts",
     "save",
     "state_jacobian",
     "tasks",
+    "testing",
     "unroll",
+    "unroll_method",
     "vanishing_penalty",
     "weight_gradient_by_step",
     "weight_gradient_log_norms",

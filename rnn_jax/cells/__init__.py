@@ -6,12 +6,14 @@ from rnn_jax.cells.cell import Cell, RNNCell
 from rnn_jax.cells.cfc import CfCCell
 from rnn_jax.cells.clockwork import ClockworkRNNCell
 from rnn_jax.cells.cornn import CoRNNCell, UnICORNNCell
+from rnn_jax.cells.echo_state import EchoStateCell
 from rnn_jax.cells.fast_grnn import FastGRNNCell
 from rnn_jax.cells.gru import GRUCell
 from rnn_jax.cells.indrnn import IndRNNCell
 from rnn_jax.cells.layer_norm import LayerNormGRUCell, LayerNormLSTMCell
 from rnn_jax.cells.leaky import LeakyIntegratorCell
 from rnn_jax.cells.lem import LEMCell
+from rnn_jax.cells.linear import LinearForm
 from rnn_jax.cells.lmu import LMUCell
 from rnn_jax.cells.lru import LRUCell
 from rnn_jax.cells.lstm import LSTMCell
@@ -34,6 +36,7 @@ __all__ = [
     "CfCCell",
     "ClockworkRNNCell",
     "CoRNNCell",
+    "EchoStateCell",
     "ExpRNNCell",
     "FastGRNNCell",
     "GRUCell",
@@ -46,6 +49,7 @@ __all__ = [
     "LayerNormLSTMCell",
     "LeakyIntegratorCell",
     "LearnedCarry",
+    "LinearForm",
     "MGUCell",
     "MLSTMCell",
     "MinGRUCell",

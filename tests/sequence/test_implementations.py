@@ -130,6 +130,10 @@ def driven():
     return Driven(IN, H, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
 
 
+def of_family(kind):
+    return lambda: kind(IN, H, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
+
+
 LOW = {"implementation": "interpret", "key": jax.random.key(0)}
 # What asks for a kernel, and what its refusal says.
 REFUSED = {
@@ -138,6 +142,8 @@ REFUSED = {
     "no fused form": (lambda: lstm(peephole=True), LOW, "this cell has no fused form"),
     "another's cell": (flax_cell, LOW, "this cell has no fused form"),
     "no state": (driven, LOW, "nothing here sees the state"),
+    "two parts": (of_family(rj.CoRNNCell), LOW, "here weights meet something else"),
+    "two stages": (of_family(rj.LEMCell), LOW, "here weights meet something else"),
     "float64": (lambda: lstm(jnp.float64), LOW, "they compute in float32, .* float64"),
     "noise": (lambda: rj.Zoneout(lstm(), 0.1), LOW, "noise in every step"),
     "on a CPU": (lstm, {"implementation": "kernel"}, "compiled for cpu"),
@@ -168,7 +174,7 @@ def test_a_precision_without_products_in_kernels_is_refused():
         rj.unroll(lstm(), jnp.ones((T, IN), jnp.float32), implementation="interpret")
 
 
-@pytest.mark.parametrize("make", [driven])
+@pytest.mark.parametrize("make", [driven, of_family(rj.CoRNNCell), of_family(rj.LEMCell)])
 def test_forms_that_kernels_cannot_run_are_scanned_on_a_card(make, monkeypatch):
     monkeypatch.setattr(permission, "permission_of_lowering", lambda: H100)
     cell = make()

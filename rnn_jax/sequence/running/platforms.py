@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.interpreters import mlir
 
-from rnn_jax.cells.structure import UnitMathematics
+from rnn_jax.cells.structure import Mathematics, groups_of, sees_output_alone
 from rnn_jax.sequence.running.scanned import Settings
 
 # A function of a call and the leaves of its operands.
@@ -242,7 +242,7 @@ def _launch(context: Any, which: str, call: Any) -> Any:
 
 
 def why_no_kernel(
-    mathematics: UnitMathematics, dtypes: set[Any], precision: str | None, product_type: Any
+    mathematics: Mathematics, dtypes: set[Any], precision: str | None, product_type: Any
 ) -> str | None:
     """Why no kernel runs it; None if one does.
 
@@ -252,8 +252,13 @@ def why_no_kernel(
       precision: a `jax.default_matmul_precision`.
       product_type: in which values are multiplied, see `FusedForm`.
     """
-    if not any(group.sees_state for group in mathematics.groups):
-        return "they are one product with the state a step, and nothing here sees the state"
+    if not any(group.sees_state for group in groups_of(mathematics)):
+        return "they have one product with the state a step, and nothing here sees the state"
+    if not sees_output_alone(mathematics):
+        return (
+            "they have one product with the state a step, of the part of the carry that is the "
+            "output, and here weights meet something else"
+        )
     kinds = {str(dtype) for dtype in dtypes if jnp.issubdtype(dtype, jnp.inexact)}
     if kinds - ({"bfloat16"} if product_type == jnp.bfloat16 else set()) != {"float32"}:
         return (
