@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 import rnn_jax as rj
-from claims import orthogonal, oscillators, products
+from claims import memory, orthogonal, oscillators, products
 from claims.record import Claim, Trial
 
 IN_FEATURES = 2
@@ -56,29 +56,29 @@ CASES = (
     Case("ExpRNNCell", (orthogonal.isometry,), "bias 0", lambda steps: {"bias_init": "zeros"}),
     Case("ScoRNNCell", (orthogonal.isometry,), "bias 0", lambda steps: {"bias_init": "zeros"}),
     Case("UnitaryRNNCell", (orthogonal.isometry,), "bias 0"),
-    Case("ExpRNNCell", (orthogonal.contraction, orthogonal.reaches)),
-    Case("ScoRNNCell", (orthogonal.contraction, orthogonal.reaches)),
-    Case("CoRNNCell", (oscillators.cornn_bound, orthogonal.reaches)),
+    Case("ExpRNNCell", (orthogonal.contraction, memory.does_not_vanish)),
+    Case("ScoRNNCell", (orthogonal.contraction, memory.does_not_vanish)),
+    Case("CoRNNCell", (oscillators.cornn_bound, memory.does_not_vanish)),
     Case(
         "CoRNNCell",
-        (oscillators.cornn_small_step, orthogonal.reaches),
+        (oscillators.cornn_small_step, memory.does_not_vanish),
         "γ = ε = 1, Δt = 1/T",
         lambda steps: {"gamma": 1.0, "epsilon": 1.0, "time_step": 1 / steps},
     ),
     Case(
         "UnICORNNCell",
-        (oscillators.unicornn_bound, oscillators.unicornn_volume, orthogonal.reaches),
+        (oscillators.unicornn_bound, oscillators.unicornn_volume, memory.does_not_vanish),
     ),
-    Case("LEMCell", (oscillators.lem_bound, orthogonal.reaches), "Δt = 1"),
+    Case("LEMCell", (oscillators.lem_bound, memory.does_not_vanish), "Δt = 1"),
     Case(
         "LEMCell",
-        (oscillators.lem_bound, orthogonal.reaches),
+        (oscillators.lem_bound, memory.does_not_vanish),
         "Δt = 1/T",
         lambda steps: {"time_step": 1 / steps},
     ),
     Case(
         "AntisymmetricRNNCell",
-        (oscillators.imaginary_eigenvalues, orthogonal.reaches),
+        (oscillators.imaginary_eigenvalues, memory.does_not_vanish),
         "γ = 0",
         lambda steps: {"gamma": 0.0},
     ),

@@ -1,7 +1,5 @@
 """Cells with an orthogonal or unitary matrix: expRNN, scoRNN, the unitary RNN."""
 
-import math
-
 import numpy as np
 
 import rnn_jax as rj
@@ -46,29 +44,5 @@ def contraction(trial: Trial) -> Claim:
         along="lag",
         expected=np.zeros_like(largest),
         measured=largest,
-        first=0,
-    )
-
-
-def reaches(trial: Trial) -> Claim:
-    """Gradients do not vanish: 1 % is left of them after T steps."""
-    return Claim(
-        cell=trial.name,
-        setting=trial.setting,
-        name="does not vanish",
-        says=f"Gradients do not vanish exponentially: here, 1 % is left at each lag up to "
-        f"{trial.steps}.",
-        source={
-            **SOURCES,
-            "AntisymmetricRNNCell": "Chang et al., 2019",
-            "CoRNNCell": "Rusch and Mishra, 2021 (coRNN)",
-            "UnICORNNCell": "Rusch and Mishra, 2021 (UnICORNN)",
-            "LEMCell": "Rusch et al., 2022",
-        }[trial.name],
-        basis="criterion",
-        relation="at least",
-        along="lag",
-        expected=np.full(trial.steps, math.log(0.01)),
-        measured=trial.log_norms,
         first=0,
     )

@@ -14,9 +14,7 @@ def indrnn_product(trial: Trial) -> Claim:
     u, b = trial.weight("recurrent_weights"), trial.weight("bias")
     pre = np.asarray(trial.xs) @ trial.weight("kernel") + b + u * np.asarray(trial.lin.carries[:-1])
     slopes = jax.vmap(jax.vmap(jax.grad(trial.cell.activation)))(pre)
-    return _product(
-        trial, u * np.asarray(slopes), "∂h_T/∂h_0 = diag(∏ u φ').", "Li et al., 2018"
-    )
+    return _product(trial, u * np.asarray(slopes), "∂h_T/∂h_0 = diag(∏ u φ').", "Li et al., 2018")
 
 
 def indrnn_cap(trial: Trial) -> Claim:
@@ -41,9 +39,7 @@ def indrnn_cap(trial: Trial) -> Claim:
 def min_gru_product(trial: Trial) -> Claim:
     """∂h_T/∂h_0 = diag(∏ (1 − z))."""
     update, _ = np.split(np.asarray(trial.xs) @ trial.weight("kernel"), 2, axis=1)
-    return _product(
-        trial, _sigmoid(-update), "∂h_T/∂h_0 = diag(∏ (1 − z)).", "Feng et al., 2024"
-    )
+    return _product(trial, _sigmoid(-update), "∂h_T/∂h_0 = diag(∏ (1 − z)).", "Feng et al., 2024")
 
 
 def min_lstm_product(trial: Trial) -> Claim:

@@ -33,6 +33,7 @@ class Claim:
       along: what both curves run along.
       expected, measured: (n,).
       tolerance: by how much the relation may be missed, in the curves' unit.
+      unit: of both curves.
       first: the number of the first entry of both curves, in the words of `along`.
     """
 
@@ -47,6 +48,7 @@ class Claim:
     expected: Array
     measured: Array
     tolerance: float = ROUNDING
+    unit: str = "nats"
     first: int = 1
 
     @property
@@ -76,11 +78,11 @@ class Claim:
             return f"{'equal' if self.holds else 'differs'} to {self.excess:.1g}"
         side = "below" if self.relation == "at most" else "above"
         if self.holds:
-            near, far = max(-self.excess, 0.0), max(-float(np.min(self.distance)), 0.0)
-            return f"{near:.2g} to {far:.3g} nats {side}"
+            near, far = (max(0.0, -float(of(self.distance))) for of in (np.max, np.min))
+            return f"{near:.2g} to {far:.3g} {self.unit} {side}"
         beyond = ~(self.distance <= self.tolerance)
         start, stop = np.flatnonzero(beyond)[[0, -1]] + self.first
-        return f"missed by up to {self.excess:.3g} nats, {self.along} {start} to {stop}"
+        return f"missed by up to {self.excess:.3g} {self.unit}, {self.along} {start} to {stop}"
 
 
 class Trial:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,6 +17,8 @@ from rnn_jax.plotting.style import COLORS, finish
 BOUNDED = ("CoRNNCell", "UnICORNNCell", "LEMCell")
 # λ₁ further below is drawn at the edge.
 LOWEST = -0.75
+# Nats at which a curve that vanishes is named.
+NAMED_AT = -8.0
 # Below what rounding leaves.
 FLOOR = 1e-16
 _SHADES = (COLORS["blue"], COLORS["orange"])
@@ -25,10 +28,11 @@ _SHAPES = ("o", "s", "^", "D")
 
 def draw(claims: Sequence[Claim], entries: Sequence[Entry], path: Path) -> None:
     """Draws and writes it."""
-    style = {"font.size": 10.5, "axes.titlesize": 11.5, "xtick.labelsize": 9.5}
+    style: Any = {"font.size": 10.5, "axes.titlesize": 11.5, "xtick.labelsize": 9.5}
     with plt.rc_context(style):
         figure = plt.figure(figsize=(16.0, 9.0), layout="constrained")
-        left, right = figure.subfigures(1, 2, width_ratios=(1.0, 1.25), wspace=0.02)
+        halves: Any = figure.subfigures(1, 2, width_ratios=(1.0, 1.25), wspace=0.02)
+        left, right = halves
         kept = sum(claim.holds for claim in claims)
         left.suptitle(
             f"What papers say of gradients: {kept} of {len(claims)} claims hold",
@@ -69,23 +73,23 @@ def _bounds(ax: Axes, cell: str, claims: Sequence[Claim]) -> None:
         for claim in claims
         if claim.cell == cell and claim.relation == "at most" and claim.along == "lag"
     ]
-    for claim, color in zip(shown, _SHADES, strict=False):
+    for claim, color, place in zip(shown, _SHADES, (0.0, 0.4), strict=False):
         lags = np.arange(claim.measured.size) + claim.first
         ax.plot(lags, claim.expected, "--", color=color, linewidth=1.6)
-        label = claim.setting or "default"
-        ax.plot(lags, claim.measured, color=color, linewidth=2.2, label=label)
-    ax.set_yscale("symlog", linthresh=1.0)
-    ticks = [-100, -10, -1, 0, 1, 10, 100, 1000]
+        ax.plot(lags, claim.measured, color=color, linewidth=2.2)
+        name = claim.setting or "default"
+        ax.text(place, 1.03, name, transform=ax.transAxes, color=color, fontsize=9.5)
+    # Linear within ±10 nats, logarithmic beyond: some bounds are far away.
+    ax.set_yscale("symlog", linthresh=10.0)
     low, high = ax.get_ylim()
-    ax.set_yticks([tick for tick in ticks if low <= tick <= high])
-    ax.set_yticklabels([f"{tick:g}".replace("-", "−") for tick in ax.get_yticks()])
+    ticks = [tick for tick in (-100, -10, -5, 0, 5, 10, 100, 1000) if low <= tick <= high]
+    ax.set_yticks(ticks, [f"{tick}".replace("-", "−") for tick in ticks])
     ax.minorticks_off()
     ax.set_xlabel("lag k")
-    ax.set_ylabel("ln ‖∂X_t/∂X_{t−k}‖_∞")
+    ax.set_ylabel(r"$\ln\ \Vert\partial X_t/\partial X_{t-k}\Vert_\infty$")
     verdict = "kept" if all(claim.holds for claim in shown) else "BROKEN"
-    finish(ax, f"{short(cell)}: bound (dashed) {verdict}")
-    if len(shown) > 1:
-        ax.legend(frameon=False, fontsize=9, loc="best", handlelength=1.2)
+    finish(ax)
+    ax.set_title(f"{short(cell)}: bound (dashed) {verdict}", loc="left", pad=20)
 
 
 def _vanishing(ax: Axes, claims: Sequence[Claim]) -> None:
@@ -95,12 +99,13 @@ def _vanishing(ax: Axes, claims: Sequence[Claim]) -> None:
         lags = np.arange(claim.measured.size) + claim.first
         ax.plot(lags, claim.measured, color=color, linewidth=1.6 if claim.holds else 2.4)
         if not claim.holds:
-            where = int(np.argmax(claim.distance > claim.tolerance))
+            far = claim.measured < NAMED_AT
+            where = int(np.argmax(far if far.any() else claim.distance > claim.tolerance))
             name = f"{short(claim.cell)}, {claim.setting}" if claim.setting else short(claim.cell)
             ax.annotate(
                 name,
-                (lags[where], max(claim.measured[where], -10.0)),
-                xytext=(8, -2),
+                (lags[where], claim.measured[where]),
+                xytext=(8, 0),
                 textcoords="offset points",
                 color=color,
                 fontsize=9.5,
@@ -114,9 +119,10 @@ def _vanishing(ax: Axes, claims: Sequence[Claim]) -> None:
         )  # fmt: skip
     ax.set_ylim(-12, 4)
     ax.set_xlabel("lag k")
-    ax.set_ylabel("ln ‖∂X_T/∂X_{T−k}‖₂")
+    ax.set_ylabel(r"$\ln\ \Vert\partial X_T/\partial X_{T-k}\Vert_2$")
     kept = sum(claim.holds for claim in claims)
-    finish(ax, f"“Does not vanish”: {kept} of {len(claims)} so far")
+    finish(ax)
+    ax.set_title(f"“Does not vanish”: {kept} of {len(claims)} keep 1 %", loc="left", pad=20)
 
 
 def _equalities(ax: Axes, claims: Sequence[Claim]) -> None:
@@ -135,8 +141,8 @@ def _equalities(ax: Axes, claims: Sequence[Claim]) -> None:
     ax.set_ylim(len(claims) - 0.4, -0.6)
     ax.set_xscale("log")
     ax.set_xlim(FLOOR, 1.0)
-    ax.set_xlabel("largest difference from the formula (float64; dotted: what counts as equal)")
-    finish(ax, "Equalities: all values, after T steps")
+    ax.set_xlabel("largest difference from the formula (dotted: tolerance)")
+    finish(ax, "Said to be equal to a formula, all values after T steps")
     ax.grid(visible=False)
 
 
@@ -166,11 +172,11 @@ def _horizons(ax: Axes, entries: Sequence[Entry]) -> None:
         ax.plot([value], [row], ">" if full else "o", color=color, markersize=6)
     ax.set_xscale("log")
     ax.set_xlim(0.8, last * 1.4)
-    ticks = [tick for tick in (1, 10, 100) if tick < last * 0.7]
+    ticks = [tick for tick in (1, 10, 100) if tick < last * 0.3]
     ax.set_xticks([*ticks, last], [*map(str, ticks), f"≥{last}"])
     ax.minorticks_off()
     ax.set_title("Horizon untrained", loc="left")
-    ax.set_xlabel("steps until 1 % is left")
+    ax.set_xlabel(f"steps to 1 %\n(green: all {last})")
 
 
 def _exponents(ax: Axes, entries: Sequence[Entry]) -> None:
@@ -183,7 +189,7 @@ def _exponents(ax: Axes, entries: Sequence[Entry]) -> None:
     highest = max(entry.exponent for entry in entries)
     ax.set_xlim(LOWEST * 1.06, max(0.06, highest * 1.15))
     ax.set_title("λ₁ untrained", loc="left")
-    ax.set_xlabel("nats a step (green: within ±0.01)")
+    ax.set_xlabel("nats a step\n(green: within ±0.01)")
 
 
 def _steps(ax: Axes, entries: Sequence[Entry]) -> None:
@@ -230,7 +236,7 @@ def _steps(ax: Axes, entries: Sequence[Entry]) -> None:
             for task, length in problems
         ],
         loc="upper center",
-        bbox_to_anchor=(0.5, -0.06),
+        bbox_to_anchor=(0.5, -0.05),
         ncols=2,
         frameon=False,
         fontsize=9.5,

@@ -59,7 +59,7 @@ class Prediction:
     Attributes:
       measure: in words.
       correlation: Spearman's, of the measure and the mean rank, positive if what is said to be
-        better learns faster; NaN where either is the same for all.
+        better learns faster; NaN where either is the same for all, or there are fewer than five.
       p_value: of no correlation.
       cells: how many.
     """
@@ -79,12 +79,10 @@ def predictions(entries: Sequence[Entry]) -> list[Prediction]:
     return [_predict(name, measure, entries) for name, measure in measures.items()]
 
 
-def _predict(
-    name: str, measure: Callable[[Entry], float], entries: Sequence[Entry]
-) -> Prediction:
+def _predict(name: str, measure: Callable[[Entry], float], entries: Sequence[Entry]) -> Prediction:
     values = np.array([measure(entry) for entry in entries])
     ranks = np.array([entry.rank for entry in entries])
-    if len(entries) < 3 or np.ptp(ranks) == 0 or np.unique(values).size == 1:
+    if len(entries) < 5 or np.ptp(ranks) == 0 or np.unique(values).size == 1:
         return Prediction(name, math.nan, math.nan, len(entries))
     correlation, p_value = stats.spearmanr(values, -ranks)
     return Prediction(name, float(correlation), float(p_value), len(entries))

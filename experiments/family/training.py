@@ -54,7 +54,8 @@ class Outcome:
       cell, task: names.
       length: T.
       solved_at: training steps until it was solved; None if it was not.
-      loss: on fresh data at the end, as a share of what is lost without memory.
+      loss: on fresh data at the end, as a share of what is lost without memory; None if it is not
+        finite.
       steps: training steps at most.
       learning_rate: of Adam.
       parameters: how many numbers are trained.
@@ -65,7 +66,7 @@ class Outcome:
     task: str
     length: int
     solved_at: list[int | None]
-    loss: list[float]
+    loss: list[float | None]
     steps: int
     learning_rate: float
     parameters: int
@@ -73,8 +74,17 @@ class Outcome:
 
     @property
     def score(self) -> float:
-        """Mean of the steps to solve, a seed that has not solved it counting as twice the most."""
-        return float(np.mean([2 * self.steps if at is None else at for at in self.solved_at]))
+        """Mean over the seeds of the steps to solve, and beyond the most where it was not solved.
+
+        There it is by a tenth of the most for each tenth of the loss that is left: nothing learnt
+        counts as twice the most.
+        """
+        left = [1.0 if loss is None else min(round(loss, 1), 1.0) for loss in self.loss]
+        scores = [
+            self.steps * (1 + share) if at is None else at
+            for at, share in zip(self.solved_at, left, strict=True)
+        ]
+        return float(np.mean(scores))
 
     @property
     def solved(self) -> int:
@@ -106,9 +116,7 @@ def train(
         if written["settings"] == settings:
             return Outcome(**written["outcome"])
     task = TASKS[task_name](length)
-    networks = rj.ensemble(
-        make_network(cell, training.hidden, task_name, task), training.seeds
-    )
+    networks = rj.ensemble(make_network(cell, training.hidden, task_name, task), training.seeds)
     start = time.process_time()
     result = rj.fit(
         networks,
@@ -134,6 +142,6 @@ def train(
         parameters=parameter_count(rj.member(networks, 0)),
         seconds=time.process_time() - start,
     )
-    text = json.dumps(plain({"settings": settings, "outcome": outcome}), indent=1)
-    record.write_text(text + "\n")
-    return outcome
+    written = plain({"settings": settings, "outcome": outcome})
+    record.write_text(json.dumps(written, indent=1) + "\n")
+    return Outcome(**written["outcome"])

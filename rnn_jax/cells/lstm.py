@@ -50,7 +50,8 @@ class LSTMCell(RNNCell):
         than sigmoid and tanh, sequences are scanned as they are, without the fused form.
       projection: P, the features of h if a linear map W_p, `projection_kernel` of shape (H, P),
         makes it (Sak et al., 2014; PyTorch's `proj_size`); None is without one.
-      kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable;
+      kernel_init, recurrent_kernel_init, bias_init: initialisers, by name, as "orthogonal" or
+        "gaussian(1.5)", or callable; see `rnn_jax.initializers`;
         `kernel_init` of W_p too.
       use_bias: whether there are biases; without them `bias` is None, and no forget bias.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
