@@ -126,8 +126,11 @@ def _driven(
     entering = select(is_first, jnp.broadcast_to(carry[None], added.shape), nothing)
     if resets is not None:
         entering = select(resets, jnp.broadcast_to(initial[None], added.shape), entering)
-    driven = apply(kind, factor, entering) + added
-    return driven if valid is None else select(valid, driven, entering)
+    if valid is None:
+        return apply(kind, factor, entering) + added
+    # What passes by a skipped step may be infinite, which Λ's derivative, though 0, must not meet.
+    moved = apply(kind, factor, select(valid, entering, nothing))
+    return select(valid, moved + added, entering)
 
 
 def _moved(kind: Kind, factor: jax.Array, before: jax.Array, boundaries: Boundaries) -> jax.Array:
