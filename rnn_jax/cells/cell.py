@@ -57,6 +57,7 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
       in_features, hidden_features: I and H.
       blocks: names of the G blocks; none if the subclass makes its own weights.
       kernel_init: of W_x, by name or callable; left out, there is none, or the subclass makes it.
+        Names may have arguments, as "gaussian(1.5)"; see `rnn_jax.initializers`.
       recurrent_kernel_init: of W_h, likewise.
       bias_init: of b, by name or callable.
       default_bias_init: what bias_init=None stands for, if it stands for something.
@@ -325,8 +326,8 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
         if self.bias is not None and sets_gates(bias_init):
             if value != default:
                 raise ValueError(
-                    f"{name} is added to a bias, and this bias_init sets the gate by itself; got "
-                    f"both, {name}={value:g} and bias_init={bias_init!r}. Drop one of the two."
+                    f"{name} must be left out where bias_init sets the gate by itself; got "
+                    f"{name}={value:g} beside bias_init={bias_init!r}. Drop one of the two."
                 )
         elif self.bias is not None:
             start = self.blocks.index(block) * self.hidden_features

@@ -37,7 +37,8 @@ class GRUCell(RNNCell):
       gate_fn: σ of the gates, by name, as an `Activation`, or any callable.
       activation_fn: of the candidate, likewise. With any other than sigmoid and tanh, sequences are
         scanned as they are, without the fused form.
-      kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable.
+      kernel_init, recurrent_kernel_init, bias_init: initialisers, by name, as "orthogonal" or
+        "gaussian(1.5)", or callable; see `rnn_jax.initializers`.
       use_bias: whether there are biases; without them `bias` and `candidate_recurrent_bias` are
         None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.

@@ -96,7 +96,8 @@ class LayerNormLSTMCell(_NormalisedCell):
       in_features: I.
       hidden_features: H.
       forget_bias: added to the forget gate's initial bias, one finite number; without biases there
-        is none, and only the default may stand here.
+        is none, and only the default may stand here. A `bias_init` that sets the gate by itself,
+        such as "chrono(1, 200)", takes the default's place.
       by_gate: whether each gate has a mean and a variance of its own.
       epsilon: ε, above 0.
       kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable. γ starts at

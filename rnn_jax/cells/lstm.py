@@ -38,7 +38,8 @@ class LSTMCell(RNNCell):
       hidden_features: H.
       forget_bias: added to the forget gate's initial bias (Gers et al., 2000; Jozefowicz et al.,
         2015), one finite number. It is part of `bias` from then on and is trained with it; without
-        biases there is none, and only the default may stand here.
+        biases there is none, and only the default may stand here. A `bias_init` that sets the gate
+        by itself, "forget_bias(2)" or "chrono(1, 200)", takes the default's place.
       peephole: gates see the cell state through `peephole`, one diagonal row for each gate: input
         and forget gates see c, the output gate sees c' (Gers and Schmidhuber, 2000).
       coupled: one gate for both, i = 1 − f; the input block is absent.
@@ -48,7 +49,8 @@ class LSTMCell(RNNCell):
         than sigmoid and tanh, sequences are scanned as they are, without the fused form.
       projection: P, the features of h if a linear map W_p, `projection_kernel` of shape (H, P),
         makes it (Sak et al., 2014; PyTorch's `proj_size`); None is without one.
-      kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable;
+      kernel_init, recurrent_kernel_init, bias_init: initialisers, by name, as "orthogonal" or
+        "gaussian(1.5)", or callable; see `rnn_jax.initializers`;
         `kernel_init` of W_p too.
       use_bias: whether there are biases; without them `bias` is None, and no forget bias.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.

@@ -162,7 +162,8 @@ class UGRNNCell(RNNCell):
       hidden_features: H.
       update_bias: added to the gate's initial bias, one finite number. It is part of `bias` from
         then on and is trained with it; without biases there is none, and only the default may stand
-        here.
+        here. A `bias_init` that sets the gate by itself, such as "chrono(1, 200)", takes the
+        default's place.
       kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable.
       use_bias: whether there are biases; without them `bias` is None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.

@@ -1,13 +1,15 @@
 """minimalRNN: the input, made a point of the state's space, and a gate that moves there."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnn_jax.arrays import spread
+from rnn_jax.arrays import promote, spread
 from rnn_jax.cells.cell import RNNCell
+from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups, Stages
 from rnn_jax.checks import check_not_negative
 from rnn_jax.initializers import InitializerLike, gaussian, get_initializer, initialize
 
@@ -29,7 +31,8 @@ class MinimalRNNCell(RNNCell):
       hidden_features: H.
       recurrent_gain: σ_w, of U, `recurrent_kernel` (H, H). At 0 and above.
       input_gain: σ_v, of V, `input_kernel` (H, H). At 0 and above.
-      update_bias: μ, added to the gate's initial bias; without one only 0 may stand here.
+      update_bias: μ, added to the gate's initial bias; without one only 0 may stand here,
+        and beside a `bias_init` that sets the gate by itself, such as "chrono(1, 200)".
       kernel_init: initialiser of W_x, by name or callable.
       recurrent_kernel_init, input_kernel_init: of U and V, by name or callable; None is Gaussian
         with the gains above. Another initialiser is multiplied by no gain.
@@ -124,6 +127,14 @@ class MinimalRNNCell(RNNCell):
         h = update * h_prev + (1 - update) * z[..., self.hidden_features :]
         return h, h
 
+    def fused_form(self) -> FusedForm | None:
+        """Two kernels: of the stage that computes z, which has no biases, and of the gate's."""
+        w_x, u, v, b = promote(
+            self.kernel[...], self.recurrent_kernel[...], self.input_kernel[...], self._bias_row()
+        )
+        of_z = jnp.concatenate([w_x, jnp.zeros_like(w_x[:1])])
+        return FusedForm(_MATHEMATICS, (of_z, jnp.concatenate([u, v, b])))
+
     def gates(self, carry: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
         """The gate of the step that takes `carry` and `x`: {"update": u}.
 
@@ -153,3 +164,51 @@ class MinimalRNNCell(RNNCell):
     def _gate(self, h_prev: jax.Array, z: jax.Array) -> jax.Array:
         product = self._product(h_prev, self.recurrent_kernel[...])
         return jax.nn.sigmoid(z[..., : self.hidden_features] + product)
+
+
+@dataclass(frozen=True)
+class _StageOfInput:
+    """From h to (h, z), unit by unit; see `EarlyStage`."""
+
+    groups: ClassVar[Groups] = (Group(1, sees_state=False, sees_input=True),)
+
+    def advance(self, start: jax.Array, pre: Blocks) -> tuple[Blocks, Blocks]:
+        saved = (jnp.tanh(pre[0]),)
+        return self.after(start, saved), saved
+
+    def after(self, start: jax.Array, saved: Blocks) -> Blocks:
+        return start, saved[0]
+
+    def coefficients(self, start: jax.Array, saved: Blocks) -> jax.Array:
+        (z,) = saved
+        return 1 - z * z
+
+    def tangent(self, coefficients: Any, start: jax.Array, pre: Blocks) -> Blocks:
+        return start, coefficients * pre[0]
+
+
+@dataclass(frozen=True)
+class _StageOfGate:
+    """From (h, z) to h', unit by unit; see `Stage`.
+
+    ḣ' = u ∘ ḣ + (1 − u) ∘ ż + ((h − z) ∘ u(1 − u)) ∘ v̇    with the gate's pre-activation v
+    """
+
+    groups: ClassVar[Groups] = (Group(1, sees_state=True, sees_input=False, parts=(0, 1)),)
+
+    def advance(self, start: Blocks, pre: Blocks) -> tuple[jax.Array, Blocks]:
+        h, z = start
+        u = jax.nn.sigmoid(pre[0])
+        return u * h + (1 - u) * z, (u,)
+
+    def coefficients(self, start: Blocks, saved: Blocks) -> Blocks:
+        (h, z), (u,) = start, saved
+        return u, (h - z) * u * (1 - u)
+
+    def tangent(self, coefficients: Any, start: Blocks, pre: Blocks) -> jax.Array:
+        (d_h, d_z), (u, by_gate) = start, coefficients
+        moved: jax.Array = u * d_h + (1 - u) * d_z + by_gate * pre[0]
+        return moved
+
+
+_MATHEMATICS = Stages((_StageOfInput(),), _StageOfGate())

@@ -187,10 +187,10 @@ class ScoRNNCell(_OrthogonalCell):
       hidden_features: H.
       negatives: how many entries of D are −1; None is half of them, as in the paper for the copy
         and adding problems.
-      kernel_init: of V.
+      kernel_init: of V; in the authors' code it is uniform between ±0.01.
       recurrent_kernel_init: of A: "cayley", the paper's, "henaff" (see `ExpRNNCell`), or a
         callable.
-      bias_init: of b; None is the paper's, uniform between ±0.01.
+      bias_init: of b; None is uniform between ±0.01, as in `ExpRNNCell`; "zeros" is the authors'.
       use_bias: whether there is b; without it `bias` is None, and the cell linear.
       dtype, carry_dtype, param_dtype, rngs: as in `ExpRNNCell`.
 

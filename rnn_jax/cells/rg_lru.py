@@ -31,7 +31,8 @@ class RGLRUCell(RNNCell):
     alike, as in the paper.
 
     Claim about gradients: ∂h_t/∂h_s = diag(∏ a), each a in (0, 1) and a function of inputs alone.
-    At r = 1, where a unit forgets fastest, a starts uniform in [a_min, a_max].
+    At r = 1, where a unit forgets fastest, a starts uniform in [a_min, a_max]; in the authors' code
+    that is a^(1/8), uniform in area, so that units forget about eight times faster.
 
     Args:
       in_features: I.

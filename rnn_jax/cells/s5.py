@@ -24,8 +24,9 @@ class S5Cell(ComplexStateCell):
     A real system of 2H states has H pairs of conjugate states; of each pair one is here, which is
     where the 2 comes from. Λ starts at the eigenvalues of positive phase of the normal part of
     HiPPO-LegS of 2H states, −½ + iω, V being their eigenvectors: B starts at V* B₀ and C at C₀ V
-    for real B₀ and C₀, normal with variance 1/(their inputs). D is there where output and input
-    have the same size, as in the paper. The carry holds (real, imaginary), each (..., H).
+    for real B₀ and C₀, normal with variance 1/(their inputs). (In the authors' code C₀ is complex,
+    each part so, and the variance of B₀ is 1/(2H).) D is there where output and input have the same
+    size, as in the paper. The carry holds (real, imaginary), each (..., H).
 
     Claim about gradients: ∂h_t/∂h_s = λ^(t−s) whatever the inputs; |λ| = e^{−Δ/2} at the start, so
     a unit remembers for 2/Δ steps.

@@ -34,7 +34,8 @@ class SimpleRNNCell(RNNCell):
       hidden_features: H.
       activation: φ, by name (`sigmoid tanh relu leaky_relu identity` …), as an `Activation`, or
         any callable.
-      kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable.
+      kernel_init, recurrent_kernel_init, bias_init: initialisers, by name, as "orthogonal" or
+        "gaussian(1.5)", or callable; see `rnn_jax.initializers`.
       use_bias: whether there is b; without it `bias` is None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the

@@ -50,7 +50,7 @@ class Group(NamedTuple):
       sees_state: whether they see h.
       sees_input: whether they see x.
       parts: what h is: these parts of the carry, or of what the stage before computed, side by
-        side; None is the hidden state, `UnitMathematics.hidden`.
+        side; None is the output of the step before, and of the first stage alone.
     """
 
     blocks: int
@@ -94,7 +94,7 @@ class UnitMathematics(Stage, Protocol):
     """The mathematics of a step in one stage."""
 
     def hidden(self, carry: Carry) -> jax.Array:
-        """The output, of the carry after a step; what groups see that name no parts.
+        """The output, of the carry after a step; what groups see in the next that name no parts.
 
         A part of the carry, or, where all groups name theirs, some of them joined.
         """

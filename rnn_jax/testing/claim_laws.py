@@ -18,7 +18,7 @@ from rnn_jax.cells.stages import (
     states_seen,
     tangent_step,
 )
-from rnn_jax.cells.structure import fused_form
+from rnn_jax.cells.structure import FusedForm, fused_form
 from rnn_jax.cells.wrappers.noise import project_with
 from rnn_jax.testing.law import Broken, Law, NotApplicable
 from rnn_jax.testing.subject import Carry, Subject, own_jacobians
@@ -57,32 +57,44 @@ def _has_its_fused_form(subject: Subject) -> float:
     def advanced(cell: Any, carry: Carry, x: Any) -> Any:
         form = fused_form(cell)
         assert form is not None
-        mathematics, kernels, _ = form
-
-        def step(carry: Carry, x: jax.Array, kernels: Any) -> Any:
-            return advance_step(mathematics, carry, products_at(form._replace(kernels=kernels), x))
-
-        after, saved = step(carry, x, kernels)
-        point = (carry, x, kernels)
-        along = jax.tree.map(
-            lambda a: jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape), point
-        )
-        d_carry, d_x, d_kernels = along
-        states = states_seen(mathematics, carry, saved)
-
-        def products(k: int, d_h: Any) -> jax.Array:
-            by_kernel = products_at(form._replace(kernels=d_kernels), x)(k, states[k])
-            return products_at(form, d_x)(k, d_h) - kernels[k][-1] + by_kernel
-
-        coefficients = coefficients_of(mathematics, carry, saved)
-        tangent = tangent_step(mathematics, coefficients, d_carry, products)
-        _, exact = jax.jvp(lambda *point: step(*point)[0], point, along)
-        return after, mathematics.hidden(after), tangent, exact
+        return step_of_form(form, carry, x)
 
     after, hidden, tangent, exact = _at_points(subject, advanced)
     expected = _after(subject), subject.path[1]
     size = subject.check_close("(carry, y) of the fused form", (after, hidden), expected)
     return max(size, subject.check_close("the tangent of the fused form", tangent, exact))
+
+
+def step_of_form(form: FusedForm, carry: Carry, x: jax.Array) -> tuple[Any, ...]:
+    """One step of a fused form, and its tangent along all that it depends on.
+
+    Returns:
+      (the carry after it, the output, the tangent of the carry, what automatic differentiation of
+      the step says of that tangent).
+    """
+    mathematics, kernels, _ = form
+
+    def advanced(carry: Carry, x: jax.Array, kernels: Any) -> tuple[Carry, Any]:
+        at = products_at(form._replace(kernels=kernels), x)
+        return advance_step(mathematics, carry, at)
+
+    after, saved = advanced(carry, x, kernels)
+    point = (carry, x, kernels)
+    along = jax.tree.map(
+        lambda a: jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape), point
+    )
+    d_carry, d_x, d_kernels = along
+    states = states_seen(mathematics, carry, saved)
+    by_input = products_at(form, d_x)
+    by_kernel = products_at(form._replace(kernels=d_kernels), x)
+
+    def products(k: int, d_h: jax.Array | None) -> jax.Array:
+        return by_input(k, d_h) - kernels[k][-1] + by_kernel(k, states[k])
+
+    coefficients = coefficients_of(mathematics, carry, saved)
+    tangent = tangent_step(mathematics, coefficients, d_carry, products)
+    _, exact = jax.jvp(lambda *point: advanced(*point)[0], point, along)
+    return after, mathematics.hidden(after), tangent, exact
 
 
 def _has_its_linear_form(subject: Subject) -> float:

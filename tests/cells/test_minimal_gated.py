@@ -30,7 +30,7 @@ CELLS = {
     "mgu": (MGUCell, {}, GATED | {"fused_form"}),
     "mgu_reset_after": (MGUCell, {"reset_after": True}, GATED | {"fused_form"}),
     "ugrnn": (UGRNNCell, {}, GATED | {"fused_form"}),
-    "minimal_rnn": (MinimalRNNCell, {}, GATED),
+    "minimal_rnn": (MinimalRNNCell, {}, GATED | {"fused_form"}),
 }
 
 

@@ -142,7 +142,7 @@ SWEPT = {
     "lstm_coupled": FEW,
     "lstm_1997": FEW,
     "gru_reset_after": list(MODES),
-    "gru_reset_before": list(MODES),
+    "gru_reset_before": FEW,
     "tanh": list(MODES),
 }
 # 37 steps are two chunks and a rest; 5 are less than one.

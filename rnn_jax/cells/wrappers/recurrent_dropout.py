@@ -39,8 +39,8 @@ class RecurrentDropout(CellWrapper):
     reaches φ directly is whole: an LSTM's cell state, and a GRU's u ∘ h. Noise takes a key,
     `unroll(cell, xs, key=key)`; without one this is the cell as it is.
 
-    Where a cell's state meets weights can be told of its `fused_form` alone, and masks are for one
-    in which nothing but the output does, in one stage. Of any other cell the
+    Where a cell's state meets weights can be told of its `fused_form` alone, and a mask can stand
+    there if nothing but the output meets them, as it was before the step. Of any other cell the
     parts of its carry are named that are to be dropped, wherever its step reads them,
 
     carry_t = cell(carry_{t−1} ∘ d / (1 − rate), x_t ∘ d_x / (1 − input_rate)),
@@ -59,9 +59,9 @@ class RecurrentDropout(CellWrapper):
     Raises:
       ValueError: a rate outside [0, 1), a part that the carry does not have.
       TypeError: a rate that is no number, no cell with an initial carry or one that does not say
-        its features, one number for a cell that has no fused form (an LSTM with peepholes or a
-        projection, a GRU with `reset_after=False`, an activation that is not this package's,
-        zoneout, a cell of another library), or a cell that has such noise already.
+        its features, one number for a cell that has no such form (an LSTM with peepholes or a
+        projection, a GRU with `reset_after=False`, a coRNN, an activation that is not this
+        package's, zoneout, a cell of another library), or a cell that has such noise already.
 
     References:
       Y. Gal and Z. Ghahramani, "A theoretically grounded application of dropout in recurrent
