@@ -59,7 +59,7 @@ $(VENV)/.test: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	$(if $(TORCH),$(BIN)/python -m pip install --quiet '$(TORCH)' \
 		&& $(BIN)/python -m pip install --quiet --editable '.[peers]' \
-		|| echo "No $(TORCH), or no cells written in it, for this Python:" \
+		|| echo "No $(TORCH) or no cells written in it for this Python:" \
 			"what is held against them will be skipped.")
 	touch $@
 

@@ -3,19 +3,13 @@
 python -m benchmarks            # a quarter of an hour on two CPU cores
 python -m benchmarks --rounds 3
 
-On a GPU, beside cuDNN: `python -m benchmarks.gpu`.
+Every cell beside its own products: `python -m benchmarks.cells`. On a GPU, beside cuDNN:
+`python -m benchmarks.gpu`.
 """
 
-import datetime
-import os
-import platform
-from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
-import jax
 import tyro
 from rich.console import Console
 
@@ -28,7 +22,9 @@ from benchmarks import (
     training_runs,
     training_step,
 )
-from benchmarks.timing import Row
+from benchmarks.report import markdown_table, where_measured
+
+_PACKAGES = ("jax", "flax", "equinox", "torch")
 
 BENCHMARKS = [
     *training_step.BENCHMARKS,
@@ -69,32 +65,22 @@ def main() -> None:
         for label, measure in benchmark.cases.items():
             console.print(f"{benchmark.title}: {label}", highlight=False)
             rows[label] = measure(config.rounds)
-        blocks.append(f"## {benchmark.title}\n\n{benchmark.note}\n\n{_table(rows)}")
+        blocks.append(f"## {benchmark.title}\n\n{benchmark.note}\n\n{markdown_table(rows)}")
     config.out.write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
     console.print(f"wrote {config.out}")
 
 
 def _header() -> str:
-    device = jax.devices()[0]
-    peers = [name for name in ("jax", "flax", "equinox", "torch") if find_spec(name)]
-    versions = ", ".join(f"{name} {version(name)}" for name in peers)
-    return (
-        "# Benchmarks\n\n"
-        "Milliseconds, best of the rounds and, in brackets, their median; all candidates of a row "
-        "ran in turn in one process. Lower is better.\n\n"
-        f"- machine: {platform.machine()}, {os.cpu_count()} cores; JAX on {device.device_kind}\n"
-        f"- versions: Python {platform.python_version()}, {versions}\n"
-        f"- date: {datetime.date.today().isoformat()}\n"
-        "- GPU: see RESULTS_GPU.md"
+    lines = [f"- {what}: {value}" for what, value in where_measured(_PACKAGES).items()]
+    return "\n".join(
+        [
+            "# Benchmarks\n",
+            "Milliseconds, best of the rounds and, in brackets, their median; all candidates of a "
+            "row ran in turn in one process. Lower is better.\n",
+            *lines,
+            "- every cell: see RESULTS_CELLS.md; GPU: see RESULTS_GPU.md",
+        ]
     )
-
-
-def _table(rows: Mapping[str, Row]) -> str:
-    names = list(next(iter(rows.values())))
-    lines = ["| | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
-    for label, row in rows.items():
-        lines.append(f"| {label} | " + " | ".join(str(row[name]) for name in names) + " |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

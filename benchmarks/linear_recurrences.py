@@ -1,6 +1,6 @@
 """Linear recurrences by a scan and by an associative scan: what `unroll(method="auto")` goes by.
 
-python -m benchmarks.linear_recurrences              # half an hour on two CPU cores
+python -m benchmarks.linear_recurrences              # twenty minutes on two CPU cores
 python -m benchmarks.linear_recurrences --only dense
 
 Writes benchmarks/RESULTS_LINEAR.md, and the table from which `rnn_jax.sequence.method` chooses on a
@@ -91,6 +91,8 @@ class Config:
     """Counted rounds of each comparison; the best one is reported."""
     only: str = ""
     """Measure only this kind, or "cells", and write nothing."""
+    note: str = ""
+    """What else is to be known of the machine, written beside it."""
 
 
 @dataclass(frozen=True)
@@ -205,9 +207,10 @@ def main() -> None:
             console.print(name, size, *cells[name, *size].cells()[:3], highlight=False)
     if not config.only:
         results = HERE / "RESULTS_LINEAR.md"
-        results.write_text(page(recurrences, cells), encoding="utf-8")
+        where = ", ".join(filter(None, (machine(), config.note)))
+        results.write_text(page(where, recurrences, cells), encoding="utf-8")
         table = Path(rj.__file__).parent / "sequence" / "linear_recurrences.csv"
-        table.write_text(chosen_from(recurrences), encoding="utf-8")
+        table.write_text(chosen_from(where, recurrences), encoding="utf-8")
         console.print(f"wrote {results} and {table}")
 
 
@@ -219,23 +222,25 @@ def machine() -> str:
     )
 
 
-def chosen_from(recurrences: dict[tuple[Any, ...], Measured]) -> str:
+def chosen_from(where: str, recurrences: dict[tuple[Any, ...], Measured]) -> str:
     """The table that the package keeps."""
     lines = [
         "# Milliseconds, best round, of the gradient of a linear recurrence in float32; see",
         "# benchmarks/linear_recurrences.py, which writes this file. T steps, B sequences, so many",
         "# numbers in one carry.",
-        f"# Measured on: {machine()}",
+        f"# Measured on: {where}",
         "kind,T,B,numbers,scan_ms,associative_ms",
     ]
     for key, row in recurrences.items():
-        best = (f"{row.times[method].best:.3g}" for method in METHODS)
+        best = (f"{float(f'{row.times[method].best:.3g}'):g}" for method in METHODS)
         lines.append(",".join([*map(str, key), *best]))
     return "\n".join(lines) + "\n"
 
 
 def page(
-    recurrences: dict[tuple[Any, ...], Measured], cells: dict[tuple[Any, ...], Measured]
+    where: str,
+    recurrences: dict[tuple[Any, ...], Measured],
+    cells: dict[tuple[Any, ...], Measured],
 ) -> str:
     """The page of results."""
     return (
@@ -243,7 +248,7 @@ def page(
         "Milliseconds, best of the rounds and, in brackets, their median; what the compiled "
         "program holds at once besides its arguments; and how long it took to compile. Written by "
         "`python -m benchmarks.linear_recurrences`.\n\n"
-        f"- machine: {machine()}\n"
+        f"- machine: {where}\n"
         "- GPU and TPU: not measured\n\n"
         "## Recurrences alone\n\n"
         "Gradient of the summed squares of all carries by Λ, b and the first carry. Λ differs from "

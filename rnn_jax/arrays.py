@@ -100,6 +100,11 @@ def nan_unless(known: jax.Array, values: jax.Array) -> jax.Array:
     return jnp.where(known, values, jnp.sqrt(jnp.where(known, ones, -ones)))
 
 
+def type_of(leaf: Any) -> Any:
+    """The dtype of an array, a key or a number."""
+    return leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+
+
 def _explicit_mesh(arguments: Any) -> Any:
     """The mesh that some array lies on, or the one that is set, if an axis of it is explicit."""
     kinds = map(jax.typeof, jax.tree.leaves(arguments))

@@ -11,6 +11,7 @@ from rnn_jax.activations import ActivationLike, computes, get_activation, is_kno
 from rnn_jax.arrays import promote, spread
 from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups, Stages
+from rnn_jax.checks import check_flag
 from rnn_jax.initializers import InitializerLike
 
 
@@ -37,7 +38,8 @@ class GRUCell(RNNCell):
       gate_fn: σ of the gates, by name, as an `Activation`, or any callable.
       activation_fn: of the candidate, likewise. With any other than sigmoid and tanh, sequences are
         scanned as they are, without the fused form.
-      kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable.
+      kernel_init, recurrent_kernel_init, bias_init: initialisers, by name, as "orthogonal" or
+        "gaussian(1.5)", or callable; see `rnn_jax.initializers`.
       use_bias: whether there are biases; without them `bias` and `candidate_recurrent_bias` are
         None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
@@ -49,7 +51,8 @@ class GRUCell(RNNCell):
 
     Raises:
       ValueError: a size below 1, or an unknown name.
-      TypeError: a size that is no int, an `rngs` that is no `nnx.Rngs`, a type that is no float.
+      TypeError: a size that is no int, a flag that is no bool, an `rngs` that is no `nnx.Rngs`, a
+        type that is no float.
 
     References:
       K. Cho et al., "Learning phrase representations using RNN encoder–decoder", 2014.
@@ -88,7 +91,7 @@ class GRUCell(RNNCell):
             param_dtype=param_dtype,
             rngs=rngs,
         )
-        self.reset_after = bool(reset_after)
+        self.reset_after = check_flag("reset_after", reset_after)
         self.gate_fn = get_activation(gate_fn, "gate_fn")
         self.activation_fn = get_activation(activation_fn, "activation_fn")
         self.candidate_recurrent_bias = (

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnn_jax.arrays import spread
+from rnn_jax.cells.biases import offset_bias
 from rnn_jax.cells.cell import RNNCell
 from rnn_jax.checks import check_flag, check_positive
 from rnn_jax.initializers import InitializerLike
@@ -96,7 +97,8 @@ class LayerNormLSTMCell(_NormalisedCell):
       in_features: I.
       hidden_features: H.
       forget_bias: added to the forget gate's initial bias, one finite number; without biases there
-        is none, and only the default may stand here.
+        is none, and only the default may stand here. A `bias_init` that sets the gate by itself,
+        such as "chrono(1, 200)", takes the default's place.
       by_gate: whether each gate has a mean and a variance of its own.
       epsilon: ε, above 0.
       kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable. γ starts at
@@ -154,7 +156,7 @@ class LayerNormLSTMCell(_NormalisedCell):
             param_dtype=param_dtype,
             rngs=rngs,
         )
-        self._offset_bias("forget_bias", forget_bias, "forget", bias_init, default=1.0)
+        offset_bias(self, "forget_bias", forget_bias, "forget", bias_init, default=1.0)
         self._add_norm("cell", self.hidden_features)
 
     def step(self, carry: LSTMCarry, z: jax.Array) -> tuple[LSTMCarry, jax.Array]:

@@ -42,8 +42,8 @@ The carry is packed into one array, whose trailing axes have a meaning that is t
 | "dense"    | (..., S)     | (..., S, S) | one product                                      |
 
 Cells that are linear in part have no such form: the mLSTM, whose stabiliser m is a maximum (see
-`rnn_jax.MLSTMCell`); the LMU, whose memory sees h; an orthogonal cell, whose bias in modReLU is 0
-only until it is learnt.
+`rnn_jax.MLSTMCell`); the LMU, whose memory sees h; an orthogonal cell with biases, which are 0 only
+until they are learnt.
 """
 
 import functools
@@ -54,6 +54,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from rnn_jax.arrays import type_of
 from rnn_jax.cells.claims import claim, owner_of
 from rnn_jax.cells.wrappers.noise import project_with
 from rnn_jax.checks import check_choice
@@ -220,7 +221,7 @@ def state_jacobian_of(form: LinearForm, carry: Carry, z: Any) -> jax.Array:
 
 
 def _as_sequence_of_one(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((1, *jnp.shape(leaf)), jnp.result_type(leaf))
+    return jax.ShapeDtypeStruct((1, *jnp.shape(leaf)), type_of(leaf))
 
 
 def _check_shapes(

@@ -9,6 +9,7 @@ from flax import nnx
 
 from rnn_jax.arrays import at_least_float32, promote, spread
 from rnn_jax.cells.cell import RNNCell
+from rnn_jax.cells.linear import LinearForm, rounds_products, row_matrix
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
 from rnn_jax.checks import check_count, check_size
 from rnn_jax.initializers import InitializerLike, get_initializer, uniform_to
@@ -81,6 +82,16 @@ class _OrthogonalCell(RNNCell):
         kernels = (jnp.concatenate([w_h, w_x, jnp.zeros_like(b)]), b)
         return FusedForm(_UnitMathematics(), kernels)
 
+    def linear_form(self) -> LinearForm | None:
+        """Dense, Λ = W at every step, without biases: modReLU is then the identity. Else None."""
+        if self.bias is not None or rounds_products(self):
+            return None
+        return LinearForm("dense", self._transition, contracts=True)
+
+    def _transition(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        (z,) = self._kept(z)
+        return row_matrix(self.transition_kernel(), z), z
+
     def jacobian_bound(self) -> tuple[float, jax.Array]:
         """The two factors of ‖∂h_t/∂h_{t−1}‖₂ ≤ sup|φ'| · σ₁(W_h), both 1.
 
@@ -119,7 +130,8 @@ class ExpRNNCell(_OrthogonalCell):
 
     Raises:
       ValueError: a size below 1, or an unknown name.
-      TypeError: a size that is no int, an `rngs` that is no `nnx.Rngs`, a type that is no float.
+      TypeError: a size that is no int, a flag that is no bool, an `rngs` that is no `nnx.Rngs`, a
+        type that is no float.
 
     References:
       M. Lezcano-Casado and D. Martínez-Rubio, "Cheap orthogonal constraints in neural networks: a
@@ -176,16 +188,17 @@ class ScoRNNCell(_OrthogonalCell):
       hidden_features: H.
       negatives: how many entries of D are −1; None is half of them, as in the paper for the copy
         and adding problems.
-      kernel_init: of V.
+      kernel_init: of V; in the authors' code it is uniform between ±0.01.
       recurrent_kernel_init: of A: "cayley", the paper's, "henaff" (see `ExpRNNCell`), or a
         callable.
-      bias_init: of b; None is the paper's, uniform between ±0.01.
+      bias_init: of b; None is uniform between ±0.01, as in `ExpRNNCell`; "zeros" is the authors'.
       use_bias: whether there is b; without it `bias` is None, and the cell linear.
       dtype, carry_dtype, param_dtype, rngs: as in `ExpRNNCell`.
 
     Raises:
       ValueError: a size below 1, an unknown name, or more `negatives` than units.
-      TypeError: a size that is no int, an `rngs` that is no `nnx.Rngs`, a type that is no float.
+      TypeError: a size that is no int, a flag that is no bool, an `rngs` that is no `nnx.Rngs`, a
+        type that is no float.
 
     References:
       K. Helfrich, D. Willmott and Q. Ye, "Orthogonal recurrent neural networks with scaled Cayley

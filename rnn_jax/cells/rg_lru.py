@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnn_jax.arrays import at_least_float32, promote, spread
-from rnn_jax.cells.cell import RNNCell, bias_initializer
+from rnn_jax.cells.biases import bias_initializer
+from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.linear import LinearForm
 from rnn_jax.checks import check_flag, check_number, check_size
 from rnn_jax.initializers import InitializerLike, get_initializer, initialize
@@ -31,7 +32,8 @@ class RGLRUCell(RNNCell):
     alike, as in the paper.
 
     Claim about gradients: ∂h_t/∂h_s = diag(∏ a), each a in (0, 1) and a function of inputs alone.
-    At r = 1, where a unit forgets fastest, a starts uniform in [a_min, a_max].
+    At r = 1, where a unit forgets fastest, a starts uniform in [a_min, a_max]; in the authors' code
+    that is a^(1/8), uniform in area, so that units forget about eight times faster.
 
     Args:
       in_features: I.
@@ -52,7 +54,8 @@ class RGLRUCell(RNNCell):
     Raises:
       ValueError: a size below 1, a number of blocks that does not divide H, decays out of range, or
         `input_map=False` with I other than H.
-      TypeError: a size that is no int, an `rngs` that is no `nnx.Rngs`, a type that is no float.
+      TypeError: a size that is no int, a flag that is no bool, an `rngs` that is no `nnx.Rngs`, a
+        type that is no float.
 
     References:
       S. De et al., "Griffin: mixing gated linear recurrences with local attention for efficient

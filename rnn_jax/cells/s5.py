@@ -24,8 +24,9 @@ class S5Cell(ComplexStateCell):
     A real system of 2H states has H pairs of conjugate states; of each pair one is here, which is
     where the 2 comes from. Λ starts at the eigenvalues of positive phase of the normal part of
     HiPPO-LegS of 2H states, −½ + iω, V being their eigenvectors: B starts at V* B₀ and C at C₀ V
-    for real B₀ and C₀, normal with variance 1/(their inputs). D is there where output and input
-    have the same size, as in the paper. The carry holds (real, imaginary), each (..., H).
+    for real B₀ and C₀, normal with variance 1/(their inputs). (In the authors' code C₀ is complex,
+    each part so, and the variance of B₀ is 1/(2H).) D is there where output and input have the same
+    size, as in the paper. The carry holds (real, imaginary), each (..., H).
 
     Claim about gradients: ∂h_t/∂h_s = λ^(t−s) whatever the inputs; |λ| = e^{−Δ/2} at the start, so
     a unit remembers for 2/Δ steps.
@@ -92,14 +93,14 @@ class S5Cell(ComplexStateCell):
         wide = at_least_float32(kind)
         uniform = jax.random.uniform(rngs.params(), (size,), wide, np.log(low), np.log(high))
         self.log_step = nnx.Param(uniform.astype(kind))
-        self._make_maps(out_features, kernel_scale=1.0, output_scale=1.0, rngs=rngs)
+        self._set_outputs(out_features, rngs)
         # Real maps of the whole system, seen from its eigenvectors.
         b = jax.random.normal(rngs.params(), (self.in_features, 2 * size), wide)
         c = jax.random.normal(rngs.params(), (2 * size, self.out_features), wide)
         b, c = b / self.in_features**0.5, c / (2 * size) ** 0.5
         v = jnp.asarray(np.stack([vectors.real, vectors.imag]), wide)
-        self.kernel[...] = jnp.concatenate([b @ v[0], -(b @ v[1])], axis=1).astype(kind)
-        self.output_kernel[...] = jnp.concatenate([v[0].T @ c, v[1].T @ c]).astype(kind)
+        self.kernel = nnx.Param(jnp.concatenate([b @ v[0], -(b @ v[1])], axis=1).astype(kind))
+        self.output_kernel = nnx.Param(jnp.concatenate([v[0].T @ c, v[1].T @ c]).astype(kind))
 
     def eigenvalues(self) -> jax.Array:
         """λ as [real, imaginary], (2, H)."""

@@ -11,7 +11,9 @@ import numpy as np
 from flax import nnx
 
 from rnn_jax.arrays import at_least_float32, promote, spread
-from rnn_jax.cells.cell import RNNCell, bias_initializer
+from rnn_jax.cells.biases import bias_initializer
+from rnn_jax.cells.cell import RNNCell
+from rnn_jax.cells.linear import LinearForm, rounds_products, row_matrix
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
 from rnn_jax.initializers import InitializerLike, get_initializer, initialize
 
@@ -55,7 +57,8 @@ class UnitaryRNNCell(RNNCell):
 
     Raises:
       ValueError: a size below 1, or an unknown name.
-      TypeError: a size that is no int, an `rngs` that is no `nnx.Rngs`, a type that is no float.
+      TypeError: a size that is no int, a flag that is no bool, an `rngs` that is no `nnx.Rngs`, a
+        type that is no float.
 
     References:
       M. Arjovsky, A. Shah and Y. Bengio, "Unitary evolution recurrent neural networks", 2016.
@@ -123,6 +126,21 @@ class UnitaryRNNCell(RNNCell):
             re, im = scale * z_re, scale * z_im
         return (re, im), jnp.concatenate([re, im], axis=-1)
 
+    def linear_form(self) -> LinearForm | None:
+        """Dense, over [re, im], without biases: modReLU is then the identity. Else None."""
+        kept = self.carry_dtype or self.dtype or self.param_dtype
+        # A step of half precision is computed in a wider type, which Λ is rounded from.
+        if self.bias is not None or rounds_products(self) or at_least_float32(kept) != kept:
+            return None
+        return LinearForm(
+            "dense", self._transition, _joined_output, _joined, _parted, contracts=True
+        )
+
+    def _transition(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        (z,) = self._kept(z)
+        turned = self._turned(*_parted(jnp.eye(2 * self.hidden_features, dtype=z.dtype)))
+        return row_matrix(_joined(turned), z), z
+
     def fused_form(self) -> FusedForm | None:
         """One kernel, with W made once for all steps as a matrix, and one of the biases alone.
 
@@ -163,6 +181,20 @@ class UnitaryRNNCell(RNNCell):
         h = _reflected(jnp.fft.ifft(_scaled(h, d_2)) * root, *rows[5:])
         h = _scaled(h, d_3)
         return jnp.real(h).astype(re.dtype), jnp.imag(h).astype(im.dtype)
+
+
+def _joined(carry: ComplexCarry) -> jax.Array:
+    return jnp.concatenate(carry, axis=-1)
+
+
+def _joined_output(carry: ComplexCarry, z: jax.Array) -> jax.Array:
+    del z
+    return _joined(carry)
+
+
+def _parted(joined: jax.Array) -> ComplexCarry:
+    re, im = jnp.split(joined, 2, axis=-1)
+    return re, im
 
 
 @functools.cache

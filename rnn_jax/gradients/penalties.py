@@ -184,9 +184,9 @@ def orthogonality_penalty(cell: Any) -> jax.Array:
     kernel = cell if hasattr(cell, "ndim") else kernel_of_state(cell)
     if not hasattr(kernel, "ndim"):
         raise TypeError(
-            "the penalty is on a matrix (H, G·H) that multiplies the state; got "
+            "the penalty needs a matrix (H, G·H) that multiplies the state; got "
             f"{type(cell).__name__}, whose step has no such recurrent_kernel. Leave the penalty "
-            "out for it, or pass the kernel itself."
+            "out for it, or pass the matrix itself."
         )
     kernel = jnp.asarray(kernel[...])
     sizes = [getattr(cell, f"{which}_features", None) for which in ("output", "hidden")]

@@ -119,7 +119,7 @@ def _named(argument: str, text: str, kind: Kind) -> Initializer:
         if others:
             known = ", ".join(map(repr, sorted(here.factories)))
             raise ValueError(
-                f"{argument} must be an initialiser of {here.what}; got {text!r}, which is one of "
+                f"{argument} must be an initialiser of {here.what}; got {text!r}, which is for "
                 f"{others[0]}. Pass one of {known}."
             )
         check_choice(argument, word, here.factories)

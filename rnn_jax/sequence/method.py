@@ -2,10 +2,12 @@
 
 What is faster hangs on the kind of Λ, on the length, the batch, the size of the state and the
 device. On a CPU that was measured: `linear_recurrences.csv`, written by
-`benchmarks/linear_recurrences.py`, and what is asked for is what was fastest at the measured sizes
-nearest to it. On a GPU or a TPU nothing was measured. There the rule is a default with a reason: an
-associative scan does a few times the work of a scan, but takes 2 log₂ K rounds for a chunk of K
-steps instead of K, and a device with thousands of lanes waits for rounds, not for work.
+`benchmarks/linear_recurrences.py`. Taken is what was faster at the measured sizes nearest to those
+asked for; on two cores that was the scan, everywhere.
+
+On a GPU or a TPU nothing was measured. There the rule is a default with a reason: an associative
+scan does a few times the work of a scan, but takes 2 log₂ K rounds for a chunk of K steps instead
+of K, and a device with thousands of lanes waits for rounds, not for work.
 
 The choice is made when a program is lowered, by the platform that it is lowered for.
 """
@@ -17,17 +19,22 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
+from rnn_jax.arrays import type_of
 from rnn_jax.cells.asking import as_pytree
 from rnn_jax.cells.linear import Kind, LinearForm, linear_form_for
 from rnn_jax.cells.wrappers.noise import draw_noise, has_noise
 from rnn_jax.checks import check_choice, check_key
-from rnn_jax.sequence.calling import Carry, check_carry_leaves, resolve_carry
+from rnn_jax.sequence.calling import Carry, resolve_carry
 from rnn_jax.sequence.inputs import read_inputs, resolve_feature_axes
 from rnn_jax.sequence.running.associative import LONGEST
 from rnn_jax.sequence.running.ways import IMPLEMENTATIONS
 
 METHODS = ("auto", "scan", "associative")
+
+# By how much an associative scan must have been faster: what is closer than that is noise.
+_CLEARLY = 0.8
 
 # Where nothing was measured: shorter sequences are scanned, and so is what multiplies matrices
 # larger than this, of which an associative scan needs products with one another.
@@ -72,8 +79,8 @@ def unroll_method(
     """What `unroll(..., method="auto")` does with a cell and inputs, and why; runs nothing.
 
     Args:
-      cell, xs, carry, feature_axes, key, implementation: as for `unroll`; of the arrays only shapes
-        and types matter.
+      cell, xs, carry, feature_axes, key, implementation: as for `unroll`; of xs and carry only
+        shapes and types matter, and `jax.ShapeDtypeStruct` says these too.
       platform: that the program is for, "cpu", "gpu" or "tpu"; None is JAX's default one.
 
     Returns:
@@ -87,13 +94,21 @@ def unroll_method(
     platform = jax.default_backend() if platform is None else platform
     check_choice("platform", platform, ("cpu", "gpu", "tpu", jax.default_backend()))
     cell = as_pytree(cell)
-    xs, leading = read_inputs(xs, resolve_feature_axes(cell, feature_axes), batched=True)
+    feature_axes = resolve_feature_axes(cell, feature_axes)
+    leading: tuple[int, ...] = ()
+
+    def read(xs: Any) -> Any:
+        nonlocal leading
+        arrays, leading = read_inputs(xs, feature_axes, batched=True)
+        return arrays
+
+    xs = jax.eval_shape(read, xs)
     axes = len(leading)
     x = without_leading(xs, axes)
     if carry is None:
         start = jax.eval_shape(lambda cell: resolve_carry(cell, x, None), cell)
     else:
-        start = without_leading(check_carry_leaves(carry), axes - 1)
+        start = without_leading(carry, axes - 1)
     noise = None
     if key is not None:
         noise = jax.eval_shape(lambda cell, k: draw_noise(cell, k, 1), cell, check_key(key))
@@ -167,8 +182,7 @@ def without_leading(tree: Any, axes: int) -> Any:
     """Shapes and types of the leaves, without so many leading axes."""
 
     def inner(leaf: Any) -> jax.ShapeDtypeStruct:
-        kind = jax.typeof(leaf)
-        return jax.ShapeDtypeStruct(kind.shape[axes:], kind.dtype)
+        return jax.ShapeDtypeStruct(jnp.shape(leaf)[axes:], type_of(leaf))
 
     return jax.tree.map(inner, tree)
 
@@ -213,7 +227,7 @@ def _as_measured(kind: Kind, steps: int, rows: int, elements: int) -> UnrollMeth
         return abs(math.log(steps / row.steps)) + size
 
     row = min(known, key=distance)
-    method = "associative" if row.associative < row.scan else "scan"
+    method = "associative" if row.associative < _CLEARLY * row.scan else "scan"
     return UnrollMethod(
         method,
         f'the nearest that was measured on a CPU, "{kind}" with T = {row.steps}, B = {row.rows} '

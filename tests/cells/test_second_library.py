@@ -1,9 +1,10 @@
 """Our cells against those of other libraries with the same weights: values and all gradients.
 
 A peer is one step of another library's cell as a function of *our* weights, so that PyTorch's
-gradients are by these as well. Left out, because they compute something else than the papers
-(torchrecurrent 0.2.5): `LEMCell`, whose y sees the old z, and `GatedAntisymmetricRNNCell` with its
-second bias, which its gate does not see.
+gradients are by these as well. Where torchrecurrent (0.2.5) computes something else than the
+papers: its `LEMCell` is left out, because its y sees the old z; the gate of its `FastGRNNCell` is a
+tanh unless an option says sigmoid; the second bias of its `GatedAntisymmetricRNNCell`, which the
+gate does not see, is 0 here. Initial weights are not compared: its own are others.
 """
 
 import importlib

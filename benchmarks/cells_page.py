@@ -1,0 +1,151 @@
+"""The table of docs/cells.md: what each cell is, what it claims, and what is measured of it."""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from rich.console import Console
+
+import rnn_jax as rj
+from benchmarks.report import markdown_table
+from rnn_jax.cells.claims import claim
+from rnn_jax.cells.linear import linear_form
+
+PAGE = Path(__file__).parents[1] / "docs" / "cells.md"
+BEGIN, END = "<!-- written by python -m benchmarks.cells --docs -->", "<!-- end of the table -->"
+
+# Of a sequence, and of what comes before it, so that no state is that at the start.
+STEPS, WARMUP = 200, 128
+THRESHOLD = 0.01
+# Above this many numbers in a carry, Jacobians are estimated: formed, they would take gigabytes.
+_LARGE = 2048
+
+
+def description(name: str, cell: rj.RNNCell) -> dict[str, str]:
+    """What is known of a cell without measuring it; the cell may be an abstract one."""
+    return {
+        "parameters": _parameters(cell),
+        "carry": _carry(cell),
+        "linear": ((form := linear_form(cell)) and form.kind) or "–",
+        "diagonal": claim(cell, "diagonal_part") or "–",
+        "source": source(type(cell)),
+    }
+
+
+def source(cell: type) -> str:
+    """Authors and year of the first reference in a class's docstring."""
+    _, _, references = (cell.__doc__ or "").partition("References:")
+    found = re.search(r'^(.*?), "[^"]*", (\d{4})', " ".join(references.split()))
+    if found is None:
+        raise ValueError(
+            f'the docstring of {cell.__name__} must name its source as Authors, "Title", year; got '
+            f"{references.strip()!r}."
+        )
+    authors = re.split(r", | and ", found[1])
+    surnames = [author.split(". ")[-1] for author in authors]
+    if len(surnames) > 2:
+        return f"{surnames[0]} et al., {found[2]}"
+    return f"{' and '.join(surnames)}, {found[2]}"
+
+
+def horizon_and_exponent(cell: rj.RNNCell) -> tuple[str, str]:
+    """The horizon in steps and λ₁ in nats a step, for normal inputs, as `rnn_jax` measures them."""
+    xs = jax.random.normal(jax.random.key(1), (WARMUP + STEPS, cell.in_features))
+    carry, _ = rj.unroll(cell, xs[:WARMUP])
+    later, about = xs[WARMUP:], ""
+    if sum(leaf.size for leaf in jax.tree.leaves(carry)) > _LARGE:
+        about = "≈ "
+        estimates = rj.estimate_jacobian_log_norms(
+            cell, later, carry, key=jax.random.key(2), probes=8, targets=np.arange(STEPS)
+        )
+        flow = rj.GradientFlow(estimates.values)
+        exponents = rj.lyapunov_exponents(cell, later, carry, k=1).exponents
+    else:
+        flow = rj.gradient_flow(cell, later, carry, k=1, measures=["exponents"])
+        assert flow.exponents is not None
+        exponents = flow.exponents.exponents
+    horizon = int(flow.horizon(THRESHOLD))
+    at_least = "≥ " if horizon == STEPS - 1 else ""
+    return f"{at_least or about}{horizon}", _signed(float(exponents[0]))
+
+
+def write_page(
+    cells: Mapping[str, rj.RNNCell],
+    steps: Mapping[str, Any],
+    where: Mapping[str, str],
+    console: Console,
+) -> Path:
+    """Measures what is missing and replaces the table of the page.
+
+    Args:
+      cells: by name, of the size that the table is for.
+      steps: by name, the `Timing` of a training step.
+      where: machine, versions and date.
+      console: where progress is shown.
+
+    Returns:
+      The page's path.
+    """
+    rows = {}
+    for name, cell in cells.items():
+        with console.status(f"horizon and exponent of {name}"):
+            horizon, exponent = horizon_and_exponent(cell)
+        known = description(name, cell)
+        reference = known.pop("source")
+        rows[f"`{name}`"] = known | {
+            "training step, ms": f"{steps[name].best:.1f}",
+            "horizon": horizon,
+            "λ₁": exponent,
+            "source": reference,
+        }
+    note = (
+        f"Measured on {where['machine']}, with {where['versions']}, on {where['date']}; cells with "
+        "their defaults, I = 2 and H = 128, as `rngs=nnx.Rngs(0)` draws them."
+    )
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    table = markdown_table(rows, "cell")
+    PAGE.write_text(f"{before}{BEGIN}\n\n{table}\n\n{note}\n\n{END}{after}", encoding="utf-8")
+    return PAGE
+
+
+def written_rows() -> dict[str, dict[str, str]]:
+    """The table that stands on the page, by cell and column."""
+    text = PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    head, _, *rows = ([part.strip() for part in line.strip("|").split("|")] for line in lines)
+    return {row[0].strip("`"): dict(zip(head[1:], row[1:], strict=True)) for row in rows}
+
+
+def _parameters(cell: rj.RNNCell) -> str:
+    """How many are trained, and how many numbers are fixed."""
+    variables = jax.tree.leaves(cell, is_leaf=lambda node: isinstance(node, nnx.Variable))
+    counts = [sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(v)) for v in variables]
+    trained = [isinstance(variable, nnx.Param) for variable in variables]
+    free = sum(n for n, is_trained in zip(counts, trained, strict=True) if is_trained)
+    fixed = sum(counts) - free
+    return _grouped(free) + (f" ({_grouped(fixed)} fixed)" if fixed else "")
+
+
+def _carry(cell: rj.RNNCell) -> str:
+    """The parts of the carry of one sequence, and their shapes."""
+    carry = jax.eval_shape(lambda: cell.initialize_carry((cell.in_features,)))
+    parts = [leaf.shape for leaf in jax.tree.leaves(carry)]
+    sizes = ["×".join(map(str, shape)) for shape in parts]
+    return ", ".join(f"{n} {size}" for n, size in zip(cell.carry_parts, sizes, strict=True))
+
+
+def _grouped(number: int) -> str:
+    return f"{number:,}".replace(",", " ")
+
+
+def _signed(number: float) -> str:
+    if math.isinf(number):
+        return "−∞" if number < 0 else "∞"
+    text = f"{number:.3f}"
+    return "0.000" if float(text) == 0 else text.replace("-", "−")
