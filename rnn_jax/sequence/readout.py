@@ -145,8 +145,8 @@ def _read(name: str, values: Any, features: str) -> jax.Array:
         )
     if array.ndim < 2:
         raise ValueError(
-            f"{name} must have shape (..., T, {features}); got shape {array.shape}. Add the missing "
-            "axis, for example values[:, None] for one feature."
+            f"{name} must have shape (..., T, {features}); got shape {array.shape}. Add the "
+            "missing axis, for example values[:, None] for one feature."
         )
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
