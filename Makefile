@@ -2,9 +2,9 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-# The tests and benchmarks beside PyTorch need a build for the CPU: a plain "torch" may bring
-# gigabytes of CUDA. Where pip finds none, they are left out and say so; TORCH=torch takes what
-# there is, TORCH= none.
+# The tests and benchmarks beside PyTorch, and beside cells that others wrote in it, need a build for
+# the CPU: a plain "torch" may bring gigabytes of CUDA. Where pip finds none, they are left out and
+# say so; TORCH=torch takes what there is, TORCH= none.
 TORCH  ?= torch==2.13.0+cpu
 # Apart from the others, because JAX looks for the devices of all plugins that it finds installed.
 AOT    := $(VENV)-aot
@@ -58,7 +58,9 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml
 $(VENV)/.test: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	$(if $(TORCH),$(BIN)/python -m pip install --quiet '$(TORCH)' \
-		|| echo "No $(TORCH) for this Python: what is held against PyTorch will be skipped.")
+		&& $(BIN)/python -m pip install --quiet --editable '.[peers]' \
+		|| echo "No $(TORCH) or no cells written in it for this Python:" \
+			"what is held against them will be skipped.")
 	touch $@
 
 $(VENV)-gpu/.peers: pyproject.toml

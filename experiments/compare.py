@@ -27,20 +27,22 @@ from rich.table import Table
 
 import rnn_jax as rj
 from launching import RATE, SEED, SIZE, check_ranges, display, fill_in, plain, prepare, refusing
-from learning.choices import CellOptions, GRUOptions, LSTMOptions, SimpleOptions, choose
+from learning.cell_options import CellOptions, options_of
+from learning.choices import choose
 from learning.comparison import Outcome, Prediction, Training, compare, predict
 from learning.reach_picture import draw
 
+_Simple, _LSTM, _GRU = map(options_of, (rj.SimpleRNNCell, rj.LSTMCell, rj.GRUCell))
 NETWORKS: dict[str, CellOptions] = {
-    "tanh": SimpleOptions(),
-    "tanh, Glorot": SimpleOptions(recurrent_init="glorot_uniform"),
-    "ReLU": SimpleOptions(activation="relu"),
-    "ReLU, identity": SimpleOptions(activation="relu", recurrent_init="identity"),
-    "LSTM, bias 0": LSTMOptions(forget_bias=0.0),
-    "LSTM, bias 1": LSTMOptions(forget_bias=1.0),
-    "LSTM, bias 5": LSTMOptions(forget_bias=5.0),
-    "GRU": GRUOptions(),
-    "GRU, Glorot": GRUOptions(recurrent_init="glorot_uniform"),
+    "tanh": _Simple(),
+    "tanh, Glorot": _Simple(recurrent_kernel_init="glorot_uniform"),
+    "ReLU": _Simple(activation="relu"),
+    "ReLU, identity": _Simple(activation="relu", recurrent_kernel_init="identity"),
+    "LSTM, bias 0": _LSTM(forget_bias=0.0),
+    "LSTM, bias 1": _LSTM(forget_bias=1.0),
+    "LSTM, bias 5": _LSTM(forget_bias=5.0),
+    "GRU": _GRU(),
+    "GRU, Glorot": _GRU(recurrent_kernel_init="glorot_uniform"),
 }
 
 # By name, from the length or delay in steps.
@@ -156,8 +158,8 @@ def answers(outcomes: list[Outcome]) -> dict[str, Prediction]:
     """How well each measure tells who learns, over all runs and within each family of cells."""
     groups = {
         "all": outcomes,
-        "simple RNNs": [o for o in outcomes if isinstance(NETWORKS[o.network], SimpleOptions)],
-        "gated cells": [o for o in outcomes if not isinstance(NETWORKS[o.network], SimpleOptions)],
+        "simple RNNs": [o for o in outcomes if isinstance(NETWORKS[o.network], _Simple)],
+        "gated cells": [o for o in outcomes if not isinstance(NETWORKS[o.network], _Simple)],
     }
     first = {
         f"ln norm at lag T/2 before training, {name}": predict(group, lambda o: o.reach[0])

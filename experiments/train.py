@@ -5,7 +5,9 @@ goes on where a run was killed, and ends bit for bit where it would have ended.
 
     python experiments/train.py --cell lstm --task adding --task.length 200 --seeds 8 \
         --steps 3000 --out runs/adding-lstm
-    python experiments/train.py --task copy-memory --help
+    python experiments/train.py --cell gru --cell.recurrent-init "critical(tanh)" \
+        --cell.bias-init "chrono(1, 200)" --task adding --task.length 200 --out runs/adding-gru
+    python experiments/train.py --cell cornn --task copy-memory --help
 """
 
 import argparse
@@ -18,12 +20,14 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import optax
+from flax import nnx
 from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
 import rnn_jax as rj
 from launching import RATE, SEED, SIZE, Range, check_ranges, parse, refusing, settle
+from learning.cell_options import checked, options_of
 from learning.choices import CELLS, TASKS, choose, make_model
 
 
@@ -113,7 +117,8 @@ def read_command_line(arguments: list[str]) -> Any:
     """The options, with those of the chosen cell and task as fields `cell` and `task`.
 
     Raises:
-      ValueError: an unknown name or option, or a value out of range.
+      ValueError, TypeError: an unknown name or option, a value out of range, or options of which
+        no cell can be built.
     """
     names = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     names.add_argument("--cell", default="lstm")
@@ -122,18 +127,20 @@ def read_command_line(arguments: list[str]) -> Any:
         chosen, rest = names.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise ValueError(f"{error}. See --help.") from error
-    cell = choose("cell", chosen.cell, CELLS)
+    cell = options_of(choose("cell", chosen.cell, CELLS))
     task = choose("task", chosen.task, TASKS)
     options = dataclasses.make_dataclass(
         "Options", [("cell", cell), ("task", task)], bases=(Options,), frozen=True, kw_only=True
     )
     options.__doc__ = (
-        f"{Options.__doc__}\n\n--cell is one of {', '.join(CELLS)} (now {chosen.cell}); --task is "
-        f"one of {', '.join(sorted(TASKS))} (now {chosen.task})."
+        f"{Options.__doc__}\n\n--cell is one of {', '.join(sorted(CELLS))} (now {chosen.cell}); "
+        f"--task is one of {', '.join(sorted(TASKS))} (now {chosen.task})."
     )
     parsed: Any = parse(options, rest)
     check_ranges(parsed, RANGES)
     check_processes(parsed)
+    make = make_model(parsed.cell, parsed.task, parsed.hidden, parsed.layers)
+    checked(parsed.cell, lambda: make(nnx.Rngs(0)))
     return dataclasses.replace(parsed, out=parsed.out.expanduser())
 
 

@@ -3,7 +3,7 @@
 Cells, an exact instrument for their gradients through time, tasks and experiments, in JAX.
 """
 
-from rnn_jax import cells, convert, tasks
+from rnn_jax import cells, convert, initializers, tasks, testing
 from rnn_jax.activations import Activation, activation_slope_range, leaky_relu
 from rnn_jax.cells import (
     AntisymmetricRNNCell,
@@ -21,6 +21,7 @@ from rnn_jax.cells import (
     LeakyIntegratorCell,
     LearnedCarry,
     LEMCell,
+    LinearForm,
     LMUCell,
     LRUCell,
     LSTMCell,
@@ -86,8 +87,10 @@ from rnn_jax.sequence import (
     RidgeReadout,
     SequenceModel,
     StackedCell,
+    UnrollMethod,
     ridge_readout,
     unroll,
+    unroll_method,
 )
 from rnn_jax.training import (
     FitResult,
@@ -149,6 +152,7 @@ __all__ = [
     "LayerNormLSTMCell",
     "LeakyIntegratorCell",
     "LearnedCarry",
+    "LinearForm",
     "Linearization",
     "LocalLyapunovExponents",
     "LyapunovProbe",
@@ -177,6 +181,7 @@ __all__ = [
     "UGRNNCell",
     "UnICORNNCell",
     "UnitaryRNNCell",
+    "UnrollMethod",
     "Vanishing",
     "WeightDecay",
     "Zoneout",
@@ -197,6 +202,7 @@ __all__ = [
     "fixed_points",
     "flossing_penalty",
     "gradient_flow",
+    "initializers",
     "input_jacobian",
     "jacobian_log_bound",
     "jacobian_log_norms",
@@ -217,7 +223,9 @@ __all__ = [
     "save",
     "state_jacobian",
     "tasks",
+    "testing",
     "unroll",
+    "unroll_method",
     "vanishing_penalty",
     "weight_gradient_by_step",
     "weight_gradient_log_norms",

@@ -1,4 +1,4 @@
-"""What JAX's own modes ask of arrays: spread over devices, or watched for NaN."""
+"""Arrays of several types and ranks together, and what JAX's modes ask: devices, NaN."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +8,33 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 _EXPLICIT = AxisType.Explicit
+
+
+def promote(*arrays: jax.Array, dtype: Any = None) -> list[jax.Array]:
+    """Casts arrays to `dtype`, or to the type that JAX's promotion gives them together.
+
+    Beside a float, whole numbers and booleans have no say in that.
+    """
+    floats = [array for array in arrays if jnp.issubdtype(array.dtype, jnp.inexact)]
+    common = jnp.result_type(*(floats or arrays)) if dtype is None else dtype
+    return [array.astype(common) for array in arrays]
+
+
+def at_least_float32(dtype: Any) -> Any:
+    """The type, or float32 in place of a half type."""
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
+
+
+def spread(weights: jax.Array, like: jax.Array) -> jax.Array:
+    """Weights of units, (H,), for each of the rows of an array (..., H), in its type."""
+    # Written out, because rank promotion is an error in the strict mode that the tests run in.
+    return jnp.broadcast_to(weights.astype(like.dtype), like.shape)
+
+
+def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """x W + b for x of any rank."""
+    z = x @ kernel
+    return z + spread(bias, z)
 
 
 def varying_like(tree: Any, *references: Any) -> Any:
@@ -71,6 +98,11 @@ def nan_unless(known: jax.Array, values: jax.Array) -> jax.Array:
     """
     ones = jnp.ones_like(values)
     return jnp.where(known, values, jnp.sqrt(jnp.where(known, ones, -ones)))
+
+
+def type_of(leaf: Any) -> Any:
+    """The dtype of an array, a key or a number."""
+    return leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
 
 
 def _explicit_mesh(arguments: Any) -> Any:

@@ -60,12 +60,74 @@ def check_number(name: str, value: Any) -> float:
     return number
 
 
+def check_positive(name: str, value: Any) -> float:
+    """Returns `value` as a float if it is one finite number above 0, else raises."""
+    number = check_number(name, value)
+    if number <= 0:
+        raise ValueError(f"{name} must be above 0; got {number:g}. Pass a positive float.")
+    return number
+
+
+def check_not_negative(name: str, value: Any) -> float:
+    """Returns `value` as a float if it is one finite number of at least 0, else raises."""
+    number = check_number(name, value)
+    if number < 0:
+        raise ValueError(
+            f"{name} must be at least 0; got {number:g}. Pass 0.0 or a positive float."
+        )
+    return number
+
+
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
     """Returns `value` if it is one of the names in `choices`, else raises."""
     known = sorted(choices)
     if not isinstance(value, str) or value not in known:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}; got {value!r}.")
     return value
+
+
+def check_real(name: str, value: Any) -> None:
+    """Raises TypeError unless `value` is an array of real numbers: floats, integers, booleans."""
+    dtype = getattr(value, "dtype", None)
+    real = (jnp.floating, jnp.integer, jnp.bool_)
+    if dtype is None or not any(jnp.issubdtype(dtype, kind) for kind in real):
+        arrived = type(value).__name__ if dtype is None else f"dtype {dtype}"
+        raise TypeError(
+            f"{name} must be an array of real numbers; got {arrived}. Cast it, for example "
+            "jnp.asarray(value, jnp.float32); of several inputs pass the one that this cell takes."
+        )
+
+
+def check_floats(name: str, value: Any) -> None:
+    """Raises TypeError unless `value` is an array of real floating-point numbers."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        arrived = type(value).__name__ if dtype is None else f"dtype {dtype}"
+        raise TypeError(
+            f"{name} must be an array of real floating-point numbers; got {arrived}. Cast it, "
+            "for example jnp.asarray(value, jnp.float32)."
+        )
+
+
+def check_float_dtype(name: str, dtype: Any) -> Any:
+    """The type that JAX computes in for one that was asked for; raises unless it is a float."""
+    try:
+        resolved = jax.dtypes.canonicalize_dtype(dtype)
+    except TypeError as error:
+        raise TypeError(
+            f"{name} must be a floating-point type; got {dtype!r}. Use jnp.float32."
+        ) from error
+    if not jnp.issubdtype(resolved, jnp.floating):
+        raise TypeError(
+            f"{name} must be a floating-point type; got {resolved.name}. Use jnp.float32."
+        )
+    if dtype is not float and jnp.dtype(dtype).itemsize > resolved.itemsize:
+        raise ValueError(
+            f"{name} must be a type that JAX is set to compute in; got {jnp.dtype(dtype).name}, "
+            f"which would become {resolved.name} without notice. Enable it first: "
+            'jax.config.update("jax_enable_x64", True).'
+        )
+    return resolved
 
 
 def kind_of(value: Any) -> str:

@@ -25,6 +25,7 @@ BELOW = {
     "convert": {"sequence", "cells"},
     "gradients": {"sequence", "cells"},
     "tasks": set(),
+    "testing": {"sequence", "cells", "gradients"},
     "training": {"sequence", "cells", "gradients", "tasks"},
     "plotting": set(),
 }

@@ -39,10 +39,8 @@ def test_all_lists_exactly_what_is_there():
     modules = {
         "activations",
         "arrays",
-        "cells",
         "checks",
         "gradients",
-        "initializers",
         "plotting",
         "sequence",
         "training",

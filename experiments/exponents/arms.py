@@ -179,7 +179,7 @@ def compare(
             step_seconds=trained.seconds,
         )
 
-    gaussian, most = _gaussian(config.gain), max(config.directions)
+    gaussian, most = rj.initializers.gaussian(config.gain), max(config.directions)
     return [
         arm("not flossed", gaussian),
         *(arm(f"flossed, k = {k}", gaussian, k) for k in config.directions),
@@ -191,13 +191,6 @@ def compare(
 def now_and_then(step: jax.Array) -> jax.Array:
     """The weight of flossing in training: 1 at every `EVERY`-th step, 0 and no cost at others."""
     return jnp.where(step % EVERY == 0, 1.0, 0.0)
-
-
-def _gaussian(gain: float) -> Initializer:
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-        return gain * jax.random.normal(key, shape, dtype) / jnp.sqrt(shape[0])
-
-    return init
 
 
 def _model(config: ArmsConfig, recurrent: str | Initializer, key: jax.Array) -> rj.SequenceModel:

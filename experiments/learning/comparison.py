@@ -10,7 +10,8 @@ import optax
 from scipy import stats
 
 import rnn_jax as rj
-from learning.choices import CellOptions, make_model
+from learning.cell_options import CellOptions
+from learning.choices import make_model
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from rnn_jax.cells.indrnn import IndRNNCell
 from rnn_jax.cells.layer_norm import LayerNormGRUCell, LayerNormLSTMCell
 from rnn_jax.cells.leaky import LeakyIntegratorCell
 from rnn_jax.cells.lem import LEMCell
+from rnn_jax.cells.linear import LinearForm
 from rnn_jax.cells.lmu import LMUCell
 from rnn_jax.cells.lru import LRUCell
 from rnn_jax.cells.lstm import LSTMCell
@@ -48,6 +49,7 @@ __all__ = [
     "LayerNormLSTMCell",
     "LeakyIntegratorCell",
     "LearnedCarry",
+    "LinearForm",
     "MGUCell",
     "MLSTMCell",
     "MinGRUCell",

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnn_jax.cells.cell import RNNCell, promote
-from rnn_jax.cells.discretised import check_not_negative, check_positive
+from rnn_jax.arrays import promote
+from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
-from rnn_jax.checks import check_flag
+from rnn_jax.checks import check_flag, check_not_negative, check_positive
 from rnn_jax.initializers import InitializerLike, get_initializer, initialize
 
 # Of variance 1/n for n rows, without cutting off what is far out.
@@ -40,6 +40,7 @@ class AntisymmetricRNNCell(RNNCell):
       kernel_init: of V; None is the paper's, normal of variance 1/I.
       recurrent_kernel_init: of W; None is the paper's, normal of variance 1/H.
       bias_init: of b.
+      use_bias: whether there is b; without it `bias` is None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -67,6 +68,7 @@ class AntisymmetricRNNCell(RNNCell):
         kernel_init: InitializerLike | None = None,
         recurrent_kernel_init: InitializerLike | None = None,
         bias_init: InitializerLike = "zeros",
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
@@ -80,8 +82,8 @@ class AntisymmetricRNNCell(RNNCell):
             hidden_features,
             blocks=("candidate", "input") if self.gated else ("candidate",),
             kernel_init=_normal_by_rows if kernel_init is None else kernel_init,
-            recurrent_kernel_init="zeros",
             bias_init=bias_init,
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
@@ -110,12 +112,12 @@ class AntisymmetricRNNCell(RNNCell):
 
     def fused_form(self) -> FusedForm | None:
         """One kernel; gated two, because both blocks see the state by the same product."""
-        w_x, m, b = promote(self.kernel[...], self.transition_kernel(), self.bias[...])
+        w_x, m, b = promote(self.kernel[...], self.transition_kernel(), self._bias_row())
         if not self.gated:
-            kernel = jnp.concatenate([m, w_x, b[None]])
+            kernel = jnp.concatenate([m, w_x, b])
             return FusedForm(_UnitMathematics(self.epsilon), (kernel,))
         no_bias = jnp.zeros_like(m[:1])
-        kernels = (jnp.concatenate([m, no_bias]), jnp.concatenate([w_x, b[None]]))
+        kernels = (jnp.concatenate([m, no_bias]), jnp.concatenate([w_x, b]))
         return FusedForm(_GatedUnitMathematics(self.epsilon), kernels)
 
     @property

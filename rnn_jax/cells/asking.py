@@ -112,6 +112,17 @@ def asked(cell: Any) -> Any:
     return of_method if isinstance(of_method, linen.Module) else owner
 
 
+def kernel_of_state(cell: Any) -> Any:
+    """The matrix that multiplies the state in a step, (H, G·H); None where a cell names none.
+
+    It is what `transition_kernel()` makes of the weights, of a cell without that method
+    `recurrent_kernel`.
+    """
+    owner = owner_of(cell)
+    made = getattr(owner, "transition_kernel", None)
+    return getattr(owner, "recurrent_kernel", None) if made is None else made()
+
+
 def make_carry(cell: Any, input_shape: Any, rngs: Any = None, carry_init: Any = None) -> Carry:
     """The cell's own initial carry for inputs of a given shape; see `RNNCell.initialize_carry`."""
     owner = carry_maker(cell)

@@ -12,18 +12,31 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rnn_jax.arrays import promote, spread
 from rnn_jax.cells.claims import SelfDescribing
 from rnn_jax.cells.structure import FusedForm
-from rnn_jax.checks import check_rngs, check_size
+from rnn_jax.checks import (
+    check_flag,
+    check_float_dtype,
+    check_floats,
+    check_number,
+    check_real,
+    check_rngs,
+    check_size,
+)
 from rnn_jax.initializers import (
     Initializer,
     InitializerLike,
+    MemoryGates,
     get_initializer,
+    init_bias,
     init_by_gate,
-    initialize,
+    sets_gates,
 )
 
 Carry = Any
+
+_LEFT_OUT: Any = object()
 
 
 class Cell(Protocol):
@@ -36,19 +49,39 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
     """Base of this package's cells: h_t = step(h_{t−1}, project(x_t)).
 
     A subclass names its blocks (`blocks`, the gates and candidates whose pre-activations lie side
-    by side in the fused kernels), its carry's parts (`carry_parts`), and writes `step`.
+    by side in the fused kernels) and its carry's parts (`carry_parts`), and writes `step`. The
+    constructor makes the weights that it is given an initialiser for; what else the equations of a
+    subclass have, weights of other shapes too, the subclass makes itself.
+
+    Args:
+      in_features, hidden_features: I and H.
+      blocks: names of the G blocks; none if the subclass makes its own weights.
+      kernel_init: of W_x, by name or callable; left out, there is none, or the subclass makes it.
+        Names may have arguments, as "gaussian(1.5)"; see `rnn_jax.initializers`.
+      recurrent_kernel_init: of W_h, likewise.
+      bias_init: of b, by name or callable.
+      default_bias_init: what bias_init=None stands for, if it stands for something.
+      use_bias: whether there is a bias; without one `bias` is None.
+      dtype, carry_dtype: see the attributes.
+      param_dtype: type of the parameters; None is JAX's default float.
+      rngs: source of the initial weights.
 
     Attributes:
       diagonal_part: the part of the carry each unit of which acts on the next step's same unit
         alone, in every part (a cell state behind gates that see it not, or by peepholes).
+      memory_gates: the blocks that decide how much of the state is kept, each with 1 if it keeps
+        the state where it is near 1 and −1 if it overwrites it there. The initialisers
+        `forget_bias` and `chrono` set their biases.
       splits_call: whether a call is `step(carry, project(x))`, so that `unroll` may project a whole
         sequence at once. What a cell may tell of itself, and when it counts, is said in
         `rnn_jax.cells.claims`.
       in_features: I, the features of one input.
       hidden_features: H, the features of one hidden state.
       kernel: W_x, shape (I, G·H) for G blocks.
-      recurrent_kernel: W_h, shape (H, G·H); of the output's features, where these are others.
-      bias: b, shape (G·H,).
+      recurrent_kernel: W_h, shape (H, G·H); of the output's features, where these are others. None
+        in a cell without one; of other shape and meaning where a subclass says so, see
+        `transition_kernel`.
+      bias: b, shape (G·H,); None without biases.
       dtype: the type that products are computed in; None takes JAX's promotion.
       carry_dtype: the type that carries are kept and gates computed in; None is that of products.
     """
@@ -56,17 +89,25 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
     blocks: tuple[str, ...]
     carry_parts: tuple[str, ...] = ("h",)
     diagonal_part: str | None = None
+    memory_gates: MemoryGates = ()
     splits_call: bool = True
+
+    # Of the class, because Flax allows no weight in an attribute of an object that was None.
+    kernel: nnx.Param[jax.Array] = None  # type: ignore[assignment]
+    recurrent_kernel: nnx.Param[jax.Array] = None  # type: ignore[assignment]
+    bias: nnx.Param[jax.Array] = None  # type: ignore[assignment]
 
     def __init__(
         self,
         in_features: int,
         hidden_features: int,
         *,
-        blocks: tuple[str, ...],
-        kernel_init: InitializerLike,
-        recurrent_kernel_init: InitializerLike,
-        bias_init: InitializerLike,
+        blocks: tuple[str, ...] = (),
+        kernel_init: InitializerLike = _LEFT_OUT,
+        recurrent_kernel_init: InitializerLike = _LEFT_OUT,
+        bias_init: InitializerLike | None = "zeros",
+        default_bias_init: InitializerLike | None = None,
+        use_bias: bool = True,
         dtype: Any,
         carry_dtype: Any,
         param_dtype: Any,
@@ -75,38 +116,45 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
         size_in = self.in_features = check_size("in_features", in_features)
         size = self.hidden_features = check_size("hidden_features", hidden_features)
         self.blocks = blocks
-        self.param_dtype = _float_dtype(
+        self.param_dtype = kind = check_float_dtype(
             "param_dtype", float if param_dtype is None else param_dtype
         )
-        self.dtype = None if dtype is None else _float_dtype("dtype", dtype)
-        self.carry_dtype = None if carry_dtype is None else _float_dtype("carry_dtype", carry_dtype)
+        self.dtype = None if dtype is None else check_float_dtype("dtype", dtype)
+        self.carry_dtype = (
+            None if carry_dtype is None else check_float_dtype("carry_dtype", carry_dtype)
+        )
         check_rngs(rngs)
         init = {
             name: get_initializer(name, value)
             for name, value in (
                 ("kernel_init", kernel_init),
                 ("recurrent_kernel_init", recurrent_kernel_init),
-                ("bias_init", bias_init),
             )
+            if value is not _LEFT_OUT
         }
-        gates, dtype = len(blocks), self.param_dtype
+        of_bias = bias_initializer(use_bias, bias_init, default_bias_init)
+        gates = len(blocks)
 
         def kernel(name: str, rows: int) -> nnx.Param[jax.Array]:
-            return nnx.Param(
-                init_by_gate(name, init[name], rngs.params(), rows, size, gates, dtype)
-            )
+            return nnx.Param(init_by_gate(name, init[name], rngs.params(), rows, size, gates, kind))
 
-        self.kernel = kernel("kernel_init", size_in)
-        self.recurrent_kernel = kernel("recurrent_kernel_init", self.output_features)
-        self.bias = nnx.Param(
-            initialize("bias_init", init["bias_init"], rngs.params(), (gates * size,), dtype)
-        )
+        if "kernel_init" in init:
+            self.kernel = kernel("kernel_init", size_in)
+        if "recurrent_kernel_init" in init:
+            self.recurrent_kernel = kernel("recurrent_kernel_init", self.output_features)
+        if blocks:
+            # Drawn in any case, so that all other weights are the same with biases and without.
+            key = rngs.params()
+            if of_bias is not None:
+                self.bias = nnx.Param(
+                    init_bias("bias_init", of_bias, key, size, blocks, self.memory_gates, kind)
+                )
 
     def __call__(self, carry: Carry, x: jax.Array) -> tuple[Carry, jax.Array]:
         """Advances the carry by one input: `step(carry, project(x))`.
 
         Args:
-          carry: the state before the step; each part (..., H).
+          carry: the state before the step; each part (..., H), or as `carry_shapes` says.
           x: the input, (..., I); whole numbers and booleans are promoted to the type of the
             parameters.
 
@@ -136,24 +184,14 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
           ValueError: x does not have `in_features` features.
           TypeError: x does not hold real numbers.
         """
-        _check_real("x", x)
-        if x.ndim < 1 or x.shape[-1] != self.in_features:
-            raise ValueError(
-                f"the last axis of x must hold the cell's in_features={self.in_features}; got "
-                f"shape {x.shape}. Pass x of shape (..., {self.in_features}) or build the cell "
-                f"with in_features={x.shape[-1] if x.ndim else 1}."
-            )
-        kernel, bias = self.kernel[...], self.bias[...]
-        if self.carry_dtype is None:
-            return affine(*promote(x, kernel, bias, dtype=self.dtype))
-        z = self._product(x, kernel)
-        return z + jnp.broadcast_to(bias.astype(z.dtype), z.shape)
+        z = self._input_product(x)
+        return z if self.bias is None else z + spread(self.bias[...], z)
 
     def step(self, carry: Carry, z: jax.Array) -> tuple[Carry, jax.Array]:
         """The recurrence: one step from the carry and a projected input.
 
         Args:
-          carry: the state before the step; each part (..., H).
+          carry: the state before the step; each part (..., H), or as `carry_shapes` says.
           z: `project(x)`, (..., G·H).
 
         Returns:
@@ -168,13 +206,23 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
         """
         return None
 
+    def transition_kernel(self) -> jax.Array | None:
+        """The matrix that multiplies the state in a step, (H, G·H), one block for each of G gates.
+
+        Returns:
+          W_h, or what the cell makes of its `recurrent_kernel`; of the output's features, where
+          these are others than H. None where a step has no such matrix: each unit sees itself
+          alone, or several parts of the carry meet weights.
+        """
+        return None if self.recurrent_kernel is None else self.recurrent_kernel[...]
+
     def initialize_carry(
         self,
         input_shape: tuple[int, ...],
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         carry_init: Initializer | None = None,
     ) -> Carry:
-        """The initial carry for inputs of a given shape: zero, unless told otherwise.
+        """The initial carry for inputs of a given shape: that of the equations, mostly zero.
 
         Args:
           input_shape: (..., I), the shape of one input.
@@ -194,47 +242,22 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
                 f"{input_shape!r} of type {type(input_shape).__name__}. Pass x.shape."
             )
         dtype = self.carry_dtype or self.dtype or self.param_dtype
-        shapes = _part_shapes(self, tuple(input_shape[:-1]))
+        batch = tuple(input_shape[:-1])
+        shapes = {part: (*batch, *own) for part, own in self.carry_shapes.items()}
         if carry_init is None:
-            parts = [jnp.zeros(shape, dtype) for shape in shapes]
+            parts = [self._initial_part(part, shape, dtype) for part, shape in shapes.items()]
         elif rngs is None:
             raise ValueError("carry_init needs a key; got rngs=None. Pass rngs=nnx.Rngs(0).")
         else:
             draw = rngs.carry if isinstance(rngs, nnx.Rngs) else rngs
-            parts = [carry_init(draw(), shape, dtype) for shape in shapes]
+            parts = [carry_init(draw(), shape, dtype) for shape in shapes.values()]
         return tuple(parts) if len(parts) > 1 else parts[0]
 
-    def _kept(self, *parts: jax.Array) -> list[jax.Array]:
-        """Parts of the carry and pre-activations in the type that a step keeps them in."""
-        if self.carry_dtype is not None:
-            return promote(*parts, dtype=self.carry_dtype)
-        weights = jax.ShapeDtypeStruct((), self.recurrent_kernel[...].dtype)
-        common = jnp.result_type(*parts, weights) if self.dtype is None else self.dtype
-        return promote(*parts, dtype=common)
-
-    def _product(self, values: jax.Array, kernel: jax.Array) -> jax.Array:
-        """values · kernel: multiplied in `dtype`, and added up in `carry_dtype` if there is one."""
-        operands = promote(values, kernel, dtype=self.dtype)
-        if self.carry_dtype is None:
-            return jnp.matmul(*operands)
-        return jnp.matmul(*operands, preferred_element_type=self.carry_dtype)
-
-    def _check_carry(self, carry: Carry, x: jax.Array) -> None:
-        """Raises unless the carry has this cell's parts, each (..., H) with the axes of x."""
-        expected = _part_shapes(self, x.shape[:-1])
-        parts = carry if len(self.carry_parts) > 1 else (carry,)
-        shapes = [getattr(part, "shape", None) for part in parts] if _is_sequence(parts) else []
-        if shapes != expected:
-            names = ", ".join(self.carry_parts)
-            arrived = jax.tree.map(lambda a: getattr(a, "shape", type(a).__name__), carry)
-            equal = len(set(expected)) == 1
-            rule = f"each part of shape {expected[0]}" if equal else f"of shapes {expected}"
-            raise ValueError(
-                f"carry must be {f'({names})' if len(self.carry_parts) > 1 else names}, {rule}; "
-                f"got {arrived}. Start from cell.initialize_carry({x.shape})."
-            )
-        for name, part in zip(self.carry_parts, parts, strict=True):
-            _check_floats(f"carry part {name}", part)
+    @property
+    def carry_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each part of the carry of one sequence, in the order of `carry_parts`."""
+        sizes = {"h": self.output_features}
+        return {part: (sizes.get(part, self.hidden_features),) for part in self.carry_parts}
 
     @property
     def output_features(self) -> int:
@@ -249,70 +272,127 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
         """The number of trailing axes of an input that are features: 1."""
         return 1
 
+    def _initial_part(self, part: str, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Where a part of the carry starts: at 0."""
+        del part
+        return jnp.zeros(shape, dtype)
 
-def _part_shapes(cell: RNNCell, batch: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """The shape of each part of a cell's carry."""
-    sizes = {"h": cell.output_features}
-    return [(*batch, sizes.get(part, cell.hidden_features)) for part in cell.carry_parts]
+    def _input_product(self, x: jax.Array) -> jax.Array:
+        """x W_x without a bias, (..., G·H); raises as `project`."""
+        self._check_input(x)
+        return self._product(x, self.kernel[...])
+
+    def _product(self, values: jax.Array, kernel: jax.Array) -> jax.Array:
+        """values · kernel: multiplied in `dtype`, and added up in `carry_dtype` if there is one."""
+        operands = promote(values, kernel, dtype=self.dtype)
+        if self.carry_dtype is None:
+            return jnp.matmul(*operands)
+        return jnp.matmul(*operands, preferred_element_type=self.carry_dtype)
+
+    def _kept(self, *parts: jax.Array) -> list[jax.Array]:
+        """Parts of the carry and pre-activations in the type that a step keeps them in."""
+        if self.carry_dtype is not None:
+            return promote(*parts, dtype=self.carry_dtype)
+        matrices = (self.recurrent_kernel, self.kernel)
+        kind = next((w[...].dtype for w in matrices if w is not None), self.param_dtype)
+        weights = jax.ShapeDtypeStruct((), kind)
+        common = jnp.result_type(*parts, weights) if self.dtype is None else self.dtype
+        return promote(*parts, dtype=common)
+
+    def _bias_row(self) -> jax.Array:
+        """The row of a fused kernel that meets 1, (1, G·H): b, or 0 without biases."""
+        if self.bias is None:
+            return jnp.zeros_like(self.kernel[...][:1])
+        return self.bias[...][None]
+
+    def _whole_kernel(self) -> jax.Array:
+        """W_h, W_x and b below one another, (H + I + 1, G·H), as `FusedForm` has a kernel."""
+        rows = (self.recurrent_kernel[...], self.kernel[...], self._bias_row())
+        return jnp.concatenate(promote(*rows))
+
+    def _offset_bias(
+        self, name: str, offset: float, block: str, bias_init: InitializerLike, *, default: float
+    ) -> None:
+        """Adds to the initial biases of a block what the option `name` says.
+
+        A `bias_init` that sets the gates by itself, such as `chrono`, takes the default's place.
+
+        Raises:
+          ValueError: it is not finite, or other than its default where there are no biases, or
+            where `bias_init` sets the gates.
+          TypeError: it is no number.
+        """
+        value = check_number(name, offset)
+        if self.bias is not None and sets_gates(bias_init):
+            if value != default:
+                raise ValueError(
+                    f"{name} must be left out where bias_init sets the gate by itself; got "
+                    f"{name}={value:g} beside bias_init={bias_init!r}. Drop one of the two."
+                )
+        elif self.bias is not None:
+            start = self.blocks.index(block) * self.hidden_features
+            values = self.bias[...]
+            self.bias[...] = values.at[start : start + self.hidden_features].add(value)
+        elif value not in (0, default):
+            raise ValueError(
+                f"{name} is where a bias starts, so there must be one; got {name}={value:g} with "
+                f"use_bias=False. Leave {name} out, or pass use_bias=True."
+            )
+
+    def _check_input(self, x: jax.Array) -> None:
+        """Raises unless x is real numbers of I features."""
+        check_real("x", x)
+        if x.ndim < 1 or x.shape[-1] != self.in_features:
+            raise ValueError(
+                f"the last axis of x must hold the cell's in_features={self.in_features}; got "
+                f"shape {x.shape}. Pass x of shape (..., {self.in_features}) or build the cell "
+                f"with in_features={x.shape[-1] if x.ndim else 1}."
+            )
+
+    def _check_carry(self, carry: Carry, x: jax.Array) -> None:
+        """Raises unless the carry has this cell's parts, each with the batch axes of x."""
+        own = self.carry_shapes
+        expected = [(*x.shape[:-1], *shape) for shape in own.values()]
+        parts = carry if len(own) > 1 else (carry,)
+        shapes = [getattr(part, "shape", None) for part in parts] if _is_sequence(parts) else []
+        if shapes != expected:
+            named = zip(own, expected, strict=True)
+            rule = ", ".join(f"{part} of shape {shape}" for part, shape in named)
+            arrived = jax.tree.map(lambda a: getattr(a, "shape", type(a).__name__), carry)
+            if len(own) > 1:
+                rule = f"({', '.join(own)}), {rule}"
+            raise ValueError(
+                f"carry must be {rule}; got {arrived}. Start from cell.initialize_carry({x.shape})."
+            )
+        for name, part in zip(own, parts, strict=True):
+            check_floats(f"carry part {name}", part)
 
 
-def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    """x W + b for x of any rank."""
-    z = x @ kernel
-    # Written out, because rank promotion is an error in the strict mode that the tests run in.
-    return z + jnp.broadcast_to(bias, z.shape)
+def bias_initializer(
+    use_bias: bool, bias_init: InitializerLike | None, default: InitializerLike | None = None
+) -> Initializer | None:
+    """The initialiser of biases: `bias_init`, or the default for None; None without biases.
 
+    Args:
+      use_bias: whether there are biases.
+      bias_init: by name or callable; as the cell's default, it may stand beside use_bias=False.
+      default: that of the cell, if it is other than "zeros".
 
-def promote(*arrays: jax.Array, dtype: Any = None) -> list[jax.Array]:
-    """Casts arrays to `dtype`, or to the type that JAX's promotion gives them together.
-
-    Beside a float, whole numbers and booleans have no say in that.
+    Raises:
+      TypeError: `use_bias` is no bool, or `bias_init` no initialiser.
+      ValueError: `bias_init` is an unknown name, or is given although there is no bias.
     """
-    floats = [array for array in arrays if jnp.issubdtype(array.dtype, jnp.inexact)]
-    common = jnp.result_type(*(floats or arrays)) if dtype is None else dtype
-    return [array.astype(common) for array in arrays]
+    given: Any = default if bias_init is None else bias_init
+    chosen = get_initializer("bias_init", given, "bias")
+    if check_flag("use_bias", use_bias):
+        return chosen
+    if given != ("zeros" if default is None else default):
+        raise ValueError(
+            f"bias_init is of a bias, so there must be one; got {bias_init!r} with use_bias=False. "
+            "Leave bias_init out, or pass use_bias=True."
+        )
+    return None
 
 
 def _is_sequence(value: Any) -> bool:
     return isinstance(value, (tuple, list))
-
-
-def _check_floats(name: str, value: Any) -> None:
-    dtype = getattr(value, "dtype", None)
-    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-        arrived = type(value).__name__ if dtype is None else f"dtype {dtype}"
-        raise TypeError(
-            f"{name} must be an array of real floating-point numbers; got {arrived}. Cast it, "
-            "for example jnp.asarray(value, jnp.float32)."
-        )
-
-
-def _check_real(name: str, value: Any) -> None:
-    dtype = getattr(value, "dtype", None)
-    real = (jnp.floating, jnp.integer, jnp.bool_)
-    if dtype is None or not any(jnp.issubdtype(dtype, kind) for kind in real):
-        arrived = type(value).__name__ if dtype is None else f"dtype {dtype}"
-        raise TypeError(
-            f"{name} must be an array of real numbers; got {arrived}. Cast it, for example "
-            "jnp.asarray(value, jnp.float32); of several inputs pass the one that this cell takes."
-        )
-
-
-def _float_dtype(name: str, dtype: Any) -> Any:
-    try:
-        resolved = jax.dtypes.canonicalize_dtype(dtype)
-    except TypeError as error:
-        raise TypeError(
-            f"{name} must be a floating-point type; got {dtype!r}. Use jnp.float32."
-        ) from error
-    if not jnp.issubdtype(resolved, jnp.floating):
-        raise TypeError(
-            f"{name} must be a floating-point type; got {resolved.name}. Use jnp.float32."
-        )
-    if dtype is not float and jnp.dtype(dtype).itemsize > resolved.itemsize:
-        raise ValueError(
-            f"{name} must be a type that JAX is set to compute in; got {jnp.dtype(dtype).name}, "
-            f"which would become {resolved.name} without notice. Enable it first: "
-            'jax.config.update("jax_enable_x64", True).'
-        )
-    return resolved

@@ -8,15 +8,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnn_jax.cells.cell import RNNCell, promote
-from rnn_jax.cells.discretised import check_positive, uniform_to
+from rnn_jax.arrays import spread
+from rnn_jax.cells.cell import RNNCell, bias_initializer
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
-from rnn_jax.checks import check_count, check_size
+from rnn_jax.checks import check_count, check_positive, check_size
 from rnn_jax.initializers import (
     InitializerLike,
     get_initializer,
     init_by_gate,
     initialize,
+    uniform_to,
 )
 
 _HEADS = ("first", "second", "time_slope", "time_offset")
@@ -48,6 +49,7 @@ class CfCCell(RNNCell):
         that meet h, by name or callable; None is the authors', uniform between ±√(6/(rows +
         columns)) of each whole matrix, where [x, h] meets one.
       bias_init: of all biases; None is the authors', uniform between ±1/√rows.
+      use_bias: whether there are biases; without them all three are None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -74,6 +76,7 @@ class CfCCell(RNNCell):
         kernel_init: InitializerLike | None = None,
         recurrent_kernel_init: InitializerLike | None = None,
         bias_init: InitializerLike | None = None,
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
@@ -86,9 +89,7 @@ class CfCCell(RNNCell):
             in_features,
             hidden_features,
             blocks=_HEADS,
-            kernel_init="zeros",
-            recurrent_kernel_init="zeros",
-            bias_init="zeros",
+            use_bias=False,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
@@ -106,25 +107,36 @@ class CfCCell(RNNCell):
             key = rngs.params()
             return init_by_gate(name, init, key, rows, columns, blocks, self.param_dtype)
 
-        def bias(of: int, to: int) -> jax.Array:
-            papers = uniform_to(1 / math.sqrt(of))
-            init = get_initializer("bias_init", papers if bias_init is None else bias_init)
-            return initialize("bias_init", init, rngs.params(), (to,), self.param_dtype)
+        def bias(size: int, of: int) -> jax.Array | None:
+            """Biases beside so many rows of weights."""
+            init = bias_initializer(use_bias, bias_init, uniform_to(1 / math.sqrt(of)))
+            key = rngs.params()
+            if init is None:
+                return None
+            return initialize("bias_init", init, key, (size,), self.param_dtype)
 
         both, first = size_in + size, (units, 1) if layers else (size, heads)
         self.kernel = nnx.Param(kernel("kernel_init", kernel_init, size_in, both, *first))
         self.recurrent_kernel = nnx.Param(
             kernel("recurrent_kernel_init", recurrent_kernel_init, size, both, *first)
         )
-        self.bias = nnx.Param(bias(both, math.prod(first)))
+        b = bias(math.prod(first), of=both)
         more = range(layers - 1)
         kernels = [kernel("kernel_init", kernel_init, units, units, units, 1) for _ in more]
-        self.backbone_kernels = nnx.Param(jnp.stack(kernels)) if more else None
-        biases = [bias(units, units) for _ in more]
-        self.backbone_biases = nnx.Param(jnp.stack(biases)) if more else None
+        biases = [bias(units, of=units) for _ in more]
         head = kernel("kernel_init", kernel_init, units, units, size, heads) if layers else None
+        b_head = bias(heads * size, of=units) if layers else None
+        if b is not None:
+            self.bias = nnx.Param(b)
+        self.backbone_kernels = nnx.Param(jnp.stack(kernels)) if more else None
+        of_layers = [one for one in biases if one is not None]
+        self.backbone_biases = nnx.Param(jnp.stack(of_layers)) if of_layers else None
         self.head_kernel = None if head is None else nnx.Param(head)
-        self.head_bias = nnx.Param(bias(units, heads * size)) if layers else None
+        self.head_bias = None if b_head is None else nnx.Param(b_head)
+
+    def transition_kernel(self) -> jax.Array | None:
+        """W_1 … W_b's rows that meet h, (H, 4H); None with a backbone, whose layers are several."""
+        return None if self.backbone_layers else super().transition_kernel()
 
     def step(self, carry: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """One step of h with the projected input; see `RNNCell.step`."""
@@ -136,8 +148,7 @@ class CfCCell(RNNCell):
         """One kernel for all heads; None with a backbone, which mixes units behind the first."""
         if self.backbone_layers:
             return None
-        rows = (self.recurrent_kernel[...], self.kernel[...], self.bias[...][None])
-        return FusedForm(_UnitMathematics(self.elapsed), (jnp.concatenate(promote(*rows)),))
+        return FusedForm(_UnitMathematics(self.elapsed), (self._whole_kernel(),))
 
     def gates(self, carry: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
         """The gate of the step that takes `carry` and `x`.
@@ -157,20 +168,21 @@ class CfCCell(RNNCell):
         """f₁, f₂ and t."""
         h_prev, drive = self._kept(carry, z)
         pre = drive + self._product(h_prev, self.recurrent_kernel[...])
-        if self.head_kernel is not None and self.head_bias is not None:
+        if self.head_kernel is not None:
             u = _lecun_tanh(pre)
-            if self.backbone_kernels is not None and self.backbone_biases is not None:
-                for k in range(self.backbone_layers - 1):
-                    w, b = self.backbone_kernels[...][k], self.backbone_biases[...][k]
-                    u = _lecun_tanh(self._affine(u, w, b))
-            pre = self._affine(u, self.head_kernel[...], self.head_bias[...])
+            if self.backbone_kernels is not None:
+                biases = self.backbone_biases
+                for k, w in enumerate(self.backbone_kernels[...]):
+                    u = _lecun_tanh(self._affine(u, w, None if biases is None else biases[...][k]))
+            b = None if self.head_bias is None else self.head_bias[...]
+            pre = self._affine(u, self.head_kernel[...], b)
         first, second, slope, offset = jnp.split(pre, len(_HEADS), axis=-1)
         t = jax.nn.sigmoid(self.elapsed * slope + offset)
         return jnp.tanh(first), jnp.tanh(second), t
 
-    def _affine(self, u: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    def _affine(self, u: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
         z = self._product(u, kernel)
-        return z + jnp.broadcast_to(bias.astype(z.dtype), z.shape)
+        return z if bias is None else z + spread(bias, z)
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,7 @@ _NO_PART_IN_A_STEP = (set(vars(object)) - {"__getattribute__"}) | {
     "__weakref__",
     "_abc_impl",
     "_as_written",
+    "_initial_part",
     "initialize_carry",
     "num_feature_axes",
 }

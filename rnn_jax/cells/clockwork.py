@@ -11,10 +11,9 @@ import numpy as np
 from flax import nnx
 
 from rnn_jax.activations import ActivationLike, get_activation
-from rnn_jax.cells.cell import Carry
-from rnn_jax.cells.state_space import StateSpaceCell
+from rnn_jax.cells.cell import Carry, RNNCell
 from rnn_jax.checks import check_count
-from rnn_jax.initializers import Initializer, InitializerLike, get_initializer, initialize
+from rnn_jax.initializers import Initializer, InitializerLike
 
 ClockworkCarry = tuple[jax.Array, jax.Array]
 
@@ -23,7 +22,7 @@ _normal = jax.nn.initializers.normal(0.1)
 _MODULES = 8
 
 
-class ClockworkRNNCell(StateSpaceCell):
+class ClockworkRNNCell(RNNCell):
     """Clockwork recurrent network: module i of the units is evaluated every T_i steps.
 
     h'_i = φ(x W_x + h W_h + b)_i    if t mod T_i = 0,    else h_i
@@ -56,6 +55,7 @@ class ClockworkRNNCell(StateSpaceCell):
       kernel_init, recurrent_kernel_init: initialisers, by name or callable; None is normal with
         standard deviation 0.1.
       bias_init: of b, likewise.
+      use_bias: whether there is b; without it `bias` is None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -84,33 +84,31 @@ class ClockworkRNNCell(StateSpaceCell):
         kernel_init: InitializerLike | None = None,
         recurrent_kernel_init: InitializerLike | None = None,
         bias_init: InitializerLike = "zeros",
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
         rngs: nnx.Rngs,
     ):
         self.activation = get_activation(activation)
-        self._begin(
+        super().__init__(
             in_features,
             hidden_features,
+            blocks=("hidden",),
+            kernel_init=_normal if kernel_init is None else kernel_init,
+            recurrent_kernel_init=(
+                _normal if recurrent_kernel_init is None else recurrent_kernel_init
+            ),
+            bias_init=bias_init,
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
             rngs=rngs,
         )
-        self.blocks = ("hidden",)
-        size, kind = self.hidden_features, self.param_dtype
         kept = self.carry_dtype or self.dtype or self.param_dtype
-        self.periods = _check_periods(periods, size, kept)
-
-        def drawn(name: str, of: InitializerLike | None, *shape: int) -> jax.Array:
-            init = _normal if of is None else get_initializer(name, of)
-            return initialize(name, init, rngs.params(), shape, kind)
-
-        self.kernel = nnx.Param(drawn("kernel_init", kernel_init, self.in_features, size))
-        whole = drawn("recurrent_kernel_init", recurrent_kernel_init, size, size)
-        self.recurrent_kernel = nnx.Param(self._used(whole))
-        self.bias = nnx.Param(drawn("bias_init", bias_init, size))
+        self.periods = _check_periods(periods, self.hidden_features, kept)
+        self.recurrent_kernel[...] = self.transition_kernel()
 
     @property
     def unit_periods(self) -> np.ndarray:
@@ -160,7 +158,9 @@ class ClockworkRNNCell(StateSpaceCell):
         h, t, _ = self._kept(*carry, z)
         return {"h": 1 - self._is_evaluated(t).astype(h.dtype)}
 
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
+    @property
+    def carry_shapes(self) -> dict[str, tuple[int, ...]]:
+        """{"h": (H,), "t": (1,)}; see `RNNCell.carry_shapes`."""
         return {"h": (self.hidden_features,), "t": (1,)}
 
     def _used(self, kernel: jax.Array) -> jax.Array:
@@ -184,7 +184,7 @@ def _check_periods(periods: Any, size: int, kept: Any) -> tuple[int, ...]:
             f"periods must be a sequence of whole numbers; got {periods!r}. Pass for example "
             "(1, 2, 4, 8)."
         )
-    found = tuple(check_count("a period", period, low=1) for period in periods)
+    found = tuple(check_count("each of periods", period, low=1) for period in periods)
     if not found or any(a >= b for a, b in itertools.pairwise(found)):
         raise ValueError(
             f"periods must rise from the fastest module to the slowest; got {list(found)}. Pass "

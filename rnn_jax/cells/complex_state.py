@@ -4,14 +4,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rnn_jax.arrays import spread
+from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.linear import LinearForm, apply
-from rnn_jax.cells.state_space import StateSpaceCell
 from rnn_jax.checks import check_size
 
 ComplexCarry = tuple[jax.Array, jax.Array]
 
 
-class ComplexStateCell(StateSpaceCell):
+class ComplexStateCell(RNNCell):
     """Base: h' = λ ∘ h + drive(x B), y = scale · Re(h' C) + D ∘ x, in real numbers throughout.
 
     A subclass has `eigenvalues` and `_drive`, and makes the claims of its own mathematics, for
@@ -65,15 +66,13 @@ class ComplexStateCell(StateSpaceCell):
         Returns:
           (..., 2H) or, where there is a D, (..., 2H + O).
         """
-        self._check_input(x)
-        product = self._product(x, self.kernel[...])
-        (product,) = self._kept(product)
+        (product,) = self._kept(self._input_product(x))
         pair = product.reshape(*product.shape[:-1], 2, self.hidden_features)
         z = self._drive(pair).reshape(product.shape)
         if self.skip is None:
             return z
         passed = x.astype(z.dtype)
-        return jnp.concatenate([z, self._weight(self.skip, passed) * passed], axis=-1)
+        return jnp.concatenate([z, spread(self.skip[...], passed) * passed], axis=-1)
 
     def step(self, carry: ComplexCarry, z: jax.Array) -> tuple[ComplexCarry, jax.Array]:
         """One step of (real, imaginary); see `RNNCell.step`."""
@@ -91,7 +90,7 @@ class ComplexStateCell(StateSpaceCell):
         (z,) = self._kept(z)
         size = self.hidden_features
         added = z[..., : 2 * size].reshape(*z.shape[:-1], 2, size)
-        return self._weight_of(self.eigenvalues().astype(z.dtype), added), added
+        return _of_rank(self.eigenvalues().astype(z.dtype), added), added
 
     def _read(self, carry: ComplexCarry, z: jax.Array) -> jax.Array:
         real, imaginary, z = self._kept(*carry, z)
@@ -107,7 +106,7 @@ class ComplexStateCell(StateSpaceCell):
     def _unpack(self, packed: jax.Array) -> ComplexCarry:
         return packed[..., 0, :], packed[..., 1, :]
 
-    @staticmethod
-    def _weight_of(value: jax.Array, like: jax.Array) -> jax.Array:
-        """A weight with leading axes of size 1, as many as what it meets has."""
-        return value.reshape((1,) * (like.ndim - value.ndim) + value.shape)
+
+def _of_rank(value: jax.Array, like: jax.Array) -> jax.Array:
+    """A weight with leading axes of size 1, as many as what it meets has."""
+    return value.reshape((1,) * (like.ndim - value.ndim) + value.shape)

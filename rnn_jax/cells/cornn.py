@@ -1,16 +1,24 @@
 """Networks of oscillators: coupled to one another (coRNN), and each to itself (UnICORNN)."""
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rnn_jax.arrays import spread
 from rnn_jax.cells.cell import RNNCell
-from rnn_jax.cells.discretised import check_not_negative, check_positive, uniform_to
-from rnn_jax.checks import check_size
-from rnn_jax.initializers import Initializer, InitializerLike, get_initializer, initialize
+from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
+from rnn_jax.checks import check_not_negative, check_positive, check_size
+from rnn_jax.initializers import (
+    Initializer,
+    InitializerLike,
+    get_initializer,
+    initialize,
+    uniform_to,
+)
 
 OscillatorCarry = tuple[jax.Array, jax.Array]
 
@@ -22,7 +30,7 @@ class CoRNNCell(RNNCell):
     y' = y + Δt z'                                            position, the output
 
     The carry is (y, z), and `recurrent_kernel` has 2H rows: first those that meet y, then those
-    that meet z. There is no fused form, whose kernels see one part of a carry.
+    that meet z.
 
     Gradients: a step is the identity and terms of order Δt, ‖∂(y', z')/∂(y, z)‖_∞ ≤
     max(r, 1 + Δt r) with r = |1 − Δt ε| + Δt (γ + ‖W‖) and ‖W‖ the largest sum over |entries| of a
@@ -38,6 +46,7 @@ class CoRNNCell(RNNCell):
         pixel by pixel; for the adding problem they are 0.06, 66 and 15.
       kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable; None is the
         paper's, uniform between ±1/√(I + 2H).
+      use_bias: whether there is b; without it `bias` is None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -67,6 +76,7 @@ class CoRNNCell(RNNCell):
         kernel_init: InitializerLike | None = None,
         recurrent_kernel_init: InitializerLike | None = None,
         bias_init: InitializerLike | None = None,
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
@@ -83,8 +93,9 @@ class CoRNNCell(RNNCell):
             hidden_features,
             blocks=("force",),
             kernel_init=papers if kernel_init is None else kernel_init,
-            recurrent_kernel_init="zeros",
-            bias_init=papers if bias_init is None else bias_init,
+            bias_init=bias_init,
+            default_bias_init=papers,
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
@@ -102,6 +113,9 @@ class CoRNNCell(RNNCell):
             )
         )
 
+    def transition_kernel(self) -> None:
+        """None: two parts of the carry meet weights; see `RNNCell.transition_kernel`."""
+
     def step(self, carry: OscillatorCarry, z: jax.Array) -> tuple[OscillatorCarry, jax.Array]:
         """One step of (y, z) with the projected input; see `RNNCell.step`."""
         y_prev, z_prev, drive = self._kept(*carry, z)
@@ -110,6 +124,44 @@ class CoRNNCell(RNNCell):
         velocity = z_prev + self.time_step * (force - self.gamma * y_prev - self.epsilon * z_prev)
         y = y_prev + self.time_step * velocity
         return (y, velocity), y
+
+    def fused_form(self) -> FusedForm | None:
+        """One kernel, which sees both parts of the carry."""
+        mathematics = _UnitMathematics(self.time_step, self.gamma, self.epsilon)
+        return FusedForm(mathematics, (self._whole_kernel(),))
+
+
+@dataclass(frozen=True)
+class _UnitMathematics:
+    """coRNN, unit by unit; see `UnitMathematics`. With t = tanh u:
+
+    ż' = ż + Δt ((1 − t²) ∘ u̇ − γ ẏ − ε ż),    ẏ' = ẏ + Δt ż'
+    """
+
+    time_step: float
+    gamma: float
+    epsilon: float
+    groups: ClassVar[Groups] = (Group(1, sees_state=True, sees_input=True, parts=(0, 1)),)
+
+    def advance(self, carry: OscillatorCarry, pre: Blocks) -> tuple[OscillatorCarry, Blocks]:
+        t = jnp.tanh(pre[0])
+        return self._moved(carry, t), (t,)
+
+    def coefficients(self, carry: OscillatorCarry, saved: Blocks) -> jax.Array:
+        (t,) = saved
+        return 1 - t * t
+
+    def tangent(self, coefficients: Any, carry: OscillatorCarry, pre: Blocks) -> OscillatorCarry:
+        return self._moved(carry, coefficients * pre[0])
+
+    def hidden(self, carry: OscillatorCarry) -> jax.Array:
+        return carry[0]
+
+    def _moved(self, carry: OscillatorCarry, force: jax.Array) -> OscillatorCarry:
+        """(y', z') under a force, linear in both."""
+        y, z = carry
+        z = z + self.time_step * (force - self.gamma * y - self.epsilon * z)
+        return y + self.time_step * z, z
 
 
 class UnICORNNCell(RNNCell):
@@ -137,6 +189,7 @@ class UnICORNNCell(RNNCell):
       recurrent_kernel_init: of w, of shape (H,); None is the paper's, uniform in (0, 1).
       time_scale_init: of c, likewise; None is the paper's, uniform between ±0.1.
       bias_init: of b.
+      use_bias: whether there is b; without it `bias` is None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -168,6 +221,7 @@ class UnICORNNCell(RNNCell):
         recurrent_kernel_init: InitializerLike | None = None,
         time_scale_init: InitializerLike | None = None,
         bias_init: InitializerLike = "zeros",
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
@@ -182,8 +236,8 @@ class UnICORNNCell(RNNCell):
             hidden_features,
             blocks=("force",),
             kernel_init=of_kernel if kernel_init is None else kernel_init,
-            recurrent_kernel_init="zeros",
             bias_init=bias_init,
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
@@ -191,7 +245,7 @@ class UnICORNNCell(RNNCell):
         )
 
         def vector(name: str, given: InitializerLike | None, papers: Initializer) -> Any:
-            init = get_initializer(name, papers if given is None else given)
+            init = get_initializer(name, papers if given is None else given, "unit")
             shape = (self.hidden_features,)
             return nnx.Param(initialize(name, init, rngs.params(), shape, self.param_dtype))
 
@@ -200,13 +254,13 @@ class UnICORNNCell(RNNCell):
         )
         self.time_scale = vector("time_scale_init", time_scale_init, uniform_to(0.1))
 
+    def transition_kernel(self) -> None:
+        """None: each unit acts on itself alone; see `RNNCell.transition_kernel`."""
+
     def step(self, carry: OscillatorCarry, z: jax.Array) -> tuple[OscillatorCarry, jax.Array]:
         """One step of (y, z) with the projected input; see `RNNCell.step`."""
         y_prev, z_prev, drive = self._kept(*carry, z)
-        w, c = (
-            jnp.broadcast_to(param[...].astype(drive.dtype), drive.shape)
-            for param in (self.recurrent_kernel, self.time_scale)
-        )
+        w, c = (spread(param[...], drive) for param in (self.recurrent_kernel, self.time_scale))
         step = self.time_step * jax.nn.sigmoid(c)
         velocity = z_prev - step * (jnp.tanh(w * y_prev + drive) + self.alpha * y_prev)
         y = y_prev + step * velocity

@@ -3,16 +3,12 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from rnn_jax.activations import ActivationLike
-from rnn_jax.cells.discretised import check_not_negative, uniform_to
 from rnn_jax.cells.leaky import LeakyIntegratorCell
-from rnn_jax.cells.state_space import drawing_dtype
-from rnn_jax.checks import check_number
-from rnn_jax.initializers import Initializer, InitializerLike
+from rnn_jax.checks import check_not_negative, check_number
+from rnn_jax.initializers import InitializerLike, sparse, uniform_to
 
 
 class Fixed(nnx.Variable[jax.Array]):
@@ -100,7 +96,7 @@ class EchoStateCell(LeakyIntegratorCell):
             time_constant=1 / leak,
             kernel_init=uniform_to(check_not_negative("input_scaling", input_scaling)),
             recurrent_kernel_init=(
-                _sparse(share, radius) if recurrent_kernel_init is None else recurrent_kernel_init
+                sparse(share, radius) if recurrent_kernel_init is None else recurrent_kernel_init
             ),
             bias_init=uniform_to(check_not_negative("bias_scaling", bias_scaling)),
             dtype=dtype,
@@ -111,30 +107,6 @@ class EchoStateCell(LeakyIntegratorCell):
         self.kernel = Fixed(self.kernel[...])  # type: ignore[assignment]
         self.recurrent_kernel = Fixed(self.recurrent_kernel[...])  # type: ignore[assignment]
         self.bias = Fixed(self.bias[...])  # type: ignore[assignment]
-
-
-def _sparse(density: float, radius: float) -> Initializer:
-    """Each column with as many uniform weights as the density says, scaled to a spectral radius."""
-
-    def draw(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        of_weights, of_places = jax.random.split(key)
-        wide = drawing_dtype(dtype)
-        weights = jax.random.uniform(of_weights, shape, wide, -1, 1)
-        # At least one weight a unit closes a circle, without which no eigenvalue would be other
-        # than 0.
-        places = jnp.argsort(jax.random.uniform(of_places, shape), axis=0)
-        seen = max(1, round(density * shape[0]))
-        weights = jnp.where(places < seen, weights, jnp.zeros_like(weights))
-        return (weights * (radius / _spectral_radius(weights))).astype(dtype)
-
-    return draw
-
-
-def _spectral_radius(matrix: jax.Array) -> Any:
-    """The largest |eigenvalue|: by NumPy where it can be, JAX having them on few devices."""
-    if isinstance(matrix, jax.core.Tracer):
-        return jnp.max(jnp.abs(jnp.linalg.eigvals(matrix)))
-    return float(np.max(np.abs(np.linalg.eigvals(np.asarray(matrix)))))
 
 
 def _share(name: str, value: Any) -> float:

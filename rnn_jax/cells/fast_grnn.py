@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnn_jax.cells.cell import RNNCell, promote
-from rnn_jax.cells.driven import input_product, spread
+from rnn_jax.arrays import promote, spread
+from rnn_jax.cells.cell import RNNCell, bias_initializer
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
 from rnn_jax.checks import check_number
-from rnn_jax.initializers import InitializerLike, get_initializer, initialize
+from rnn_jax.initializers import InitializerLike, init_bias
 
 
 class FastGRNNCell(RNNCell):
@@ -35,6 +35,7 @@ class FastGRNNCell(RNNCell):
       kernel_init, recurrent_kernel_init: initialisers of W and U, by name or callable; None is
         0.1·N(0, 1).
       bias_init: of b_z, `gate_bias`, and of b_h, `bias`, likewise.
+      use_bias: whether there are these two; without them both are None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -51,6 +52,8 @@ class FastGRNNCell(RNNCell):
       stable and tiny kilobyte sized gated recurrent neural network", 2018.
     """
 
+    memory_gates = (("update", 1),)
+
     def __init__(
         self,
         in_features: int,
@@ -61,6 +64,7 @@ class FastGRNNCell(RNNCell):
         kernel_init: InitializerLike | None = None,
         recurrent_kernel_init: InitializerLike | None = None,
         bias_init: InitializerLike = "ones",
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
@@ -75,42 +79,44 @@ class FastGRNNCell(RNNCell):
             kernel_init=small if kernel_init is None else kernel_init,
             recurrent_kernel_init=small if recurrent_kernel_init is None else recurrent_kernel_init,
             bias_init=bias_init,
+            default_bias_init="ones",
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
             rngs=rngs,
         )
-        init, shape = get_initializer("bias_init", bias_init), (self.hidden_features,)
-        self.gate_bias = nnx.Param(
-            initialize("bias_init", init, rngs.params(), shape, self.param_dtype)
+        init, key = bias_initializer(use_bias, bias_init, "ones"), rngs.params()
+        size, gates = self.hidden_features, self.memory_gates
+        b_z = (
+            None
+            if init is None
+            else init_bias("bias_init", init, key, size, ("update",), gates, self.param_dtype)
         )
+        self.gate_bias = None if b_z is None else nnx.Param(b_z)
         self.zeta, self.nu = (nnx.Param(jnp.asarray(a, self.param_dtype)) for a in scalars)
 
     def project(self, x: jax.Array) -> jax.Array:
         """x W, (..., H): the biases differ where it is used; see `RNNCell.project`."""
-        return input_product(self, x)
+        return self._input_product(x)
 
     def step(self, carry: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """One step of h; see `RNNCell.step`."""
         h_prev, z = self._kept(carry, z)
         shared = z + self._product(h_prev, self.recurrent_kernel[...])
-        gate = jax.nn.sigmoid(shared + spread(self.gate_bias[...], shared))
-        candidate = jnp.tanh(shared + spread(self.bias[...], shared))
+        gate = jax.nn.sigmoid(_biased(shared, self.gate_bias))
+        candidate = jnp.tanh(_biased(shared, self.bias))
         shut, always = (spread(row, shared) for row in self._shares())
         h = gate * h_prev + (shut * (1 - gate) + always) * candidate
         return h, h
 
     def fused_form(self) -> FusedForm | None:
         """One kernel for what gate and candidate share, and rows for what they do not."""
-        w, u, *rows = promote(
-            self.kernel[...],
-            self.recurrent_kernel[...],
-            self.gate_bias[...],
-            self.bias[...],
-            *self._shares(),
-        )
-        shared = jnp.concatenate([u, w, jnp.zeros_like(w[:1])])
-        own = [jnp.broadcast_to(row, (self.hidden_features,)) for row in rows]
+        w, u, *scalars = promote(self.kernel[...], self.recurrent_kernel[...], *self._shares())
+        nothing = jnp.zeros_like(w[0])
+        shared = jnp.concatenate([u, w, nothing[None]])
+        biases = [_biased(nothing, bias) for bias in (self.gate_bias, self.bias)]
+        own = [*biases, *(jnp.broadcast_to(a, nothing.shape) for a in scalars)]
         return FusedForm(_UnitMathematics(), (shared, jnp.concatenate(own)[None]))
 
     def gates(self, carry: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
@@ -127,7 +133,7 @@ class FastGRNNCell(RNNCell):
         self._check_carry(carry, x)
         h_prev, z = self._kept(carry, z)
         shared = z + self._product(h_prev, self.recurrent_kernel[...])
-        return {"update": jax.nn.sigmoid(shared + spread(self.gate_bias[...], shared))}
+        return {"update": jax.nn.sigmoid(_biased(shared, self.gate_bias))}
 
     def memory_path(self, carry: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
         """The factor by which the state is handed on by itself: {"h": z}.
@@ -144,6 +150,10 @@ class FastGRNNCell(RNNCell):
     def _shares(self) -> tuple[jax.Array, jax.Array]:
         """σ(ζ) and σ(ν)."""
         return jax.nn.sigmoid(self.zeta[...]), jax.nn.sigmoid(self.nu[...])
+
+
+def _biased(values: jax.Array, bias: nnx.Param[jax.Array] | None) -> jax.Array:
+    return values if bias is None else values + spread(bias[...], values)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnn_jax.activations import ActivationLike, computes, get_activation, is_known_by_element
-from rnn_jax.cells.cell import RNNCell, promote
-from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
+from rnn_jax.arrays import promote, spread
+from rnn_jax.cells.cell import RNNCell
+from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups, Stages
 from rnn_jax.initializers import InitializerLike
 
 
@@ -36,7 +37,10 @@ class GRUCell(RNNCell):
       gate_fn: σ of the gates, by name, as an `Activation`, or any callable.
       activation_fn: of the candidate, likewise. With any other than sigmoid and tanh, sequences are
         scanned as they are, without the fused form.
-      kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable.
+      kernel_init, recurrent_kernel_init, bias_init: initialisers, by name, as "orthogonal" or
+        "gaussian(1.5)", or callable; see `rnn_jax.initializers`.
+      use_bias: whether there are biases; without them `bias` and `candidate_recurrent_bias` are
+        None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products. With dtype=bfloat16 and carry_dtype=float32, products of bfloat16 are added up in
@@ -53,6 +57,8 @@ class GRUCell(RNNCell):
       J. Chung et al., "Empirical evaluation of gated recurrent neural networks", 2014.
     """
 
+    memory_gates = (("update", 1),)
+
     def __init__(
         self,
         in_features: int,
@@ -64,6 +70,7 @@ class GRUCell(RNNCell):
         kernel_init: InitializerLike = "lecun_normal",
         recurrent_kernel_init: InitializerLike = "orthogonal",
         bias_init: InitializerLike = "zeros",
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
@@ -76,6 +83,7 @@ class GRUCell(RNNCell):
             kernel_init=kernel_init,
             recurrent_kernel_init=recurrent_kernel_init,
             bias_init=bias_init,
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
@@ -85,16 +93,19 @@ class GRUCell(RNNCell):
         self.gate_fn = get_activation(gate_fn, "gate_fn")
         self.activation_fn = get_activation(activation_fn, "activation_fn")
         self.candidate_recurrent_bias = (
-            nnx.Param(jnp.zeros((self.hidden_features,), self.param_dtype)) if reset_after else None
+            nnx.Param(jnp.zeros((self.hidden_features,), self.param_dtype))
+            if self.reset_after and self.bias is not None
+            else None
         )
 
     def step(self, carry: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """One step of h; see `RNNCell.step`."""
         h_prev, z = self._kept(carry, z)
         reset, update, recurrent = self._gates(h_prev, z)
-        if self.candidate_recurrent_bias is not None:
-            bias = self.candidate_recurrent_bias[...].astype(z.dtype)
-            recurrent = reset * (recurrent + jnp.broadcast_to(bias, recurrent.shape))
+        if self.reset_after:
+            if self.candidate_recurrent_bias is not None:
+                recurrent = recurrent + spread(self.candidate_recurrent_bias[...], recurrent)
+            recurrent = reset * recurrent
         else:
             w_n = self.recurrent_kernel[...][:, 2 * self.hidden_features :]
             recurrent = self._product(reset * h_prev, w_n)
@@ -103,26 +114,24 @@ class GRUCell(RNNCell):
         return h, h
 
     def fused_form(self) -> FusedForm | None:
-        """Three kernels; None for `reset_after=False`, where a gate stands before a product.
+        """Kernels of gates and candidate; None with other activations than sigmoid and tanh.
 
-        The gates see state and input together; the candidate's two terms are kept apart, because
-        the reset gate multiplies one of them. None, too, with other activations than those whose
-        slopes are known from their values.
+        Of those two the slopes are known from their values. With `reset_after` the gates see state
+        and input together, and the candidate's two terms are kept apart, because the reset gate
+        multiplies one of them; without it the candidate has a stage of its own.
         """
-        classical = computes(self.gate_fn, "sigmoid") and computes(self.activation_fn, "tanh")
-        if self.candidate_recurrent_bias is None or not classical:
+        if not (computes(self.gate_fn, "sigmoid") and computes(self.activation_fn, "tanh")):
             return None
-        w_x, w_h, b, b_n = promote(
-            self.kernel[...],
-            self.recurrent_kernel[...],
-            self.bias[...],
-            self.candidate_recurrent_bias[...],
-        )
-        gates = 2 * self.hidden_features
+        gates, of_state = 2 * self.hidden_features, self.candidate_recurrent_bias
+        if not self.reset_after:
+            whole = self._whole_kernel()
+            return FusedForm(_RESET_BEFORE, (whole[:, :gates], whole[:, gates:]))
+        w_x, w_h, b = promote(self.kernel[...], self.recurrent_kernel[...], self._bias_row())
+        b_n = jnp.zeros_like(b[:, gates:]) if of_state is None else of_state[...][None]
         kernels = (
-            jnp.concatenate([w_h[:, :gates], w_x[:, :gates], b[None, :gates]]),
-            jnp.concatenate([w_x[:, gates:], b[None, gates:]]),
-            jnp.concatenate([w_h[:, gates:], b_n[None]]),
+            jnp.concatenate([w_h[:, :gates], w_x[:, :gates], b[:, :gates]]),
+            jnp.concatenate([w_x[:, gates:], b[:, gates:]]),
+            jnp.concatenate([w_h[:, gates:], b_n.astype(w_h.dtype)]),
         )
         return FusedForm(_UnitMathematics(), kernels)
 
@@ -205,3 +214,54 @@ class _UnitMathematics:
 
     def hidden(self, carry: jax.Array) -> jax.Array:
         return carry
+
+
+@dataclass(frozen=True)
+class _StageOfGates:
+    """Without `reset_after`, from h to (h, u, r ∘ h), unit by unit; see `EarlyStage`."""
+
+    groups: ClassVar[Groups] = (Group(2, sees_state=True, sees_input=True),)
+
+    def advance(self, start: jax.Array, pre: Blocks) -> tuple[Blocks, Blocks]:
+        saved = (jax.nn.sigmoid(pre[0]), jax.nn.sigmoid(pre[1]))
+        return self.after(start, saved), saved
+
+    def after(self, start: jax.Array, saved: Blocks) -> Blocks:
+        r, u = saved
+        return start, u, r * start
+
+    def coefficients(self, start: jax.Array, saved: Blocks) -> Blocks:
+        r, u = saved
+        return u * (1 - u), r, start * r * (1 - r)
+
+    def tangent(self, coefficients: Any, start: jax.Array, pre: Blocks) -> Blocks:
+        by_u, r, by_r = coefficients
+        return start, by_u * pre[1], r * start + by_r * pre[0]
+
+
+@dataclass(frozen=True)
+class _StageOfCandidate:
+    """From (h, u, r ∘ h) to h', unit by unit; see `Stage`. With n = tanh v:
+
+    ḣ' = u ∘ ḣ + (h − n) ∘ u̇ + ((1 − u) ∘ (1 − n²)) ∘ v̇
+    """
+
+    groups: ClassVar[Groups] = (Group(1, sees_state=True, sees_input=True, parts=(2,)),)
+
+    def advance(self, start: Blocks, pre: Blocks) -> tuple[jax.Array, Blocks]:
+        h, u, _ = start
+        n = jnp.tanh(pre[0])
+        return (1 - u) * n + u * h, (n,)
+
+    def coefficients(self, start: Blocks, saved: Blocks) -> Blocks:
+        (h, u, _), (n,) = start, saved
+        return u, h - n, (1 - u) * (1 - n * n)
+
+    def tangent(self, coefficients: Any, start: Blocks, pre: Blocks) -> jax.Array:
+        d_h, d_u, _ = start
+        u, by_u, by_v = coefficients
+        moved: jax.Array = u * d_h + by_u * d_u + by_v * pre[0]
+        return moved
+
+
+_RESET_BEFORE = Stages((_StageOfGates(),), _StageOfCandidate())

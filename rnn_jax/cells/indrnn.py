@@ -12,7 +12,9 @@ from rnn_jax.activations import (
     get_activation,
     is_known_by_element,
 )
-from rnn_jax.cells.driven import InputDrivenCell, spread
+from rnn_jax.arrays import spread
+from rnn_jax.cells.cell import RNNCell
+from rnn_jax.cells.linear import LinearForm
 from rnn_jax.checks import check_size
 from rnn_jax.initializers import Initializer, InitializerLike, get_initializer, initialize
 
@@ -22,7 +24,7 @@ def _uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     return jax.random.uniform(key, shape, dtype)
 
 
-class IndRNNCell(InputDrivenCell):
+class IndRNNCell(RNNCell):
     """Independently recurrent cell: one recurrent weight a unit.
 
     h' = φ(x W_x + u ∘ h + b),    y = h'
@@ -91,7 +93,7 @@ class IndRNNCell(InputDrivenCell):
         init: Initializer = (
             _uniform
             if recurrent_init is None
-            else get_initializer("recurrent_init", recurrent_init)
+            else get_initializer("recurrent_init", recurrent_init, "unit")
         )
         shape = (self.hidden_features,)
         u = initialize("recurrent_init", init, rngs.params(), shape, self.param_dtype)
@@ -122,6 +124,17 @@ class IndRNNCell(InputDrivenCell):
     def diagonal_part(self) -> str | None:  # type: ignore[override]
         """The state, unless the activation may mix its units; see `RNNCell`."""
         return "h" if is_known_by_element(self.activation) else None
+
+    def linear_form(self) -> LinearForm | None:
+        """Real and diagonal, Λ = u at every step, for the activation "identity"; else None."""
+        if self.activation != get_activation("identity"):
+            return None
+        return LinearForm("diagonal", self._transition)
+
+    def _transition(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        (z,) = self._kept(z)
+        u = self.recurrent_weights[...].astype(z.dtype)
+        return u.reshape((1,) * (z.ndim - 1) + u.shape), z
 
     def jacobian_bound(self) -> tuple[float, jax.Array]:
         """The two factors of ‖∂h_t/∂h_{t−1}‖₂ ≤ sup|φ'| · max|u|.

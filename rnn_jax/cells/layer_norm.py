@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rnn_jax.arrays import spread
 from rnn_jax.cells.cell import RNNCell
-from rnn_jax.cells.driven import input_product, spread
-from rnn_jax.checks import check_flag, check_number
+from rnn_jax.checks import check_flag, check_positive
 from rnn_jax.initializers import InitializerLike
 
 LSTMCarry = tuple[jax.Array, jax.Array]
@@ -36,12 +36,8 @@ class _NormalisedCell(RNNCell):
         **options: Any,
     ):
         self.together = (1,) * len(blocks) if check_flag("by_gate", by_gate) else together
-        self.epsilon = check_number("epsilon", epsilon)
-        if self.epsilon <= 0:
-            raise ValueError(
-                f"epsilon must be above 0, or a state of equal units has no derivative; got "
-                f"{self.epsilon:g}. Pass a small positive float, such as 1e-5."
-            )
+        # At 0 a state of equal units would have no derivative.
+        self.epsilon = check_positive("epsilon", epsilon)
         super().__init__(in_features, hidden_features, blocks=blocks, **options)
         size = len(blocks) * self.hidden_features
         for of in ("input", "recurrent"):
@@ -53,8 +49,8 @@ class _NormalisedCell(RNNCell):
 
     def project(self, x: jax.Array) -> jax.Array:
         """z = LN(x W_x) + b; see `RNNCell.project`."""
-        z = self._normalised("input", input_product(self, x), self.together)
-        return z + spread(self.bias[...], z)
+        z = self._normalised("input", self._input_product(x), self.together)
+        return z if self.bias is None else z + spread(self.bias[...], z)
 
     def _recurrent(self, h_prev: jax.Array) -> jax.Array:
         """LN(h W_h)."""
@@ -99,11 +95,15 @@ class LayerNormLSTMCell(_NormalisedCell):
     Args:
       in_features: I.
       hidden_features: H.
-      forget_bias: added to the forget gate's initial bias, one finite number.
+      forget_bias: added to the forget gate's initial bias, one finite number; without biases there
+        is none, and only the default may stand here. A `bias_init` that sets the gate by itself,
+        such as "chrono(1, 200)", takes the default's place.
       by_gate: whether each gate has a mean and a variance of its own.
       epsilon: ε, above 0.
       kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable. γ starts at
         1 and β at 0 (`input_scale`, `input_shift`, `recurrent_…`, `cell_…`).
+      use_bias: whether there is b; without it `bias` is None, and no forget bias. β is there in any
+        case.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -120,6 +120,7 @@ class LayerNormLSTMCell(_NormalisedCell):
     """
 
     carry_parts = ("c", "h")
+    memory_gates = (("forget", 1), ("input", -1))
 
     def __init__(
         self,
@@ -132,12 +133,12 @@ class LayerNormLSTMCell(_NormalisedCell):
         kernel_init: InitializerLike = "lecun_normal",
         recurrent_kernel_init: InitializerLike = "orthogonal",
         bias_init: InitializerLike = "zeros",
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
         rngs: nnx.Rngs,
     ):
-        offset = check_number("forget_bias", forget_bias)
         super().__init__(
             in_features,
             hidden_features,
@@ -148,14 +149,14 @@ class LayerNormLSTMCell(_NormalisedCell):
             kernel_init=kernel_init,
             recurrent_kernel_init=recurrent_kernel_init,
             bias_init=bias_init,
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
             rngs=rngs,
         )
-        size = self.hidden_features
-        self.bias[...] = self.bias[...].at[size : 2 * size].add(offset)
-        self._add_norm("cell", size)
+        self._offset_bias("forget_bias", forget_bias, "forget", bias_init, default=1.0)
+        self._add_norm("cell", self.hidden_features)
 
     def step(self, carry: LSTMCarry, z: jax.Array) -> tuple[LSTMCarry, jax.Array]:
         """One step of (c, h); see `RNNCell.step`."""
@@ -219,6 +220,7 @@ class LayerNormGRUCell(_NormalisedCell):
       epsilon: ε, above 0.
       kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable. γ starts at
         1 and β at 0 (`input_scale`, `input_shift`, `recurrent_scale`, `recurrent_shift`).
+      use_bias: whether there is b; without it `bias` is None. β is there in any case.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -234,6 +236,8 @@ class LayerNormGRUCell(_NormalisedCell):
       J. L. Ba, J. R. Kiros and G. E. Hinton, "Layer normalization", 2016.
     """
 
+    memory_gates = (("update", 1),)
+
     def __init__(
         self,
         in_features: int,
@@ -244,6 +248,7 @@ class LayerNormGRUCell(_NormalisedCell):
         kernel_init: InitializerLike = "lecun_normal",
         recurrent_kernel_init: InitializerLike = "orthogonal",
         bias_init: InitializerLike = "zeros",
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
@@ -259,6 +264,7 @@ class LayerNormGRUCell(_NormalisedCell):
             kernel_init=kernel_init,
             recurrent_kernel_init=recurrent_kernel_init,
             bias_init=bias_init,
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,

@@ -10,11 +10,12 @@ import numpy as np
 from flax import nnx
 
 from rnn_jax.activations import Activation, ActivationLike, get_activation, is_own
-from rnn_jax.cells.cell import RNNCell, promote
-from rnn_jax.cells.driven import gaussian, spread
+from rnn_jax.arrays import promote, spread
+from rnn_jax.cells.cell import RNNCell
+from rnn_jax.cells.linear import LinearForm, rounds_products, row_matrix
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
-from rnn_jax.checks import check_flag, check_number
-from rnn_jax.initializers import InitializerLike
+from rnn_jax.checks import check_flag, check_not_negative, check_number, check_positive
+from rnn_jax.initializers import InitializerLike, gaussian
 
 
 class LeakyIntegratorCell(RNNCell):
@@ -41,6 +42,7 @@ class LeakyIntegratorCell(RNNCell):
       kernel_init, bias_init: initialisers, by name or callable.
       recurrent_kernel_init: of W_h, likewise; None is Gaussian with gain g. Another one is
         multiplied by no gain.
+      use_bias: whether there is b; without it `bias` is None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -72,13 +74,14 @@ class LeakyIntegratorCell(RNNCell):
         kernel_init: InitializerLike = "lecun_normal",
         recurrent_kernel_init: InitializerLike | None = None,
         bias_init: InitializerLike = "zeros",
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
         rngs: nnx.Rngs,
     ):
         self.activation = get_activation(activation)
-        of_state = gaussian("gain", gain)
+        of_state = gaussian(check_not_negative("gain", gain))
         is_learnt = check_flag("learn_time_constant", learn_time_constant)
         super().__init__(
             in_features,
@@ -89,6 +92,7 @@ class LeakyIntegratorCell(RNNCell):
                 of_state if recurrent_kernel_init is None else recurrent_kernel_init
             ),
             bias_init=bias_init,
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
@@ -117,10 +121,21 @@ class LeakyIntegratorCell(RNNCell):
         """
         if not is_own(self.activation):
             return None
-        rows = (self.recurrent_kernel[...], self.kernel[...], self.bias[...][None])
-        w = jnp.concatenate(promote(*rows))
-        alpha = self._alpha().astype(w.dtype)[None]
+        w, alpha = promote(self._whole_kernel(), self._alpha()[None])
         return FusedForm(_UnitMathematics(self.activation), (w, alpha))
+
+    def linear_form(self) -> LinearForm | None:
+        """Dense, Λ = diag(1 − α) + diag(α) W_hᵀ, for the activation "identity"; else None."""
+        if self.activation != get_activation("identity") or rounds_products(self):
+            return None
+        return LinearForm("dense", self._transition)
+
+    def _transition(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        (z,) = self._kept(z)
+        alpha, w = self._alpha().astype(z.dtype), self.recurrent_kernel[...].astype(z.dtype)
+        # Columns are what a unit is moved by.
+        kernel = jnp.diag(1 - alpha) + w * jnp.broadcast_to(alpha, w.shape)
+        return row_matrix(kernel, z), spread(alpha, z) * z
 
     def memory_path(self, carry: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
         """The factor by which the state is handed on by itself: {"h": 1 − α}.
@@ -152,9 +167,7 @@ def _check_rates(
     time_step: Any, time_constant: Any, size: int, is_learnt: bool
 ) -> tuple[float, np.ndarray]:
     """Δt, and α of each unit, (H,)."""
-    dt = check_number("time_step", time_step)
-    if dt <= 0:
-        raise ValueError(f"time_step must be above 0; got {dt:g}. Pass a positive float.")
+    dt = check_positive("time_step", time_step)
     if np.ndim(time_constant) == 0:
         taus = np.full(size, check_number("time_constant", time_constant))
     else:

@@ -8,16 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rnn_jax.cells.state_space import StateSpaceCell
-from rnn_jax.checks import check_number, check_size
+from rnn_jax.cells.cell import RNNCell
+from rnn_jax.checks import check_positive, check_size
 from rnn_jax.initializers import InitializerLike, get_initializer, initialize
 
 LMUCarry = tuple[jax.Array, jax.Array]
 
-LECUN_UNIFORM = jax.nn.initializers.lecun_uniform()
 
-
-class LMUCell(StateSpaceCell):
+class LMUCell(RNNCell):
     """Legendre memory unit: a fixed linear memory of a sliding window, and a simple cell beside it.
 
     u = x e_x + h e_h + m e_m                   what is written to the memory, one number
@@ -63,14 +61,14 @@ class LMUCell(StateSpaceCell):
         *,
         memory_features: int = 64,
         theta: float = 784.0,
-        encoder_init: InitializerLike = LECUN_UNIFORM,
+        encoder_init: InitializerLike = "lecun_uniform",
         kernel_init: InitializerLike = "glorot_normal",
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
         rngs: nnx.Rngs,
     ):
-        self._begin(
+        super().__init__(
             in_features,
             hidden_features,
             dtype=dtype,
@@ -80,11 +78,7 @@ class LMUCell(StateSpaceCell):
         )
         size, kind = self.hidden_features, self.param_dtype
         order = self.memory_features = check_size("memory_features", memory_features)
-        self.theta = check_number("theta", theta)
-        if self.theta <= 0:
-            raise ValueError(
-                f"theta must be above 0; got {self.theta}. Pass the window's length in steps."
-            )
+        self.theta = check_positive("theta", theta)
 
         def drawn(name: str, of: InitializerLike, rows: int, columns: int) -> jax.Array:
             init = get_initializer(name, of)
@@ -104,13 +98,17 @@ class LMUCell(StateSpaceCell):
         self.memory_encoder = nnx.Param(jnp.zeros((order, 1), kind))
         self.memory_kernel = nnx.Param(kernel(order))
 
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
+    @property
+    def carry_shapes(self) -> dict[str, tuple[int, ...]]:
+        """{"m": (d,), "h": (H,)}; see `RNNCell.carry_shapes`."""
         return {"m": (self.memory_features,), "h": (self.hidden_features,)}
 
     def project(self, x: jax.Array) -> jax.Array:
         """[x e_x, x W_x], (..., 1 + H); see `RNNCell.project`."""
-        self._check_input(x)
-        return self._product(x, self.kernel[...])
+        return self._input_product(x)
+
+    def transition_kernel(self) -> None:
+        """None: two parts of the carry meet weights; see `RNNCell.transition_kernel`."""
 
     def step(self, carry: LMUCarry, z: jax.Array) -> tuple[LMUCarry, jax.Array]:
         """One step of (m, h); see `RNNCell.step`."""

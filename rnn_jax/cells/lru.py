@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rnn_jax.arrays import at_least_float32, spread
 from rnn_jax.cells.complex_state import ComplexStateCell
 from rnn_jax.cells.linear import LinearForm
-from rnn_jax.cells.state_space import drawing_dtype
-from rnn_jax.checks import check_number
+from rnn_jax.initializers.matrices import check_ring, draw_ring
 
 
 class LRUCell(ComplexStateCell):
@@ -32,7 +32,7 @@ class LRUCell(ComplexStateCell):
       in_features: I.
       hidden_features: H, the number of complex units.
       out_features: O, the size of y; None is H.
-      r_min, r_max: the ring of |λ|, uniform in its area, 0 ≤ r_min < r_max ≤ 1.
+      r_min, r_max: the ring of |λ|, uniform in its area, 0 ≤ r_min ≤ r_max ≤ 1.
       max_phase: phases are uniform in [0, max_phase], at most 2π.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
@@ -64,18 +64,8 @@ class LRUCell(ComplexStateCell):
         param_dtype: Any = None,
         rngs: nnx.Rngs,
     ):
-        low, high = check_number("r_min", r_min), check_number("r_max", r_max)
-        if not 0 <= low < high <= 1:
-            raise ValueError(
-                f"r_min and r_max must be 0 <= r_min < r_max <= 1; got {low} and {high}. Pass the "
-                "ring of the eigenvalues, for example r_min=0.9, r_max=0.999."
-            )
-        phase = check_number("max_phase", max_phase)
-        if not 0 < phase <= 2 * math.pi:
-            raise ValueError(
-                f"max_phase must lie in (0, 2π]; got {phase}. Pass for example math.pi / 10."
-            )
-        self._begin(
+        low, high, most = check_ring(r_min, r_max, max_phase)
+        super().__init__(
             in_features,
             hidden_features,
             dtype=dtype,
@@ -84,15 +74,11 @@ class LRUCell(ComplexStateCell):
             rngs=rngs,
         )
         size, kind = self.hidden_features, self.param_dtype
-        wide = drawing_dtype(kind)
-        # From (0, 1]: of 0 there is no logarithm.
-        area = 1 - jax.random.uniform(rngs.params(), (size,), wide)
-        turn = 1 - jax.random.uniform(rngs.params(), (size,), wide)
-        # −log |λ|, from |λ|² uniform; at most what keeps ν finite where the ring touches 1.
-        decay = -0.5 * jnp.log(area * (high**2 - low**2) + low**2)
-        decay = jnp.maximum(decay, jnp.finfo(wide).tiny)
+        wide = at_least_float32(kind)
+        of_area, of_turn = rngs.params(), rngs.params()
+        decay, phase = draw_ring(of_area, of_turn, size, low, high, most, wide)
         self.nu = nnx.Param(jnp.log(decay).astype(kind))
-        self.theta = nnx.Param(jnp.log(phase * turn).astype(kind))
+        self.theta = nnx.Param(jnp.log(phase).astype(kind))
         self.gamma = nnx.Param((0.5 * jnp.log(-jnp.expm1(-2 * decay))).astype(kind))
         self._make_maps(
             out_features,
@@ -108,7 +94,7 @@ class LRUCell(ComplexStateCell):
         return jnp.stack([modulus * jnp.cos(phase), modulus * jnp.sin(phase)])
 
     def _drive(self, product: jax.Array) -> jax.Array:
-        return self._weight_of(jnp.exp(self.gamma[...].astype(product.dtype)), product) * product
+        return spread(jnp.exp(self.gamma[...].astype(product.dtype)), product) * product
 
     def linear_form(self) -> LinearForm:
         """Complex and diagonal, the same at every step; see `rnn_jax.cells.linear`."""

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnn_jax.activations import ActivationLike, computes, get_activation, is_known_by_element
-from rnn_jax.cells.cell import RNNCell, promote
+from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
-from rnn_jax.checks import check_number, check_size
-from rnn_jax.initializers import InitializerLike, get_initializer, initialize
+from rnn_jax.checks import check_size
+from rnn_jax.initializers import InitializerLike, MemoryGates, get_initializer, initialize
 
 LSTMCarry = tuple[jax.Array, jax.Array]
 
@@ -37,7 +37,9 @@ class LSTMCell(RNNCell):
       in_features: I.
       hidden_features: H.
       forget_bias: added to the forget gate's initial bias (Gers et al., 2000; Jozefowicz et al.,
-        2015), one finite number. It is part of `bias` from then on and is trained with it.
+        2015), one finite number. It is part of `bias` from then on and is trained with it; without
+        biases there is none, and only the default may stand here. A `bias_init` that sets the gate
+        by itself, "forget_bias(2)" or "chrono(1, 200)", takes the default's place.
       peephole: gates see the cell state through `peephole`, one diagonal row for each gate: input
         and forget gates see c, the output gate sees c' (Gers and Schmidhuber, 2000).
       coupled: one gate for both, i = 1 − f; the input block is absent.
@@ -46,9 +48,11 @@ class LSTMCell(RNNCell):
       activation_fn: of the candidate and of the cell state on its way out, likewise. With any other
         than sigmoid and tanh, sequences are scanned as they are, without the fused form.
       projection: P, the features of h if a linear map W_p, `projection_kernel` of shape (H, P),
-        makes it; None is without one (Sak et al., 2014).
-      kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable;
+        makes it (Sak et al., 2014; PyTorch's `proj_size`); None is without one.
+      kernel_init, recurrent_kernel_init, bias_init: initialisers, by name, as "orthogonal" or
+        "gaussian(1.5)", or callable; see `rnn_jax.initializers`;
         `kernel_init` of W_p too.
+      use_bias: whether there are biases; without them `bias` is None, and no forget bias.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products. With dtype=bfloat16 and carry_dtype=float32, products of bfloat16 are added up in
@@ -57,7 +61,8 @@ class LSTMCell(RNNCell):
       rngs: source of the initial weights.
 
     Raises:
-      ValueError: a size below 1, an unknown name, or `coupled` without a forget gate.
+      ValueError: a size below 1, an unknown name, `coupled` without a forget gate, or initial
+        biases of a cell without biases.
       TypeError: a size that is no int, a forget bias that is no number, an `rngs` that is no
         `nnx.Rngs`, a type that is no float.
 
@@ -87,6 +92,7 @@ class LSTMCell(RNNCell):
         kernel_init: InitializerLike = "lecun_normal",
         recurrent_kernel_init: InitializerLike = "orthogonal",
         bias_init: InitializerLike = "zeros",
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
@@ -108,6 +114,7 @@ class LSTMCell(RNNCell):
             kernel_init=kernel_init,
             recurrent_kernel_init=recurrent_kernel_init,
             bias_init=bias_init,
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
@@ -115,9 +122,7 @@ class LSTMCell(RNNCell):
         )
         size = self.hidden_features
         if forget_gate:
-            start = self.blocks.index("forget") * size
-            offset = check_number("forget_bias", forget_bias)
-            self.bias[...] = self.bias[...].at[start : start + size].add(offset)
+            self._offset_bias("forget_bias", forget_bias, "forget", bias_init, default=1.0)
         self.peephole = (
             nnx.Param(jnp.zeros((len(self.blocks) - 1, size), self.param_dtype))
             if peephole
@@ -133,6 +138,11 @@ class LSTMCell(RNNCell):
         """One step of (c, h); see `RNNCell.step`."""
         c, h, _ = self._advance(carry, z)
         return (c, h), h
+
+    @property
+    def memory_gates(self) -> MemoryGates:  # type: ignore[override]
+        """Forget and input gate; none of the cell of 1997, which forgets nothing."""
+        return (("forget", 1), ("input", -1)) if "forget" in self.blocks else ()
 
     @property
     def diagonal_part(self) -> str | None:  # type: ignore[override]
@@ -151,8 +161,7 @@ class LSTMCell(RNNCell):
         others = self.peephole is not None or self.projection_kernel is not None
         if others or not self._is_classical:
             return None
-        rows = (self.recurrent_kernel[...], self.kernel[...], self.bias[...][None])
-        return FusedForm(_UnitMathematics(self.blocks), (jnp.concatenate(promote(*rows)),))
+        return FusedForm(_UnitMathematics(self.blocks), (self._whole_kernel(),))
 
     def gates(self, carry: LSTMCarry, x: jax.Array) -> dict[str, jax.Array]:
         """The gate activations of the step that takes `carry` and `x`.

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnn_jax.cells.driven import InputDrivenCell
+from rnn_jax.cells.cell import RNNCell
+from rnn_jax.cells.linear import LinearForm
 from rnn_jax.checks import check_flag
 from rnn_jax.initializers import InitializerLike
 
@@ -16,7 +17,7 @@ def positive(x: jax.Array) -> jax.Array:
     return jnp.where(x >= 0, x + 0.5, jax.nn.sigmoid(x))
 
 
-class _MinimalCell(InputDrivenCell):
+class _MinimalCell(RNNCell):
     """h' = a(x) ∘ h + b(x): all that a step does but this is in `project`.
 
     What these cells tell of themselves they say each for itself, as claims are about the very
@@ -71,9 +72,13 @@ class _MinimalCell(InputDrivenCell):
     def step(self, carry: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """h' = a ∘ h + b; see `RNNCell.step`."""
         h_prev, z = self._kept(carry, z)
-        a, b = jnp.split(z, 2, axis=-1)
+        a, b = self._transition(z)
         h = a * h_prev + b
         return h, h
+
+    def _transition(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        a, b = jnp.split(self._kept(z)[0], 2, axis=-1)
+        return a, b
 
     def _parts(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """What is kept of the state, what is taken of the candidate, and the candidate."""
@@ -123,6 +128,8 @@ class MinGRUCell(_MinimalCell):
       2024.
     """
 
+    memory_gates = (("update", -1),)
+
     diagonal_part = "h"
 
     def __init__(
@@ -165,6 +172,10 @@ class MinGRUCell(_MinimalCell):
         """
         self._check_carry(carry, x)
         return {"update": self._parts(x)[1]}
+
+    def linear_form(self) -> LinearForm:
+        """Real and diagonal; see `rnn_jax.cells.linear`."""
+        return LinearForm("diagonal", self._transition, contracts=True)
 
     def memory_path(self, carry: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
         """The factor by which the state is handed on, which is all of its Jacobian: {"h": 1 − z}.
@@ -220,6 +231,8 @@ class MinLSTMCell(_MinimalCell):
       2024.
     """
 
+    memory_gates = (("forget", 1), ("input", -1))
+
     diagonal_part = "h"
 
     def __init__(
@@ -263,6 +276,10 @@ class MinLSTMCell(_MinimalCell):
         self._check_carry(carry, x)
         forget, taken, _ = self._parts(x)
         return {"forget": forget, "input": taken}
+
+    def linear_form(self) -> LinearForm:
+        """Real and diagonal; see `rnn_jax.cells.linear`."""
+        return LinearForm("diagonal", self._transition, contracts=True)
 
     def memory_path(self, carry: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
         """The factor by which the state is handed on, which is all of its Jacobian: {"h": f̂}.

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnn_jax.cells.cell import RNNCell, promote
-from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
-from rnn_jax.checks import check_flag, check_number
+from rnn_jax.arrays import promote
+from rnn_jax.cells.cell import RNNCell
+from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups, Stages
+from rnn_jax.checks import check_flag
 from rnn_jax.initializers import InitializerLike
 
 
@@ -29,8 +30,9 @@ class MGUCell(RNNCell):
       in_features: I.
       hidden_features: H.
       reset_after: where the gate acts in the candidate: False, on the state before the product, as
-        published; True, on the product, which is faster, because sequences then run in fused form.
+        published; True, on the product, which takes one product a step and not two.
       kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable.
+      use_bias: whether there are biases; without them `bias` is None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -47,6 +49,8 @@ class MGUCell(RNNCell):
       networks", 2016.
     """
 
+    memory_gates = (("forget", -1),)
+
     def __init__(
         self,
         in_features: int,
@@ -56,6 +60,7 @@ class MGUCell(RNNCell):
         kernel_init: InitializerLike = "lecun_normal",
         recurrent_kernel_init: InitializerLike = "orthogonal",
         bias_init: InitializerLike = "zeros",
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
@@ -69,6 +74,7 @@ class MGUCell(RNNCell):
             kernel_init=kernel_init,
             recurrent_kernel_init=recurrent_kernel_init,
             bias_init=bias_init,
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
@@ -89,11 +95,15 @@ class MGUCell(RNNCell):
         return h, h
 
     def fused_form(self) -> FusedForm | None:
-        """Three kernels; None for `reset_after=False`, where the gate stands before a product."""
-        if not self.reset_after:
-            return None
-        w_x, w_h, b = promote(self.kernel[...], self.recurrent_kernel[...], self.bias[...][None])
+        """Kernels of gate and candidate, the latter in a stage of its own, or its terms apart.
+
+        Apart with `reset_after`, because the gate multiplies one of them.
+        """
         size = self.hidden_features
+        if not self.reset_after:
+            whole = self._whole_kernel()
+            return FusedForm(_MGU_RESET_BEFORE, (whole[:, :size], whole[:, size:]))
+        w_x, w_h, b = promote(self.kernel[...], self.recurrent_kernel[...], self._bias_row())
         kernels = (
             jnp.concatenate([w_h[:, :size], w_x[:, :size], b[:, :size]]),
             jnp.concatenate([w_x[:, size:], b[:, size:]]),
@@ -151,8 +161,11 @@ class UGRNNCell(RNNCell):
       in_features: I.
       hidden_features: H.
       update_bias: added to the gate's initial bias, one finite number. It is part of `bias` from
-        then on and is trained with it.
+        then on and is trained with it; without biases there is none, and only the default may stand
+        here. A `bias_init` that sets the gate by itself, such as "chrono(1, 200)", takes the
+        default's place.
       kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable.
+      use_bias: whether there are biases; without them `bias` is None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -169,6 +182,8 @@ class UGRNNCell(RNNCell):
       networks", 2017.
     """
 
+    memory_gates = (("update", 1),)
+
     def __init__(
         self,
         in_features: int,
@@ -178,12 +193,12 @@ class UGRNNCell(RNNCell):
         kernel_init: InitializerLike = "lecun_normal",
         recurrent_kernel_init: InitializerLike = "orthogonal",
         bias_init: InitializerLike = "zeros",
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
         rngs: nnx.Rngs,
     ):
-        offset = check_number("update_bias", update_bias)
         super().__init__(
             in_features,
             hidden_features,
@@ -191,12 +206,13 @@ class UGRNNCell(RNNCell):
             kernel_init=kernel_init,
             recurrent_kernel_init=recurrent_kernel_init,
             bias_init=bias_init,
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
             rngs=rngs,
         )
-        self.bias[...] = self.bias[...].at[: self.hidden_features].add(offset)
+        self._offset_bias("update_bias", update_bias, "update", bias_init, default=1.0)
 
     def step(self, carry: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """One step of h; see `RNNCell.step`."""
@@ -207,8 +223,7 @@ class UGRNNCell(RNNCell):
 
     def fused_form(self) -> FusedForm | None:
         """One kernel for both blocks."""
-        rows = (self.recurrent_kernel[...], self.kernel[...], self.bias[...][None])
-        return FusedForm(_UGRNNMathematics(), (jnp.concatenate(promote(*rows)),))
+        return FusedForm(_UGRNNMathematics(), (self._whole_kernel(),))
 
     def gates(self, carry: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
         """The gate of the step that takes `carry` and `x`: {"update": g}.
@@ -274,6 +289,58 @@ class _MGUMathematics:
 
     def hidden(self, carry: jax.Array) -> jax.Array:
         return carry
+
+
+@dataclass(frozen=True)
+class _MGUStageOfGate:
+    """Without `reset_after`, from h to (h, f, f ∘ h), unit by unit; see `EarlyStage`."""
+
+    groups: ClassVar[Groups] = (Group(1, sees_state=True, sees_input=True),)
+
+    def advance(self, start: jax.Array, pre: Blocks) -> tuple[Blocks, Blocks]:
+        saved = (jax.nn.sigmoid(pre[0]),)
+        return self.after(start, saved), saved
+
+    def after(self, start: jax.Array, saved: Blocks) -> Blocks:
+        (f,) = saved
+        return start, f, f * start
+
+    def coefficients(self, start: jax.Array, saved: Blocks) -> Blocks:
+        (f,) = saved
+        slope = f * (1 - f)
+        return slope, f, start * slope
+
+    def tangent(self, coefficients: Any, start: jax.Array, pre: Blocks) -> Blocks:
+        slope, f, by_f = coefficients
+        return start, slope * pre[0], f * start + by_f * pre[0]
+
+
+@dataclass(frozen=True)
+class _MGUStageOfCandidate:
+    """From (h, f, f ∘ h) to h', unit by unit; see `Stage`. With n = tanh v:
+
+    ḣ' = (1 − f) ∘ ḣ + (n − h) ∘ ḟ + (f ∘ (1 − n²)) ∘ v̇
+    """
+
+    groups: ClassVar[Groups] = (Group(1, sees_state=True, sees_input=True, parts=(2,)),)
+
+    def advance(self, start: Blocks, pre: Blocks) -> tuple[jax.Array, Blocks]:
+        h, f, _ = start
+        n = jnp.tanh(pre[0])
+        return (1 - f) * h + f * n, (n,)
+
+    def coefficients(self, start: Blocks, saved: Blocks) -> Blocks:
+        (h, f, _), (n,) = start, saved
+        return 1 - f, n - h, f * (1 - n * n)
+
+    def tangent(self, coefficients: Any, start: Blocks, pre: Blocks) -> jax.Array:
+        d_h, d_f, _ = start
+        kept, by_f, by_v = coefficients
+        moved: jax.Array = kept * d_h + by_f * d_f + by_v * pre[0]
+        return moved
+
+
+_MGU_RESET_BEFORE = Stages((_MGUStageOfGate(),), _MGUStageOfCandidate())
 
 
 @dataclass(frozen=True)

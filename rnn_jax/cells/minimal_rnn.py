@@ -1,15 +1,17 @@
 """minimalRNN: the input, made a point of the state's space, and a gate that moves there."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rnn_jax.arrays import promote, spread
 from rnn_jax.cells.cell import RNNCell
-from rnn_jax.cells.driven import gaussian, input_product, spread
-from rnn_jax.checks import check_number
-from rnn_jax.initializers import InitializerLike, get_initializer, initialize
+from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups, Stages
+from rnn_jax.checks import check_not_negative
+from rnn_jax.initializers import InitializerLike, gaussian, get_initializer, initialize
 
 
 class MinimalRNNCell(RNNCell):
@@ -29,11 +31,13 @@ class MinimalRNNCell(RNNCell):
       hidden_features: H.
       recurrent_gain: σ_w, of U, `recurrent_kernel` (H, H). At 0 and above.
       input_gain: σ_v, of V, `input_kernel` (H, H). At 0 and above.
-      update_bias: μ, added to the gate's initial bias.
+      update_bias: μ, added to the gate's initial bias; without one only 0 may stand here,
+        and beside a `bias_init` that sets the gate by itself, such as "chrono(1, 200)".
       kernel_init: initialiser of W_x, by name or callable.
       recurrent_kernel_init, input_kernel_init: of U and V, by name or callable; None is Gaussian
         with the gains above. Another initialiser is multiplied by no gain.
       bias_init: of b, by name or callable.
+      use_bias: whether there is b; without it `bias` is None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -52,6 +56,8 @@ class MinimalRNNCell(RNNCell):
       RNNs: gating enables signal propagation in recurrent neural networks", 2018.
     """
 
+    memory_gates = (("update", 1),)
+
     def __init__(
         self,
         in_features: int,
@@ -64,14 +70,14 @@ class MinimalRNNCell(RNNCell):
         recurrent_kernel_init: InitializerLike | None = None,
         input_kernel_init: InitializerLike | None = None,
         bias_init: InitializerLike = "zeros",
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
         rngs: nnx.Rngs,
     ):
-        of_state = gaussian("recurrent_gain", recurrent_gain)
-        of_input = gaussian("input_gain", input_gain)
-        offset = check_number("update_bias", update_bias)
+        of_state = gaussian(check_not_negative("recurrent_gain", recurrent_gain))
+        of_input = gaussian(check_not_negative("input_gain", input_gain))
         super().__init__(
             in_features,
             hidden_features,
@@ -81,6 +87,7 @@ class MinimalRNNCell(RNNCell):
                 of_state if recurrent_kernel_init is None else recurrent_kernel_init
             ),
             bias_init=bias_init,
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
@@ -93,7 +100,7 @@ class MinimalRNNCell(RNNCell):
         self.input_kernel = nnx.Param(
             initialize("input_kernel_init", init, rngs.params(), shape, self.param_dtype)
         )
-        self.bias[...] = self.bias[...] + offset
+        self._offset_bias("update_bias", update_bias, "update", bias_init, default=0.0)
 
     def project(self, x: jax.Array) -> jax.Array:
         """All that depends on the input alone: what the gate sees of it, and z.
@@ -108,9 +115,10 @@ class MinimalRNNCell(RNNCell):
           ValueError: x does not have `in_features` features.
           TypeError: x does not hold real numbers.
         """
-        z = jnp.tanh(input_product(self, x))
+        z = jnp.tanh(self._input_product(x))
         seen = self._product(z, self.input_kernel[...])
-        return jnp.concatenate([seen + spread(self.bias[...], seen), z], axis=-1)
+        gate = seen if self.bias is None else seen + spread(self.bias[...], seen)
+        return jnp.concatenate([gate, z], axis=-1)
 
     def step(self, carry: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """One step of h; see `RNNCell.step`."""
@@ -118,6 +126,14 @@ class MinimalRNNCell(RNNCell):
         update = self._gate(h_prev, z)
         h = update * h_prev + (1 - update) * z[..., self.hidden_features :]
         return h, h
+
+    def fused_form(self) -> FusedForm | None:
+        """Two kernels: of the stage that computes z, which has no biases, and of the gate's."""
+        w_x, u, v, b = promote(
+            self.kernel[...], self.recurrent_kernel[...], self.input_kernel[...], self._bias_row()
+        )
+        of_z = jnp.concatenate([w_x, jnp.zeros_like(w_x[:1])])
+        return FusedForm(_MATHEMATICS, (of_z, jnp.concatenate([u, v, b])))
 
     def gates(self, carry: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
         """The gate of the step that takes `carry` and `x`: {"update": u}.
@@ -148,3 +164,51 @@ class MinimalRNNCell(RNNCell):
     def _gate(self, h_prev: jax.Array, z: jax.Array) -> jax.Array:
         product = self._product(h_prev, self.recurrent_kernel[...])
         return jax.nn.sigmoid(z[..., : self.hidden_features] + product)
+
+
+@dataclass(frozen=True)
+class _StageOfInput:
+    """From h to (h, z), unit by unit; see `EarlyStage`."""
+
+    groups: ClassVar[Groups] = (Group(1, sees_state=False, sees_input=True),)
+
+    def advance(self, start: jax.Array, pre: Blocks) -> tuple[Blocks, Blocks]:
+        saved = (jnp.tanh(pre[0]),)
+        return self.after(start, saved), saved
+
+    def after(self, start: jax.Array, saved: Blocks) -> Blocks:
+        return start, saved[0]
+
+    def coefficients(self, start: jax.Array, saved: Blocks) -> jax.Array:
+        (z,) = saved
+        return 1 - z * z
+
+    def tangent(self, coefficients: Any, start: jax.Array, pre: Blocks) -> Blocks:
+        return start, coefficients * pre[0]
+
+
+@dataclass(frozen=True)
+class _StageOfGate:
+    """From (h, z) to h', unit by unit; see `Stage`.
+
+    ḣ' = u ∘ ḣ + (1 − u) ∘ ż + ((h − z) ∘ u(1 − u)) ∘ v̇    with the gate's pre-activation v
+    """
+
+    groups: ClassVar[Groups] = (Group(1, sees_state=True, sees_input=False, parts=(0, 1)),)
+
+    def advance(self, start: Blocks, pre: Blocks) -> tuple[jax.Array, Blocks]:
+        h, z = start
+        u = jax.nn.sigmoid(pre[0])
+        return u * h + (1 - u) * z, (u,)
+
+    def coefficients(self, start: Blocks, saved: Blocks) -> Blocks:
+        (h, z), (u,) = start, saved
+        return u, (h - z) * u * (1 - u)
+
+    def tangent(self, coefficients: Any, start: Blocks, pre: Blocks) -> jax.Array:
+        (d_h, d_z), (u, by_gate) = start, coefficients
+        moved: jax.Array = u * d_h + (1 - u) * d_z + by_gate * pre[0]
+        return moved
+
+
+_MATHEMATICS = Stages((_StageOfInput(),), _StageOfGate())

@@ -1,7 +1,5 @@
 """Recurrent networks whose matrix is orthogonal by construction: expRNN and scoRNN."""
 
-import functools
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,12 +7,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnn_jax.cells.cell import RNNCell, _check_real, promote
+from rnn_jax.arrays import at_least_float32, promote, spread
+from rnn_jax.cells.cell import RNNCell
+from rnn_jax.cells.linear import LinearForm, rounds_products, row_matrix
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
-from rnn_jax.checks import check_choice, check_count, check_size
-from rnn_jax.initializers import Initializer, InitializerLike
+from rnn_jax.checks import check_count, check_size
+from rnn_jax.initializers import InitializerLike, get_initializer, uniform_to
 
-_near_zero = functools.partial(jax.random.uniform, minval=-0.01, maxval=0.01)
+_near_zero = uniform_to(0.01)
 
 
 class _OrthogonalCell(RNNCell):
@@ -31,21 +31,22 @@ class _OrthogonalCell(RNNCell):
         kernel_init: InitializerLike,
         recurrent_kernel_init: InitializerLike,
         bias_init: InitializerLike | None,
+        use_bias: bool,
         dtype: Any,
         carry_dtype: Any,
         param_dtype: Any,
         rngs: nnx.Rngs,
     ):
-        name, init = "recurrent_kernel_init", recurrent_kernel_init
-        if isinstance(init, str):
-            init = ROTATIONS[check_choice(name, init, ROTATIONS)]
+        init = get_initializer("recurrent_kernel_init", recurrent_kernel_init, "skew")
         super().__init__(
             in_features,
             hidden_features,
             blocks=("hidden",),
             kernel_init=kernel_init,
             recurrent_kernel_init=init,
-            bias_init=_near_zero if bias_init is None else bias_init,
+            bias_init=bias_init,
+            default_bias_init=_near_zero,
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
@@ -66,21 +67,30 @@ class _OrthogonalCell(RNNCell):
 
         Args, Returns and Raises: as `RNNCell.project`.
         """
-        return project_without_bias(self, x)
+        return self._input_product(x)
 
     def step(self, carry: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """modReLU(z + h Wᵀ); see `RNNCell.step`."""
         h_prev, drive = self._kept(carry, z)
         pre = drive + self._product(h_prev, self.transition_kernel())
-        b = jnp.broadcast_to(self.bias[...].astype(pre.dtype), pre.shape)
-        h = modrelu(pre, b)
+        h = pre if self.bias is None else modrelu(pre, spread(self.bias[...], pre))
         return h, h
 
     def fused_form(self) -> FusedForm | None:
         """One kernel, with W made once for all steps, and one of the biases of modReLU alone."""
-        w_h, w_x, b = promote(self.transition_kernel(), self.kernel[...], self.bias[...][None])
+        w_h, w_x, b = promote(self.transition_kernel(), self.kernel[...], self._bias_row())
         kernels = (jnp.concatenate([w_h, w_x, jnp.zeros_like(b)]), b)
         return FusedForm(_UnitMathematics(), kernels)
+
+    def linear_form(self) -> LinearForm | None:
+        """Dense, Λ = W at every step, without biases: modReLU is then the identity. Else None."""
+        if self.bias is not None or rounds_products(self):
+            return None
+        return LinearForm("dense", self._transition, contracts=True)
+
+    def _transition(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        (z,) = self._kept(z)
+        return row_matrix(self.transition_kernel(), z), z
 
     def jacobian_bound(self) -> tuple[float, jax.Array]:
         """The two factors of ‖∂h_t/∂h_{t−1}‖₂ ≤ sup|φ'| · σ₁(W_h), both 1.
@@ -111,6 +121,7 @@ class ExpRNNCell(_OrthogonalCell):
       recurrent_kernel_init: of A: "henaff", blocks of 2×2 that turn by angles uniform in (−π, π);
         "cayley", by s = −√((1 − cos u)/(1 + cos u)) with u uniform in (0, π/2); or a callable.
       bias_init: of b; None is the paper's, uniform between ±0.01.
+      use_bias: whether there is b; without it `bias` is None, and the cell linear.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -135,6 +146,7 @@ class ExpRNNCell(_OrthogonalCell):
         kernel_init: InitializerLike = "he_normal",
         recurrent_kernel_init: InitializerLike = "henaff",
         bias_init: InitializerLike | None = None,
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
@@ -146,6 +158,7 @@ class ExpRNNCell(_OrthogonalCell):
             kernel_init=kernel_init,
             recurrent_kernel_init=recurrent_kernel_init,
             bias_init=bias_init,
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
@@ -174,10 +187,11 @@ class ScoRNNCell(_OrthogonalCell):
       hidden_features: H.
       negatives: how many entries of D are −1; None is half of them, as in the paper for the copy
         and adding problems.
-      kernel_init: of V.
+      kernel_init: of V; in the authors' code it is uniform between ±0.01.
       recurrent_kernel_init: of A: "cayley", the paper's, "henaff" (see `ExpRNNCell`), or a
         callable.
-      bias_init: of b; None is the paper's, uniform between ±0.01.
+      bias_init: of b; None is uniform between ±0.01, as in `ExpRNNCell`; "zeros" is the authors'.
+      use_bias: whether there is b; without it `bias` is None, and the cell linear.
       dtype, carry_dtype, param_dtype, rngs: as in `ExpRNNCell`.
 
     Raises:
@@ -198,6 +212,7 @@ class ScoRNNCell(_OrthogonalCell):
         kernel_init: InitializerLike = "glorot_uniform",
         recurrent_kernel_init: InitializerLike = "cayley",
         bias_init: InitializerLike | None = None,
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
@@ -213,6 +228,7 @@ class ScoRNNCell(_OrthogonalCell):
             kernel_init=kernel_init,
             recurrent_kernel_init=recurrent_kernel_init,
             bias_init=bias_init,
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
@@ -225,23 +241,6 @@ class ScoRNNCell(_OrthogonalCell):
         signs = jnp.where(is_negative, -1.0, 1.0).astype(skew.dtype)
         w = jnp.linalg.solve(eye + skew, eye - skew)
         return w * jnp.broadcast_to(signs, w.shape)
-
-
-def at_least_float32(dtype: Any) -> Any:
-    """The type, or float32 in place of one of half its width."""
-    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
-
-
-def project_without_bias(cell: RNNCell, x: jax.Array) -> jax.Array:
-    """x V without biases; raises as `RNNCell.project`."""
-    _check_real("x", x)
-    if x.ndim < 1 or x.shape[-1] != cell.in_features:
-        raise ValueError(
-            f"the last axis of x must hold the cell's in_features={cell.in_features}; got "
-            f"shape {x.shape}. Pass x of shape (..., {cell.in_features}) or build the cell "
-            f"with in_features={x.shape[-1] if x.ndim else 1}."
-        )
-    return cell._product(x, cell.kernel[...])
 
 
 def modrelu(z: jax.Array, b: jax.Array) -> jax.Array:
@@ -275,29 +274,3 @@ class _UnitMathematics:
 
     def hidden(self, carry: jax.Array) -> jax.Array:
         return carry
-
-
-def _rotations(angles: Any) -> Initializer:
-    """Blocks of 2×2 on the diagonal with ∓angles beside it, one row of 0 over if H is odd."""
-
-    def draw(key: jax.Array, shape: tuple[int, ...], dtype: Any = float) -> jax.Array:
-        rows, columns = shape
-        if rows != columns:
-            raise ValueError(f"a skew matrix must be square; got shape {shape}. Pass (H, H).")
-        at = jnp.arange(0, rows - 1, 2)
-        values = angles(key, at.shape, dtype)
-        upper = jnp.zeros(shape, dtype).at[at, at + 1].set(values)
-        return upper - upper.T
-
-    return draw
-
-
-def _half_angles(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    # √((1 − cos u)/(1 + cos u)) = tan(u/2)
-    return -jnp.tan(jax.random.uniform(key, shape, dtype, maxval=math.pi / 2) / 2)
-
-
-ROTATIONS: dict[str, Initializer] = {
-    "henaff": _rotations(functools.partial(jax.random.uniform, minval=-math.pi, maxval=math.pi)),
-    "cayley": _rotations(_half_angles),
-}

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnn_jax.cells.cell import promote
+from rnn_jax.arrays import at_least_float32, promote, spread
+from rnn_jax.cells.cell import RNNCell, bias_initializer
 from rnn_jax.cells.linear import LinearForm
-from rnn_jax.cells.state_space import StateSpaceCell, drawing_dtype
 from rnn_jax.checks import check_flag, check_number, check_size
 from rnn_jax.initializers import InitializerLike, get_initializer, initialize
 
@@ -16,7 +16,7 @@ from rnn_jax.initializers import InitializerLike, get_initializer, initialize
 _SHARPNESS = 8.0
 
 
-class RGLRUCell(StateSpaceCell):
+class RGLRUCell(RNNCell):
     """Real-gated linear recurrent unit: a real decay by unit, gated by the input alone.
 
     u = x W                                 the input map
@@ -31,7 +31,8 @@ class RGLRUCell(StateSpaceCell):
     alike, as in the paper.
 
     Claim about gradients: ∂h_t/∂h_s = diag(∏ a), each a in (0, 1) and a function of inputs alone.
-    At r = 1, where a unit forgets fastest, a starts uniform in [a_min, a_max].
+    At r = 1, where a unit forgets fastest, a starts uniform in [a_min, a_max]; in the authors' code
+    that is a^(1/8), uniform in area, so that units forget about eight times faster.
 
     Args:
       in_features: I.
@@ -40,7 +41,9 @@ class RGLRUCell(StateSpaceCell):
       a_min, a_max: where a lies at r = 1 at the start, 0 < a_min < a_max < 1.
       input_map: whether u = x W; False is u = x.
       kernel_init: initialiser of W, by name or callable.
-      gate_kernel_init: of each block of W_a and W_i, likewise; biases start at 0.
+      gate_kernel_init: of each block of W_a and W_i, likewise.
+      bias_init: of b_a and b_i, `gate_bias`, likewise.
+      use_bias: whether there are these two; without them `gate_bias` is None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -70,12 +73,14 @@ class RGLRUCell(StateSpaceCell):
         input_map: bool = True,
         kernel_init: InitializerLike = "lecun_normal",
         gate_kernel_init: InitializerLike = "lecun_normal",
+        bias_init: InitializerLike = "zeros",
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
         rngs: nnx.Rngs,
     ):
-        self._begin(
+        super().__init__(
             in_features,
             hidden_features,
             dtype=dtype,
@@ -103,11 +108,9 @@ class RGLRUCell(StateSpaceCell):
             )
         init = get_initializer("kernel_init", kernel_init)
         of_gates = get_initializer("gate_kernel_init", gate_kernel_init)
-        kernel = None
         if input_map:
             shape = (self.in_features, size)
-            kernel = initialize("kernel_init", init, rngs.params(), shape, kind)
-        self.kernel = None if kernel is None else nnx.Param(kernel)  # type: ignore[assignment]
+            self.kernel = nnx.Param(initialize("kernel_init", init, rngs.params(), shape, kind))
         width = size // self.num_blocks
         blocks = [
             initialize("gate_kernel_init", of_gates, rngs.params(), (width, width), kind)
@@ -115,8 +118,10 @@ class RGLRUCell(StateSpaceCell):
         ]
         # (gate, block, from, to).
         self.gate_kernel = nnx.Param(jnp.stack(blocks).reshape(2, self.num_blocks, width, width))
-        self.gate_bias = nnx.Param(jnp.zeros((2, size), kind))
-        wide = drawing_dtype(kind)
+        of_bias, key = bias_initializer(use_bias, bias_init), rngs.params()
+        bias = None if of_bias is None else initialize("bias_init", of_bias, key, (2, size), kind)
+        self.gate_bias = None if bias is None else nnx.Param(bias)
+        wide = at_least_float32(kind)
         a = jax.random.uniform(rngs.params(), (size,), wide, low, high)
         # softplus(Λ) = −log(a) / 8.
         self.decay = nnx.Param(jnp.log(jnp.expm1(-jnp.log(a) / _SHARPNESS)).astype(kind))
@@ -130,9 +135,8 @@ class RGLRUCell(StateSpaceCell):
         Returns:
           (..., 2H).
         """
-        self._check_input(x)
         u, recurrence, gated = self._gate_arguments(x)
-        rate = _SHARPNESS * jax.nn.softplus(self._weight(self.decay, u))
+        rate = _SHARPNESS * jax.nn.softplus(spread(self.decay[...], u))
         log_a = -rate * jax.nn.sigmoid(recurrence)
         added = _root_of_rest(rate, recurrence) * jax.nn.sigmoid(gated) * u
         return jnp.concatenate([log_a, added], axis=-1)
@@ -146,7 +150,7 @@ class RGLRUCell(StateSpaceCell):
 
     def linear_form(self) -> LinearForm:
         """Real and diagonal; see `rnn_jax.cells.linear`."""
-        return LinearForm("diagonal", self._transition, _output, _same, _same, contracts=True)
+        return LinearForm("diagonal", self._transition, contracts=True)
 
     def gates(self, carry: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
         """The gate activations of the step that takes `carry` and `x`.
@@ -158,9 +162,8 @@ class RGLRUCell(StateSpaceCell):
         Returns:
           {"recurrence", "input"}: each (..., H), in (0, 1) as sigmoids are.
         """
-        self._check_input(x)
-        self._check_carry(carry, x)
         _, recurrence, gated = self._gate_arguments(x)
+        self._check_carry(carry, x)
         return {"recurrence": jax.nn.sigmoid(recurrence), "input": jax.nn.sigmoid(gated)}
 
     def memory_path(self, carry: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
@@ -175,8 +178,8 @@ class RGLRUCell(StateSpaceCell):
 
     def _gate_arguments(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """u and what the sigmoids are taken of, each (..., H)."""
-        u = x if self.kernel is None else self._product(x, self.kernel[...])
-        (u,) = self._kept(u)
+        self._check_input(x)
+        (u,) = self._kept(x if self.kernel is None else self._product(x, self.kernel[...]))
         kernels = self.gate_kernel[...]
         in_blocks = u.reshape(*u.shape[:-1], self.num_blocks, -1)
         operands = promote(in_blocks, kernels, dtype=self.dtype)
@@ -184,9 +187,10 @@ class RGLRUCell(StateSpaceCell):
             "...nj,gnjk->g...nk", *operands, preferred_element_type=self.carry_dtype
         ).reshape(2, *u.shape)
         recurrence, gated = self._kept(pre[0], pre[1])
-        bias = self.gate_bias[...].astype(u.dtype)
-        shape = (1,) * (u.ndim - 1) + (self.hidden_features,)
-        return u, recurrence + bias[0].reshape(shape), gated + bias[1].reshape(shape)
+        if self.gate_bias is None:
+            return u, recurrence, gated
+        b_a, b_i = (spread(bias, u) for bias in self.gate_bias[...])
+        return u, recurrence + b_a, gated + b_i
 
 
 def _root_of_rest(rate: jax.Array, recurrence: jax.Array) -> jax.Array:
@@ -200,12 +204,3 @@ def _root_of_rest(rate: jax.Array, recurrence: jax.Array) -> jax.Array:
     safe = jnp.where(is_small, jnp.ones_like(w), w)
     ratio = jnp.where(is_small, 1 - w / 2 + w * w / 6 - w * w * w / 24, -jnp.expm1(-safe) / safe)
     return jnp.sqrt(2 * rate) * jnp.exp(0.5 * jax.nn.log_sigmoid(recurrence)) * jnp.sqrt(ratio)
-
-
-def _output(carry: jax.Array, z: jax.Array) -> jax.Array:
-    del z
-    return carry
-
-
-def _same(carry: jax.Array) -> jax.Array:
-    return carry

@@ -1,6 +1,5 @@
 """The simplified state space layer S5 as a cell."""
 
-import functools
 from typing import Any
 
 import jax
@@ -8,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from rnn_jax.arrays import at_least_float32, spread
 from rnn_jax.cells.complex_state import ComplexStateCell
 from rnn_jax.cells.linear import LinearForm, apply
-from rnn_jax.cells.state_space import drawing_dtype
 from rnn_jax.checks import check_flag, check_number
+from rnn_jax.initializers.hippo import hippo_eigenvectors
 
 
 class S5Cell(ComplexStateCell):
@@ -24,8 +24,9 @@ class S5Cell(ComplexStateCell):
     A real system of 2H states has H pairs of conjugate states; of each pair one is here, which is
     where the 2 comes from. Λ starts at the eigenvalues of positive phase of the normal part of
     HiPPO-LegS of 2H states, −½ + iω, V being their eigenvectors: B starts at V* B₀ and C at C₀ V
-    for real B₀ and C₀, normal with variance 1/(their inputs). D is there where output and input
-    have the same size, as in the paper. The carry holds (real, imaginary), each (..., H).
+    for real B₀ and C₀, normal with variance 1/(their inputs). (In the authors' code C₀ is complex,
+    each part so, and the variance of B₀ is 1/(2H).) D is there where output and input have the same
+    size, as in the paper. The carry holds (real, imaginary), each (..., H).
 
     Claim about gradients: ∂h_t/∂h_s = λ^(t−s) whatever the inputs; |λ| = e^{−Δ/2} at the start, so
     a unit remembers for 2/Δ steps.
@@ -76,7 +77,7 @@ class S5Cell(ComplexStateCell):
                 f"step_min and step_max must be 0 < step_min < step_max; got {low} and {high}. "
                 "Pass for example step_min=0.001, step_max=0.1."
             )
-        self._begin(
+        super().__init__(
             in_features,
             hidden_features,
             dtype=dtype,
@@ -89,7 +90,7 @@ class S5Cell(ComplexStateCell):
         phases, vectors = hippo_eigenvectors(size)
         real = np.log(np.full(size, 0.5)) if self.stable else np.full(size, -0.5)
         self.rate = nnx.Param(jnp.asarray(np.stack([real, phases]), kind))
-        wide = drawing_dtype(kind)
+        wide = at_least_float32(kind)
         uniform = jax.random.uniform(rngs.params(), (size,), wide, np.log(low), np.log(high))
         self.log_step = nnx.Param(uniform.astype(kind))
         self._make_maps(out_features, kernel_scale=1.0, output_scale=1.0, rngs=rngs)
@@ -130,18 +131,4 @@ class S5Cell(ComplexStateCell):
                 (beside * real - above * phase) / square,
             ]
         )
-        return apply("complex", self._weight_of(scale.astype(product.dtype), product), product)
-
-
-@functools.lru_cache(maxsize=8)
-def hippo_eigenvectors(pairs: int) -> tuple[np.ndarray, np.ndarray]:
-    """Phases (N,) > 0 and eigenvectors (2N, N) of the normal part of HiPPO-LegS of 2N states.
-
-    A_nk = −√(2n+1) √(2k+1) for n > k, −(n+1) for n = k, else 0. A + P Pᵀ with P_n = √(n + ½) is
-    −½ plus a skew-symmetric matrix, whose eigenvalues come in pairs ±iω.
-    """
-    root = np.sqrt(2 * np.arange(2 * pairs) + 1.0)
-    products = np.outer(root, root)
-    skew = 0.5 * (np.triu(products, 1) - np.tril(products, -1))
-    phases, vectors = np.linalg.eigh(-1j * skew)
-    return phases[pairs:], vectors[:, pairs:]
+        return apply("complex", spread(scale, product), product)

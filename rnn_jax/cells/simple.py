@@ -15,7 +15,8 @@ from rnn_jax.activations import (
     get_activation,
     is_own,
 )
-from rnn_jax.cells.cell import RNNCell, promote
+from rnn_jax.cells.cell import RNNCell
+from rnn_jax.cells.linear import LinearForm, rounds_products, row_matrix
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
 from rnn_jax.initializers import InitializerLike
 
@@ -33,7 +34,9 @@ class SimpleRNNCell(RNNCell):
       hidden_features: H.
       activation: φ, by name (`sigmoid tanh relu leaky_relu identity` …), as an `Activation`, or
         any callable.
-      kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable.
+      kernel_init, recurrent_kernel_init, bias_init: initialisers, by name, as "orthogonal" or
+        "gaussian(1.5)", or callable; see `rnn_jax.initializers`.
+      use_bias: whether there is b; without it `bias` is None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products. With dtype=bfloat16 and carry_dtype=float32, products of bfloat16 are added up in
@@ -58,6 +61,7 @@ class SimpleRNNCell(RNNCell):
         kernel_init: InitializerLike = "lecun_normal",
         recurrent_kernel_init: InitializerLike = "orthogonal",
         bias_init: InitializerLike = "zeros",
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
@@ -71,6 +75,7 @@ class SimpleRNNCell(RNNCell):
             kernel_init=kernel_init,
             recurrent_kernel_init=recurrent_kernel_init,
             bias_init=bias_init,
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
@@ -89,8 +94,17 @@ class SimpleRNNCell(RNNCell):
         """
         if not is_own(self.activation):
             return None
-        rows = (self.recurrent_kernel[...], self.kernel[...], self.bias[...][None])
-        return FusedForm(_UnitMathematics(self.activation), (jnp.concatenate(promote(*rows)),))
+        return FusedForm(_UnitMathematics(self.activation), (self._whole_kernel(),))
+
+    def linear_form(self) -> LinearForm | None:
+        """Dense, Λ = W_hᵀ at every step, for the activation "identity"; else None."""
+        if self.activation != get_activation("identity") or rounds_products(self):
+            return None
+        return LinearForm("dense", self._transition)
+
+    def _transition(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        (z,) = self._kept(z)
+        return row_matrix(self.recurrent_kernel[...], z), z
 
     def slopes(self, carry: jax.Array, x: jax.Array) -> jax.Array | None:
         """φ'(x W_x + h W_h + b), the slopes of the step that takes `carry` and `x`.

@@ -13,14 +13,21 @@ biases, is not rounded.
 φ speaks in *blocks*, arrays (..., H) with one number a unit: each part of the carry is one, each
 gate has one of pre-activations. So it can be traced by a loop over whole sequences as it can by a
 kernel that holds a few units of a few rows on a chip. Blocks that see the same lie side by side in
-one kernel: a *group*.
+one kernel: a *group*. As h a group sees the output, or whatever parts of the carry it names.
+
+Where what φ computes meets weights in its turn, a step has several *stages*:
+
+m_0 = carry_{t−1},    u_k = [parts of m_k, x_t, 1] K,    m_{k+1} = φ_k(m_k, u_k)
+
+with m_k as many blocks as are needed, and the carry after the step at the end.
 
 A cell of that form describes itself by a `FusedForm`; its `step` remains the definition, and the
-oracle that the tests hold this form against.
+oracle that the tests hold this form against. `rnn_jax.cells.stages` goes through a step.
 """
 
 import itertools
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -42,37 +49,97 @@ class Group(NamedTuple):
       blocks: how many.
       sees_state: whether they see h.
       sees_input: whether they see x.
+      parts: what h is: these parts of the carry, or of what the stage before computed, side by
+        side; None is the output of the step before, and of the first stage alone.
     """
 
     blocks: int
     sees_state: bool
     sees_input: bool
+    parts: tuple[int, ...] | None = None
 
 
 Groups = tuple[Group, ...]
 
 
-class UnitMathematics(Protocol):
-    """φ and its derivative, unit by unit. Holds no arrays and hashes, so that `jit` can key on it.
+class Stage(Protocol):
+    """φ and its derivative, unit by unit, in a step of one stage; else of one of them.
 
-    No method may join or cut blocks, or mix their units.
+    Holds no arrays and hashes, so that `jit` can key on it. No method may join or cut blocks, or
+    mix their units. `start` is the carry before the step or, in a later stage, a tuple of blocks.
     """
 
     @property
     def groups(self) -> Groups:
         """What the blocks of pre-activations see, in their order."""
 
-    def advance(self, carry: Carry, pre: Blocks) -> tuple[Carry, Blocks]:
-        """(the carry after the step, what `coefficients` needs of it)."""
+    def advance(self, start: Any, pre: Blocks) -> tuple[Any, Blocks]:
+        """(what it becomes, what `coefficients` needs of it)."""
 
-    def coefficients(self, carry: Carry, saved: Blocks) -> Any:
-        """The blocks that `tangent` is linear with, from the carry before the step."""
+    def coefficients(self, start: Any, saved: Blocks) -> Any:
+        """The blocks that `tangent` is linear with."""
 
-    def tangent(self, coefficients: Any, carry: Carry, pre: Blocks) -> Carry:
+    def tangent(self, coefficients: Any, start: Any, pre: Blocks) -> Any:
         """The derivative of `advance` applied to tangents of its two arguments."""
 
+
+class EarlyStage(Stage, Protocol):
+    """A stage that another one follows."""
+
+    def after(self, start: Any, saved: Blocks) -> tuple[jax.Array, ...]:
+        """What `start` becomes, computed once more from what was saved."""
+
+
+class UnitMathematics(Stage, Protocol):
+    """The mathematics of a step in one stage."""
+
     def hidden(self, carry: Carry) -> jax.Array:
-        """The part of the carry that the kernels see, which is also the output."""
+        """The output, of the carry after a step; what groups see in the next that name no parts.
+
+        A part of the carry, or, where all groups name theirs, some of them joined.
+        """
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The mathematics of a step in several stages.
+
+    Attributes:
+      early: the stages before the last.
+      last: the last one, which gives the carry after the step.
+      output: which part of the carry is the output; None of a carry that is one array.
+    """
+
+    early: tuple[EarlyStage, ...]
+    last: Stage
+    output: int | None = None
+
+    def hidden(self, carry: Carry) -> jax.Array:
+        """See `UnitMathematics`."""
+        found: jax.Array = carry if self.output is None else carry[self.output]
+        return found
+
+
+Mathematics = UnitMathematics | Stages
+
+
+def stages_of(mathematics: Mathematics) -> tuple[Stage, ...]:
+    """The stages of a step, in their order."""
+    if isinstance(mathematics, Stages):
+        return (*mathematics.early, mathematics.last)
+    return (mathematics,)
+
+
+def groups_of(mathematics: Mathematics) -> Groups:
+    """The groups of all stages, in the order of the kernels."""
+    return tuple(itertools.chain.from_iterable(stage.groups for stage in stages_of(mathematics)))
+
+
+def sees_output_alone(mathematics: Mathematics) -> bool:
+    """Whether one stage is all, and what it sees of the carry is nothing but the output."""
+    return not isinstance(mathematics, Stages) and all(
+        group.parts is None for group in mathematics.groups
+    )
 
 
 class FusedForm(NamedTuple):
@@ -80,12 +147,12 @@ class FusedForm(NamedTuple):
 
     Attributes:
       mathematics: φ and its derivative.
-      kernels: for each group the rows for h (if seen), for x (if seen) and one row of biases:
-        shape (H + I + 1, blocks · H) where both are seen.
+      kernels: for each group, stage by stage, the rows for h (if seen), for x (if seen) and one row
+        of biases: shape (H + I + 1, blocks · H) where both are seen, h being one part.
       product_type: in which values are multiplied, narrower than the kernels'; None is theirs.
     """
 
-    mathematics: UnitMathematics
+    mathematics: Mathematics
     kernels: tuple[jax.Array, ...]
     product_type: Any = None
 
@@ -180,24 +247,26 @@ def affine(values: jax.Array, rows: jax.Array, product_type: Any) -> jax.Array:
     return u + jnp.broadcast_to(rows[-1], u.shape)
 
 
-def seen(groups: Groups, h: jax.Array, x: jax.Array, product_type: Any = None) -> list[jax.Array]:
-    """[h, x, 1] for each group, without what it does not see, in the type of products."""
-    if product_type is not None:
-        h, x = h.astype(product_type), x.astype(product_type)
+def seen(group: Group, h: jax.Array | None, x: jax.Array, product_type: Any = None) -> jax.Array:
+    """[h, x, 1] without what a group does not see, in the type of products.
+
+    Args:
+      group: see there.
+      h: the state that it sees; None if it sees none, or none is meant.
+      x: inputs, (..., I).
+      product_type: see `FusedForm`.
+    """
+    values = [*([] if h is None else [h]), *([x] if group.sees_input else [])]
     one = jnp.ones((*x.shape[:-1], 1), x.dtype)
-    return [
-        jnp.concatenate(
-            [*([h] if group.sees_state else []), *([x] if group.sees_input else []), one], axis=-1
-        )
-        for group in groups
-    ]
+    kind = x.dtype if product_type is None else product_type
+    return jnp.concatenate([value.astype(kind) for value in (*values, one)], axis=-1)
 
 
 def state_rows(form: FusedForm, features: int) -> list[jax.Array | None]:
     """The rows of each kernel that the state meets, (H, P); None where it does not see it."""
     return [
         kernel[: -1 - (features if group.sees_input else 0)] if group.sees_state else None
-        for kernel, group in zip(form.kernels, form.mathematics.groups, strict=True)
+        for kernel, group in zip(form.kernels, groups_of(form.mathematics), strict=True)
     ]
 
 
@@ -205,5 +274,5 @@ def input_rows(form: FusedForm, features: int) -> list[jax.Array | None]:
     """The rows of each kernel that the input meets, (I, P); None where it does not see it."""
     return [
         kernel[-1 - features : -1] if group.sees_input else None
-        for kernel, group in zip(form.kernels, form.mathematics.groups, strict=True)
+        for kernel, group in zip(form.kernels, groups_of(form.mathematics), strict=True)
     ]

@@ -2,15 +2,18 @@
 
 import functools
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rnn_jax.cells.cell import RNNCell
-from rnn_jax.cells.orthogonal import at_least_float32, project_without_bias
+from rnn_jax.arrays import at_least_float32, promote, spread
+from rnn_jax.cells.cell import RNNCell, bias_initializer
+from rnn_jax.cells.linear import LinearForm, rounds_products, row_matrix
+from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
 from rnn_jax.initializers import InitializerLike, get_initializer, initialize
 
 ComplexCarry = tuple[jax.Array, jax.Array]
@@ -25,8 +28,8 @@ class UnitaryRNNCell(RNNCell):
     D_k = diag(exp(iω)), R_k the reflection I − 2 v v*/‖v‖², F the unitary discrete Fourier
     transform, Π a permutation drawn once for each H. The carry is (re, im), the two real parts of
     h. `recurrent_kernel`, of shape (7, H), holds the angles of D₁, D₂ and D₃, then Re v and Im v of
-    R₁ and of R₂; `kernel`, (I, 2H), the real and the imaginary part of V; `bias` is b, (H,). There
-    is no fused form, whose kernels see one part of a carry; a step takes O(H log H).
+    R₁ and of R₂; `kernel`, (I, 2H), the real and the imaginary part of V; `bias` is b, (H,). A step
+    takes O(H log H).
 
     Gradients: ‖W‖ = 1 whatever the weights. Where b ≤ 0, singular values of ∂h'/∂h are at most 1;
     with b = 0 the cell is linear and all of them are 1. Where b > 0, z is turned faster than it
@@ -39,6 +42,7 @@ class UnitaryRNNCell(RNNCell):
       recurrent_kernel_init: of all seven rows at once; None is the paper's, angles uniform in
         (−π, π) and v in (−1, 1).
       bias_init: of b.
+      use_bias: whether there is b; without it `bias` is None, and the cell linear.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not x V; None is that of the products.
         States turn in float32 at least.
@@ -63,6 +67,7 @@ class UnitaryRNNCell(RNNCell):
         kernel_init: InitializerLike = "glorot_uniform",
         recurrent_kernel_init: InitializerLike | None = None,
         bias_init: InitializerLike = "zeros",
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
@@ -73,8 +78,7 @@ class UnitaryRNNCell(RNNCell):
             hidden_features,
             blocks=("re", "im"),
             kernel_init=kernel_init,
-            recurrent_kernel_init="zeros",
-            bias_init="zeros",
+            use_bias=False,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
@@ -82,20 +86,25 @@ class UnitaryRNNCell(RNNCell):
         )
 
         def drawn(name: str, given: InitializerLike, shape: tuple[int, ...]) -> Any:
-            init = get_initializer(name, given)
+            init = get_initializer(name, given, "unit")
             return nnx.Param(initialize(name, init, rngs.params(), shape, self.param_dtype))
 
         size = self.hidden_features
         init = _angles_and_reflections if recurrent_kernel_init is None else recurrent_kernel_init
         self.recurrent_kernel = drawn("recurrent_kernel_init", init, (7, size))
-        self.bias = drawn("bias_init", bias_init, (size,))
+        of_bias = bias_initializer(use_bias, bias_init)
+        if of_bias is not None:
+            self.bias = drawn("bias_init", of_bias, (size,))
 
     def project(self, x: jax.Array) -> jax.Array:
         """All that depends on the input alone: z = x V, its real part and then its imaginary one.
 
         Args, Returns and Raises: as `RNNCell.project`.
         """
-        return project_without_bias(self, x)
+        return self._input_product(x)
+
+    def transition_kernel(self) -> None:
+        """None: the state is complex; see `RNNCell.transition_kernel`."""
 
     def step(self, carry: ComplexCarry, z: jax.Array) -> tuple[ComplexCarry, jax.Array]:
         """modReLU(z + W h); see `RNNCell.step`."""
@@ -103,9 +112,47 @@ class UnitaryRNNCell(RNNCell):
         turned_re, turned_im = self._turned(re, im)
         drive_re, drive_im = jnp.split(drive, 2, axis=-1)
         z_re, z_im = drive_re + turned_re, drive_im + turned_im
-        scale = _complex_modrelu_scale(z_re, z_im, self.bias[...])
-        re, im = scale * z_re, scale * z_im
+        if self.bias is None:
+            re, im = z_re, z_im
+        else:
+            scale, *_ = _complex_modrelu(z_re, z_im, spread(self.bias[...], z_re))
+            re, im = scale * z_re, scale * z_im
         return (re, im), jnp.concatenate([re, im], axis=-1)
+
+    def linear_form(self) -> LinearForm | None:
+        """Dense, over [re, im], without biases: modReLU is then the identity. Else None."""
+        kept = self.carry_dtype or self.dtype or self.param_dtype
+        # A step of half precision is computed in a wider type, which Λ is rounded from.
+        if self.bias is not None or rounds_products(self) or at_least_float32(kept) != kept:
+            return None
+        return LinearForm(
+            "dense", self._transition, _joined_output, _joined, _parted, contracts=True
+        )
+
+    def _transition(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        (z,) = self._kept(z)
+        turned = self._turned(*_parted(jnp.eye(2 * self.hidden_features, dtype=z.dtype)))
+        return row_matrix(_joined(turned), z), z
+
+    def fused_form(self) -> FusedForm | None:
+        """One kernel, with W made once for all steps as a matrix, and one of the biases alone.
+
+        None where products are of another type than the carry, or of half its width: states turn
+        in more digits than those would have.
+        """
+        types = [self.dtype, self.carry_dtype, self.param_dtype]
+        kinds = [jnp.dtype(kind) for kind in types if kind is not None]
+        if any(kind != at_least_float32(kind) for kind in kinds) or len(set(kinds[:2])) > 1:
+            return None
+        nothing = jnp.zeros((1, self.hidden_features), self.kernel[...].dtype)
+        w_x, b = promote(self.kernel[...], nothing if self.bias is None else self.bias[...][None])
+        eye = jnp.eye(self.hidden_features, dtype=w_x.dtype)
+        of_re, of_im = self._turned(eye, jnp.zeros_like(eye))
+        # i e_j is turned to i times what e_j is.
+        rows = ([of_re, of_im], [-of_im, of_re])
+        w_h = jnp.concatenate([jnp.concatenate(row, axis=1) for row in rows])
+        kernel = jnp.concatenate([w_h, w_x, jnp.zeros_like(w_x[:1])])
+        return FusedForm(_UnitMathematics(), (kernel, b))
 
     @property
     def output_features(self) -> int:
@@ -126,6 +173,20 @@ class UnitaryRNNCell(RNNCell):
         return jnp.real(h).astype(re.dtype), jnp.imag(h).astype(im.dtype)
 
 
+def _joined(carry: ComplexCarry) -> jax.Array:
+    return jnp.concatenate(carry, axis=-1)
+
+
+def _joined_output(carry: ComplexCarry, z: jax.Array) -> jax.Array:
+    del z
+    return _joined(carry)
+
+
+def _parted(joined: jax.Array) -> ComplexCarry:
+    re, im = jnp.split(joined, 2, axis=-1)
+    return re, im
+
+
 @functools.cache
 def permutation(size: int) -> tuple[int, ...]:
     """Π of a unitary cell of this size, (Π a)_j = a_{Π(j)}: always the same."""
@@ -144,16 +205,51 @@ def _reflected(h: jax.Array, re: jax.Array, im: jax.Array) -> jax.Array:
     return h - _scaled(jnp.broadcast_to(along, h.shape), v)
 
 
-def _complex_modrelu_scale(re: jax.Array, im: jax.Array, b: jax.Array) -> jax.Array:
-    """relu(|z| + b)/|z|; at z = 0, where b ≥ 0, 1: as for a linear cell."""
-    b = jnp.broadcast_to(b.astype(re.dtype), re.shape)
+def _complex_modrelu(
+    re: jax.Array, im: jax.Array, b: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(relu(|z| + b)/|z|, 1 where that is not cut off and 0 elsewhere, 1/|z|).
+
+    At z = 0, where b ≥ 0, the first is 1, as for a linear cell, and the last is 0.
+    """
     square = re * re + im * im
-    is_zero = square == 0
-    inverse = jnp.where(
-        is_zero, jnp.zeros_like(square), 1 / jnp.sqrt(jnp.where(is_zero, 1, square))
-    )
+    is_zero, zero, one = square == 0, jnp.zeros_like(square), jnp.ones_like(square)
+    inverse = jnp.where(is_zero, zero, 1 / jnp.sqrt(jnp.where(is_zero, one, square)))
     is_cut = jnp.where(is_zero, b < 0, 1 + b * inverse < 0)
-    return jnp.where(is_cut, jnp.zeros_like(square), 1 + b * inverse)
+    return jnp.where(is_cut, zero, 1 + b * inverse), jnp.where(is_cut, zero, one), inverse
+
+
+@dataclass(frozen=True)
+class _UnitMathematics:
+    """The unitary cell, unit by unit; see `UnitMathematics`.
+
+    With n = z/|z|, m = 1 or 0 where modReLU is cut off, and s = m (1 + b/|z|):
+
+    ḣ' = s ż + m n (ḃ − b/|z| (n_re ż_re + n_im ż_im)),    in both parts
+    """
+
+    groups: ClassVar[Groups] = (
+        Group(2, sees_state=True, sees_input=True, parts=(0, 1)),
+        Group(1, sees_state=False, sees_input=False),
+    )
+
+    def advance(self, carry: ComplexCarry, pre: Blocks) -> tuple[ComplexCarry, Blocks]:
+        re, im, b = pre
+        scale, passes, inverse = _complex_modrelu(re, im, b)
+        toward = passes * inverse
+        return (scale * re, scale * im), (scale, scale - passes, toward * re, toward * im)
+
+    def coefficients(self, carry: ComplexCarry, saved: Blocks) -> Blocks:
+        return saved
+
+    def tangent(self, coefficients: Any, carry: ComplexCarry, pre: Blocks) -> ComplexCarry:
+        scale, excess, n_re, n_im = coefficients
+        re, im, b = pre
+        along = b - excess * (n_re * re + n_im * im)
+        return scale * re + n_re * along, scale * im + n_im * along
+
+    def hidden(self, carry: ComplexCarry) -> jax.Array:
+        return jnp.concatenate(carry, axis=-1)
 
 
 def _angles_and_reflections(

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnn_jax.cells.cell import promote
-from rnn_jax.cells.state_space import StateSpaceCell
+from rnn_jax.arrays import promote, spread
+from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
-from rnn_jax.checks import check_number, check_size
+from rnn_jax.checks import check_flag, check_number, check_size
 from rnn_jax.initializers import Initializer, InitializerLike, get_initializer, initialize
 
 SLSTMCarry = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
@@ -32,7 +32,7 @@ class _SmallInit:
 SMALL: Initializer = _SmallInit()
 
 
-class _ExponentialCell(StateSpaceCell):
+class _ExponentialCell(RNNCell):
     """Base: heads, and a stabiliser m that starts at the lowest number, element by element."""
 
     def _check_heads(self, num_heads: int) -> None:
@@ -48,7 +48,7 @@ class _ExponentialCell(StateSpaceCell):
         """d, the units of one head."""
         return self.hidden_features // self.num_heads
 
-    def _start(self, part: str, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    def _initial_part(self, part: str, shape: tuple[int, ...], dtype: Any) -> jax.Array:
         # e^m stands for 0. Half of the lowest number, to which log σ(f) can still be added.
         return jnp.full(shape, float(jnp.finfo(dtype).min) / 2 if part == "m" else 0.0, dtype)
 
@@ -77,9 +77,11 @@ class SLSTMCell(_ExponentialCell):
       hidden_features: H.
       num_heads: into how many blocks R falls; it divides H.
       depth: r in [0, 1], where the layer stands in its stack: forget biases start at
-        5 − 12 (k/(d − 1))^{0.3 + 1.3 r} for unit k of the d of a head.
+        5 − 12 (k/(d − 1))^{0.3 + 1.3 r} for unit k of the d of a head; without biases only 0 may
+        stand here.
       kernel_init: initialiser of W, by name or callable, gate by gate; None is normal with variance
         2/(5 I). R starts at 0, and so do the other biases.
+      use_bias: whether there is b; without it `bias` is None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -105,14 +107,18 @@ class SLSTMCell(_ExponentialCell):
         num_heads: int = 1,
         depth: float = 0.0,
         kernel_init: InitializerLike | None = None,
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
         rngs: nnx.Rngs,
     ):
-        self._begin(
+        super().__init__(
             in_features,
             hidden_features,
+            blocks=("input", "forget", "candidate", "output"),
+            kernel_init=SMALL if kernel_init is None else kernel_init,
+            use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
             param_dtype=param_dtype,
@@ -125,39 +131,41 @@ class SLSTMCell(_ExponentialCell):
                 f"depth must lie in [0, 1]; got {place}. Pass 0 for the first layer of a stack, 1 "
                 "for the last."
             )
-        self.blocks = ("input", "forget", "candidate", "output")
         size, kind, width = self.hidden_features, self.param_dtype, self.head_features
-        init = SMALL if kernel_init is None else get_initializer("kernel_init", kernel_init)
-        shape = (self.in_features, size)
-        kernels = [initialize("kernel_init", init, rngs.params(), shape, kind) for _ in range(4)]
-        self.kernel = nnx.Param(jnp.concatenate(kernels, axis=1))
         # (head, from, gate and to).
         self.recurrent_kernel = nnx.Param(jnp.zeros((self.num_heads, width, 4 * width), kind))
-        along = jnp.arange(width, dtype=kind) / max(1, width - 1)
-        forget = jnp.tile(5 - 12 * along ** (0.3 + 1.3 * place), self.num_heads)
-        nothing = jnp.zeros((size,), kind)
-        self.bias = nnx.Param(jnp.concatenate([nothing, forget.astype(kind), nothing, nothing]))
+        if self.bias is not None:
+            along = jnp.arange(width, dtype=kind) / max(1, width - 1)
+            forget = jnp.tile(5 - 12 * along ** (0.3 + 1.3 * place), self.num_heads)
+            self.bias[...] = self.bias[...].at[size : 2 * size].set(forget.astype(kind))
+        elif place:
+            raise ValueError(
+                f"depth is where forget biases start, so there must be some; got depth={place:g} "
+                "with use_bias=False. Leave depth out, or pass use_bias=True."
+            )
 
     def project(self, x: jax.Array) -> jax.Array:
         """x W + b, (..., 4H); see `RNNCell.project`."""
-        self._check_input(x)
-        (z,) = self._kept(self._product(x, self.kernel[...]))
-        return z + self._weight(self.bias, z)
+        (z,) = self._kept(self._input_product(x))
+        return z if self.bias is None else z + spread(self.bias[...], z)
 
     def step(self, carry: SLSTMCarry, z: jax.Array) -> tuple[SLSTMCarry, jax.Array]:
         """One step of (c, n, m, h); see `RNNCell.step`."""
         after, _ = self._advance(carry, z)
         return after, after[3]
 
-    def fused_form(self) -> FusedForm | None:
-        """One kernel for all blocks, with 0 between the heads."""
+    def transition_kernel(self) -> jax.Array:
+        """R as one matrix, (H, 4H): its blocks, with 0 between the heads."""
         heads, width = self.num_heads, self.head_features
         by_gate = self.recurrent_kernel[...].reshape(heads, width, 4, width)
         own = jnp.eye(heads, dtype=by_gate.dtype)
         # Row (head, from), column (gate, head, to).
         whole = jnp.einsum("hagb,hk->hagkb", by_gate, own)
-        dense = whole.reshape(heads * width, 4 * heads * width)
-        rows = (dense, self.kernel[...], self.bias[...][None])
+        return whole.reshape(heads * width, 4 * heads * width)
+
+    def fused_form(self) -> FusedForm | None:
+        """One kernel for all blocks, with 0 between the heads."""
+        rows = (self.transition_kernel(), self.kernel[...], self._bias_row())
         return FusedForm(_UnitMathematics(), (jnp.concatenate(promote(*rows)),))
 
     def gates(self, carry: SLSTMCarry, x: jax.Array) -> dict[str, jax.Array]:
@@ -255,6 +263,12 @@ class MLSTMCell(_ExponentialCell):
     Claim about gradients: no gate sees the carry, so C e^m and n e^m are linear in themselves,
     with the factor ∏ σ(f̃) over any number of steps, whatever the inputs between were read as.
 
+    It has no `linear_form` all the same. The carry (C, n, m) is not linear in itself: m' is a
+    maximum, and f and i hang on m. Without m, in C e^m and n e^m, it would be, but these overflow
+    where ĩ is large, which is what m is there for. And an associative scan would write down d²
+    numbers a head at every step; the authors' parallel form, chunks of queries against keys, is
+    another algorithm.
+
     Args:
       in_features: I.
       hidden_features: H, over all heads.
@@ -262,6 +276,7 @@ class MLSTMCell(_ExponentialCell):
       kernel_init: initialiser of W_q, W_k, W_v and W_o, by name or callable, each on its own; None
         is normal with variance 2/(5 I). w_i and w_f start at 0, b_i ~ N(0, 0.1²), b_f from 3 to 6
         over the heads, other biases at 0.
+      use_bias: whether there are biases; without them `bias` is None.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -285,12 +300,13 @@ class MLSTMCell(_ExponentialCell):
         *,
         num_heads: int = 1,
         kernel_init: InitializerLike | None = None,
+        use_bias: bool = True,
         dtype: Any = None,
         carry_dtype: Any = None,
         param_dtype: Any = None,
         rngs: nnx.Rngs,
     ):
-        self._begin(
+        super().__init__(
             in_features,
             hidden_features,
             dtype=dtype,
@@ -306,21 +322,23 @@ class MLSTMCell(_ExponentialCell):
         # Columns: queries, keys, values, output gate; then input and forget gates by head.
         gates = jnp.zeros((self.in_features, 2 * heads), kind)
         self.kernel = nnx.Param(jnp.concatenate([*kernels, gates], axis=1))
-        b_i = 0.1 * jax.random.normal(rngs.params(), (heads,), jnp.float32)
-        b_f = jnp.linspace(3.0, 6.0, heads)
-        self.bias = nnx.Param(
-            jnp.concatenate([jnp.zeros((4 * size,), kind), b_i.astype(kind), b_f.astype(kind)])
-        )
+        if check_flag("use_bias", use_bias):
+            b_i = 0.1 * jax.random.normal(rngs.params(), (heads,), jnp.float32)
+            b_f = jnp.linspace(3.0, 6.0, heads)
+            self.bias = nnx.Param(
+                jnp.concatenate([jnp.zeros((4 * size,), kind), b_i.astype(kind), b_f.astype(kind)])
+            )
 
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
+    @property
+    def carry_shapes(self) -> dict[str, tuple[int, ...]]:
+        """{"C": (heads, d, d), "n": (heads, d), "m": (heads,)}; see `RNNCell.carry_shapes`."""
         heads, width = self.num_heads, self.head_features
         return {"C": (heads, width, width), "n": (heads, width), "m": (heads,)}
 
     def project(self, x: jax.Array) -> jax.Array:
         """[q, k √d, v, õ, ĩ, f̃], (..., 4H + 2 heads); see `RNNCell.project`."""
-        self._check_input(x)
-        (z,) = self._kept(self._product(x, self.kernel[...]))
-        return z + self._weight(self.bias, z)
+        (z,) = self._kept(self._input_product(x))
+        return z if self.bias is None else z + spread(self.bias[...], z)
 
     def step(self, carry: MLSTMCarry, z: jax.Array) -> tuple[MLSTMCarry, jax.Array]:
         """One step of (C, n, m); see `RNNCell.step`."""

@@ -1,6 +1,6 @@
 """The weights of one cell, as all conversions pass them on: in this package's layout."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -31,22 +31,24 @@ class CellWeights:
       kind: "rnn", "lstm" or "gru".
       kernel: W_x, (I, G·H).
       recurrent_kernel: W_h, (P, G·H); P is H but for a projection.
-      bias: (G·H,).
-      candidate_recurrent_bias: (H,) of a GRU that resets after the product; else None.
+      bias: (G·H,); None without biases.
+      candidate_recurrent_bias: (H,) of a GRU with biases that resets after the product; else None.
       projection: W_p of an LSTM that has one, (H, P); else None.
       activation: of a simple RNN; of a gated cell that of candidate and cell state.
       gate: σ of a gated cell.
+      reset_after: whether a GRU resets after the product.
       dtype: the type to compute in; None takes JAX's promotion.
     """
 
     kind: str
     kernel: np.ndarray
     recurrent_kernel: np.ndarray
-    bias: np.ndarray
+    bias: np.ndarray | None
     candidate_recurrent_bias: np.ndarray | None = None
     projection: np.ndarray | None = None
     activation: ActivationLike = "tanh"
     gate: ActivationLike = "sigmoid"
+    reset_after: bool = True
     dtype: Any = None
 
     @property
@@ -57,7 +59,7 @@ class CellWeights:
     @property
     def hidden_features(self) -> int:
         """H."""
-        return int(self.bias.shape[0]) // BLOCKS[self.kind]
+        return int(self.recurrent_kernel.shape[1]) // BLOCKS[self.kind]
 
     @property
     def output_features(self) -> int:
@@ -69,11 +71,26 @@ class CellWeights:
         """The type that holds all arrays."""
         return jnp.result_type(*self.arrays().values())
 
-    @property
-    def has_bias(self) -> bool:
-        """Whether any bias is other than 0."""
-        biases = (self.bias, self.candidate_recurrent_bias)
-        return any(b is not None and np.any(b != 0) for b in biases)
+    def with_bias(self, bias: bool) -> "CellWeights":
+        """The same cell with biases, 0 if it had none, or without them.
+
+        Raises:
+          ValueError: without them it would compute something else.
+        """
+        there = (self.bias, self.candidate_recurrent_bias)
+        if not bias:
+            if any(b is not None and np.any(b != 0) for b in there):
+                raise ValueError(
+                    "bias=False leaves the biases out, so all must be 0; got others. Leave "
+                    "bias=False out."
+                )
+            return replace(self, bias=None, candidate_recurrent_bias=None)
+        if self.bias is not None:
+            return self
+        zeros = np.zeros_like(self.recurrent_kernel[0])
+        within = self.kind == "gru" and self.reset_after
+        own = np.zeros(self.hidden_features, zeros.dtype) if within else None
+        return replace(self, bias=zeros, candidate_recurrent_bias=own)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays that there are, by the name of the cell's attribute."""
@@ -92,6 +109,7 @@ def cell_of(weights: CellWeights) -> RNNCell:
     options: dict[str, Any] = {
         "kernel_init": "zeros",
         "recurrent_kernel_init": "zeros",
+        "use_bias": weights.bias is not None,
         "dtype": weights.dtype,
         "param_dtype": weights.param_dtype,
         "rngs": nnx.Rngs(0),
@@ -101,7 +119,7 @@ def cell_of(weights: CellWeights) -> RNNCell:
     else:
         options |= {"gate_fn": weights.gate, "activation_fn": weights.activation}
     if weights.kind == "gru":
-        options["reset_after"] = weights.candidate_recurrent_bias is not None
+        options["reset_after"] = weights.reset_after
     elif weights.projection is not None:
         options["projection"] = weights.output_features
     cell = _CELLS[weights.kind](weights.in_features, weights.hidden_features, **options)
@@ -156,11 +174,12 @@ def weights_of(cell: Any, to: str) -> CellWeights:
         kind,
         arrays["kernel"],
         arrays["recurrent_kernel"],
-        arrays["bias"],
+        arrays.get("bias"),
         arrays.get("candidate_recurrent_bias"),
         arrays.get("projection_kernel"),
         cell.activation if kind == "rnn" else cell.activation_fn,
         getattr(cell, "gate_fn", "sigmoid"),
+        getattr(cell, "reset_after", True),
         cell.dtype,
     )
 

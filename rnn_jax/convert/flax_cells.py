@@ -17,7 +17,7 @@ from rnn_jax.activations import ACTIVATIONS, Activation
 from rnn_jax.cells.cell import RNNCell
 from rnn_jax.checks import check_choice, check_flag, kind_of
 from rnn_jax.convert.cell_weights import CellWeights, as_numpy, cell_of, weights_of, with_origin
-from rnn_jax.convert.layer_weights import LayerWeights, layers_of, model_of
+from rnn_jax.convert.layer_weights import LayerWeights, layers_of, model_of, with_bias
 from rnn_jax.convert.linen_params import GATES, read_params, write_params
 from rnn_jax.sequence.model import SequenceModel
 
@@ -75,7 +75,7 @@ def to_flax(model: Any, *, api: str = "nnx", optimized: bool = True) -> Any:
     Returns:
       Of NNX, a cell, an nnx.RNN, an nnx.Bidirectional, or an nnx.Sequential of several layers,
       called on (B, T, I). Of Linen, (cell, {"params": …}). A `dtype` to compute in goes along; a
-      `carry_dtype` has no counterpart.
+      `carry_dtype` has no counterpart. Flax's cells have biases: those of a cell without are 0.
 
     Raises:
       TypeError: it is no such model.
@@ -84,7 +84,7 @@ def to_flax(model: Any, *, api: str = "nnx", optimized: bool = True) -> Any:
     check_choice("api", api, ("linen", "nnx"))
     check_flag("optimized", optimized)
     if isinstance(model, RNNCell):
-        weights = weights_of(model, "Flax")
+        weights = weights_of(model, "Flax").with_bias(True)
         return _write_nnx(weights, optimized) if api == "nnx" else _write_linen(weights, optimized)
     if api == "linen":
         raise ValueError(
@@ -96,7 +96,8 @@ def to_flax(model: Any, *, api: str = "nnx", optimized: bool = True) -> Any:
             f"layers that go to Flax must be without dropout between them; got dropout="
             f"{model.dropout}. Convert model.cells, and put nnx.Dropout between the layers."
         )
-    layers = [_write_layer(layer, optimized) for layer in layers_of(model, "Flax")]
+    found = with_bias(layers_of(model, "Flax"), True)
+    layers = [_write_layer(layer, optimized) for layer in found]
     return layers[0] if len(layers) == 1 else nnx.Sequential(*layers)
 
 
@@ -289,7 +290,7 @@ def _options(weights: CellWeights) -> dict[str, Any]:
             "an LSTM that goes to Flax must be without a projection, which Flax's do not have; got "
             f"projection={weights.output_features}. PyTorch's has one: rnn_jax.convert.to_torch."
         )
-    if weights.kind == "gru" and weights.candidate_recurrent_bias is None:
+    if weights.kind == "gru" and not weights.reset_after:
         raise ValueError(
             "a GRU that goes to Flax must have reset_after=True, the only variant there; got "
             "reset_after=False. Keras has both: rnn_jax.convert.to_keras."

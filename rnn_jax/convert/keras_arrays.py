@@ -62,16 +62,24 @@ def read_arrays(
     check_shape("kernel", kernel, (kernel.shape[0], columns), "columns as the recurrent kernel has")
     bias = found[2] if len(found) == 3 else None
     if kind != "gru":
-        flat = np.zeros(columns, kernel.dtype) if bias is None else bias
-        check_shape("bias", flat, (columns,), "one for each column")
-        return CellWeights(kind, kernel, recurrent, flat, activation=activation, dtype=dtype)
-    flat, within = _read_gru_bias(bias, size, reset_after, kernel.dtype)
+        if bias is not None:
+            check_shape("bias", bias, (columns,), "one for each column")
+        return CellWeights(kind, kernel, recurrent, bias, activation=activation, dtype=dtype)
+    if reset_after is None:
+        reset_after = _resets_after(bias)
+    flat, within = (None, None) if bias is None else _read_gru_bias(bias, size, reset_after)
     return CellWeights(
-        kind, swapped(kernel), swapped(recurrent), swapped(flat), within, dtype=dtype
+        kind,
+        swapped(kernel),
+        swapped(recurrent),
+        None if flat is None else swapped(flat),
+        within,
+        reset_after=reset_after,
+        dtype=dtype,
     )
 
 
-def write_arrays(cell: CellWeights, bias: bool) -> list[np.ndarray]:
+def write_arrays(cell: CellWeights) -> list[np.ndarray]:
     """What `set_weights` of the Keras layer takes.
 
     Raises:
@@ -83,19 +91,15 @@ def write_arrays(cell: CellWeights, bias: bool) -> list[np.ndarray]:
             f"got projection={cell.output_features}. PyTorch's has one: rnn_jax.convert.to_torch."
         )
     check_gated(cell, "Keras")
-    if not bias and cell.has_bias:
-        raise ValueError(
-            "bias=False leaves the biases out, so all must be 0; got others. Leave bias=False out."
-        )
-    arrays = [cell.kernel, cell.recurrent_kernel, cell.bias]
+    arrays = [cell.kernel, cell.recurrent_kernel, *([] if cell.bias is None else [cell.bias])]
     if cell.kind == "gru":
         arrays = [swapped(array) for array in arrays]
         within = cell.candidate_recurrent_bias
         if within is not None:
-            second = np.zeros_like(cell.bias)
+            second = np.zeros_like(arrays[2])
             second[2 * cell.hidden_features :] = within
             arrays[2] = np.stack([arrays[2], second])
-    return [np.array(array, order="C") for array in (arrays if bias else arrays[:2])]
+    return [np.array(array, order="C") for array in arrays]
 
 
 def swapped(array: np.ndarray) -> np.ndarray:
@@ -104,20 +108,20 @@ def swapped(array: np.ndarray) -> np.ndarray:
     return np.concatenate([second, first, candidate], axis=-1)
 
 
+def _resets_after(bias: np.ndarray | None) -> bool:
+    """Where a GRU's reset gate acts, by the shape of its bias."""
+    if bias is None:
+        raise ValueError(
+            "a GRU without a bias must say where its reset gate acts, which its arrays do not "
+            "tell; got reset_after=None. Pass reset_after=True (Keras' default) or False."
+        )
+    return bias.ndim == 2
+
+
 def _read_gru_bias(
-    bias: np.ndarray | None, size: int, reset_after: bool | None, dtype: Any
+    bias: np.ndarray, size: int, reset_after: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """(bias of all blocks in Keras' order, the candidate's within the reset product if any)."""
-    if bias is None:
-        if reset_after is None:
-            raise ValueError(
-                "a GRU without a bias must say where its reset gate acts, which its arrays do not "
-                "tell; got reset_after=None. Pass reset_after=True (Keras' default) or False."
-            )
-        flat = np.zeros(3 * size, dtype)
-        return flat, np.zeros(size, dtype) if reset_after else None
-    if reset_after is None:
-        reset_after = bias.ndim == 2
     if not reset_after:
         check_shape("bias", bias, (3 * size,), "that of a GRU with reset_after=False")
         return bias, None

@@ -20,7 +20,7 @@ from rnn_jax.convert.cell_weights import (
     with_origin,
 )
 from rnn_jax.convert.keras_arrays import read_arrays, write_arrays
-from rnn_jax.convert.layer_weights import LayerWeights, layers_of, model_of
+from rnn_jax.convert.layer_weights import LayerWeights, layers_of, model_of, with_bias
 from rnn_jax.sequence.model import SequenceModel
 
 _LAYERS = {"SimpleRNN": "rnn", "GRU": "gru", "LSTM": "lstm"}
@@ -99,14 +99,15 @@ def from_keras(
     return model_of(read, readout="all" if layers[-1].return_sequences else "last")
 
 
-def to_keras(model: Any, *, layer: bool = True, bias: bool = True) -> Any:
+def to_keras(model: Any, *, layer: bool = True, bias: bool | None = None) -> Any:
     """The Keras layer of a model, or its arrays; the inverse of `from_keras`.
 
     Args:
       model: a `SequenceModel` without a dense readout, a `StackedCell`, a `Bidirectional`, or a
         list of layers; or a cell, for a keras.layers.LSTMCell and its like.
       layer: False gives the arrays alone, and needs no Keras.
-      bias: False leaves the biases out, which must then be 0.
+      bias: None is with biases if any cell has some; True is with them in any case, 0 in a cell
+        without; False leaves them out, and they must then be 0.
 
     Returns:
       A built SimpleRNN, GRU, LSTM or Bidirectional, a keras.Sequential of several, or a cell; or
@@ -119,22 +120,21 @@ def to_keras(model: Any, *, layer: bool = True, bias: bool = True) -> Any:
       ImportError: there is no Keras.
     """
     check_flag("layer", layer)
-    check_flag("bias", bias)
     if isinstance(model, RNNCell):
-        cell = weights_of(model, "Keras")
-        arrays = write_arrays(cell, bias)
-        return _make_cell(cell, arrays, bias) if layer else arrays
+        ((cell,),) = with_bias([(weights_of(model, "Keras"),)], bias)
+        arrays = write_arrays(cell)
+        return _make_cell(cell, arrays) if layer else arrays
     if isinstance(model, SequenceModel) and model.dropout and len(model.cells) > 1:
         raise ValueError(
             f"layers that go to Keras must be without dropout between them; got dropout="
             f"{model.dropout}. Convert model.cells, and put keras.layers.Dropout between."
         )
-    layers = layers_of(model, "Keras", reads_last=True)
-    lists = [[a for cell in cells for a in write_arrays(cell, bias)] for cells in layers]
+    layers = with_bias(layers_of(model, "Keras", reads_last=True), bias)
+    lists = [[a for cell in cells for a in write_arrays(cell)] for cells in layers]
     if not layer:
         return lists[0] if len(lists) == 1 else lists
     last = isinstance(model, SequenceModel) and model.readout == "last"
-    return _make_layers(layers, lists, bias, last)
+    return _make_layers(layers, lists, last)
 
 
 def _read_lists(arrays: Sequence[Any], kind: str | None, said: dict[str, Any]) -> LayerWeights:
@@ -255,11 +255,14 @@ def _activation_of(function: Any, keras: Any) -> str:
     )
 
 
-def _options(cell: CellWeights, bias: bool) -> dict[str, Any]:
+def _options(cell: CellWeights) -> dict[str, Any]:
     """How a Keras cell of these weights is built."""
-    options: dict[str, Any] = {"use_bias": bias, "dtype": jnp.dtype(cell.param_dtype).name}
+    options: dict[str, Any] = {
+        "use_bias": cell.bias is not None,
+        "dtype": jnp.dtype(cell.param_dtype).name,
+    }
     if cell.kind == "gru":
-        options["reset_after"] = cell.candidate_recurrent_bias is not None
+        options["reset_after"] = cell.reset_after
     elif cell.kind == "rnn":
         named = (t for t, o in _ACTIVATIONS.items() if computes(cell.activation, o))
         options["activation"] = next(named, None)
@@ -272,18 +275,16 @@ def _options(cell: CellWeights, bias: bool) -> dict[str, Any]:
     return options
 
 
-def _make_cell(cell: CellWeights, arrays: list[np.ndarray], bias: bool) -> Any:
+def _make_cell(cell: CellWeights, arrays: list[np.ndarray]) -> Any:
     keras = _keras()
     of_class = getattr(keras.layers, f"{_NAMES[cell.kind]}Cell")
-    built = of_class(cell.hidden_features, **_options(cell, bias))
+    built = of_class(cell.hidden_features, **_options(cell))
     built.build((None, cell.in_features))
     built.set_weights(arrays)
     return built
 
 
-def _make_layers(
-    layers: list[LayerWeights], lists: list[list[np.ndarray]], bias: bool, last: bool
-) -> Any:
+def _make_layers(layers: list[LayerWeights], lists: list[list[np.ndarray]], last: bool) -> Any:
     keras, made = _keras(), []
     for cells, arrays in zip(layers, lists, strict=True):
         every_step = not (last and cells is layers[-1])
@@ -292,7 +293,7 @@ def _make_layers(
                 cell.hidden_features,
                 return_sequences=every_step,
                 go_backwards=index == 1,
-                **_options(cell, bias),
+                **_options(cell),
             )
             for index, cell in enumerate(cells)
         ]

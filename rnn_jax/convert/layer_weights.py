@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from rnn_jax.checks import kind_of
+from rnn_jax.checks import check_flag, kind_of
 from rnn_jax.convert.cell_weights import CellWeights, cell_of, weights_of
 from rnn_jax.sequence.bidirectional import Bidirectional
 from rnn_jax.sequence.model import SequenceModel
@@ -51,6 +51,20 @@ def layers_of(source: Any, to: str, *, reads_last: bool = False) -> list[LayerWe
 def cells_in(layers: Iterable[LayerWeights]) -> list[CellWeights]:
     """All cells, from input to output, forward before backward."""
     return [cell for layer in layers for cell in layer]
+
+
+def with_bias(layers: Iterable[LayerWeights], bias: bool | None) -> list[LayerWeights]:
+    """Layers all with biases, or all without; None is with, if any has some.
+
+    Raises:
+      TypeError: `bias` is no bool.
+      ValueError: biases that are left out are not 0.
+    """
+    found = list(layers)
+    if bias is None:
+        bias = any(cell.bias is not None for cell in cells_in(found))
+    wanted = check_flag("bias", bias)
+    return [tuple(cell.with_bias(wanted) for cell in layer) for layer in found]
 
 
 def _each(layers: Iterable[Any], to: str) -> list[LayerWeights]:

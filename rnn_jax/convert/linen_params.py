@@ -67,7 +67,8 @@ def write_params(weights: CellWeights) -> dict[str, dict[str, Any]]:
 
     split("i", "kernel", weights.kernel)
     split("h", "kernel", weights.recurrent_kernel)
-    split("h" if weights.kind == "lstm" else "i", "bias", weights.bias)
+    if weights.bias is not None:
+        split("h" if weights.kind == "lstm" else "i", "bias", weights.bias)
     if weights.candidate_recurrent_bias is not None:
         params["hn"]["bias"] = jnp.asarray(weights.candidate_recurrent_bias)
     return params

@@ -20,7 +20,7 @@ from rnn_jax.convert.cell_weights import (
     weights_of,
     with_origin,
 )
-from rnn_jax.convert.layer_weights import LayerWeights, cells_in, layers_of, model_of
+from rnn_jax.convert.layer_weights import LayerWeights, cells_in, layers_of, model_of, with_bias
 from rnn_jax.convert.state_dict import State, own_entries, read_layers, write_cell
 from rnn_jax.sequence.model import SequenceModel
 
@@ -81,14 +81,15 @@ def from_torch(
     return model_of(layers, dropout=source.dropout)
 
 
-def to_torch(model: Any, *, module: bool = True, bias: bool = True) -> Any:
+def to_torch(model: Any, *, module: bool = True, bias: bool | None = None) -> Any:
     """The PyTorch module of a model, or its state dict; the inverse of `from_torch`.
 
     Args:
       model: a `SequenceModel` without a dense readout, a `StackedCell`, a `Bidirectional`, or a
         list of layers, all of one kind and size; or a cell, for a torch.nn.LSTMCell and its like.
       module: False gives the state dict alone, as NumPy arrays, and needs no PyTorch.
-      bias: False leaves the biases out, which must then be 0.
+      bias: None is with biases if any cell has some; True is with them in any case, 0 in a cell
+        without; False leaves them out, and they must then be 0.
 
     Returns:
       A torch.nn.RNN, LSTM or GRU with batch_first=True on the CPU, in training mode as new modules
@@ -101,25 +102,24 @@ def to_torch(model: Any, *, module: bool = True, bias: bool = True) -> Any:
       ImportError: there is no PyTorch.
     """
     check_flag("module", module)
-    check_flag("bias", bias)
     if isinstance(model, RNNCell):
-        cell = _for_torch(weights_of(model, "PyTorch"), bias)
+        ((cell,),) = _for_torch([(weights_of(model, "PyTorch"),)], bias)
         if cell.projection is not None:
             raise ValueError(
                 "a cell that goes to PyTorch must be without a projection, which torch.nn.LSTMCell "
                 f"does not have; got projection={cell.output_features}. Pass a list, [cell], for a "
                 "torch.nn.LSTM of one layer."
             )
-        state = write_cell(cell, "", bias)
-        return _make_cell(cell, state, bias) if module else state
-    layers = layers_of(model, "PyTorch")
+        state = write_cell(cell, "")
+        return _make_cell(cell, state) if module else state
+    layers = _for_torch(layers_of(model, "PyTorch"), bias)
     _check_uniform(layers)
     state = {}
     for depth, layer in enumerate(layers):
         for cell, direction in zip(layer, ("", "_reverse"), strict=False):
-            state |= write_cell(_for_torch(cell, bias), f"_l{depth}{direction}", bias)
+            state |= write_cell(cell, f"_l{depth}{direction}")
     dropout = model.dropout if isinstance(model, SequenceModel) else 0.0
-    return _make_module(layers, state, bias, dropout) if module else state
+    return _make_module(layers, state, dropout) if module else state
 
 
 def _refuse_options(given: dict[str, Any]) -> None:
@@ -174,13 +174,19 @@ def _recurrent_parts(source: Any, nn: Any) -> str:
     return "Pass one of these."
 
 
-def _for_torch(cell: CellWeights, bias: bool) -> CellWeights:
-    """A cell, if PyTorch has its kind.
+def _for_torch(layers: list[LayerWeights], bias: bool | None) -> list[LayerWeights]:
+    """The layers, all with biases or all without, if PyTorch has their kind.
 
     Raises:
       ValueError: it has not.
     """
-    if cell.kind == "gru" and cell.candidate_recurrent_bias is None:
+    for cell in cells_in(layers):
+        _check_kind(cell)
+    return with_bias(layers, bias)
+
+
+def _check_kind(cell: CellWeights) -> None:
+    if cell.kind == "gru" and not cell.reset_after:
         raise ValueError(
             "a GRU that goes to PyTorch must have reset_after=True, the only variant there; got "
             "reset_after=False. Keras has both: rnn_jax.convert.to_keras."
@@ -188,11 +194,6 @@ def _for_torch(cell: CellWeights, bias: bool) -> CellWeights:
     if cell.kind == "rnn":
         _nonlinearity(cell)
     check_gated(cell, "PyTorch")
-    if not bias and cell.has_bias:
-        raise ValueError(
-            "bias=False leaves the biases out, so all must be 0; got others. Leave bias=False out."
-        )
-    return cell
 
 
 def _nonlinearity(cell: CellWeights) -> str:
@@ -235,11 +236,11 @@ def _check_uniform(layers: list[LayerWeights]) -> None:
         )
 
 
-def _make_module(layers: list[LayerWeights], state: State, bias: bool, dropout: float) -> Any:
+def _make_module(layers: list[LayerWeights], state: State, dropout: float) -> Any:
     cell = cells_in(layers)[0]
     options: dict[str, Any] = {
         "num_layers": len(layers),
-        "bias": bias,
+        "bias": cell.bias is not None,
         "batch_first": True,
         # Which acts between layers, and of which PyTorch warns where there is no between.
         "dropout": dropout if len(layers) > 1 else 0.0,
@@ -252,8 +253,8 @@ def _make_module(layers: list[LayerWeights], state: State, bias: bool, dropout: 
     return _filled(cell.kind.upper(), cell, state, options)
 
 
-def _make_cell(cell: CellWeights, state: State, bias: bool) -> Any:
-    options: dict[str, Any] = {"bias": bias}
+def _make_cell(cell: CellWeights, state: State) -> Any:
+    options: dict[str, Any] = {"bias": cell.bias is not None}
     if cell.kind == "rnn":
         options["nonlinearity"] = _nonlinearity(cell)
     return _filled(f"{cell.kind.upper()}Cell", cell, state, options)

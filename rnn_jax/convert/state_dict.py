@@ -113,20 +113,20 @@ def _read_cell(
     width = into.shape[1] if in_features is None else in_features
     why = "as the layer below and weight_hh say"
     check_shape(f"weight_ih{suffix}", into, (rows, width), why)
-    first, second = np.zeros(rows, recurrent.dtype), np.zeros(rows, recurrent.dtype)
-    for name in ("bias_ih", "bias_hh"):
-        if (bias := get(name)) is not None:
-            check_shape(f"{name}{suffix}", bias, (rows,), "one row of all blocks")
-            first, second = (bias, second) if name == "bias_ih" else (first, bias)
-    candidate = None
-    if kind == "gru":
-        candidate = second[2 * size :].copy()
-        second = np.concatenate([second[: 2 * size], np.zeros_like(candidate)])
+    bias, candidate = None, None
+    first, second = get("bias_ih"), get("bias_hh")
+    if first is not None and second is not None:
+        for name, row in (("bias_ih", first), ("bias_hh", second)):
+            check_shape(f"{name}{suffix}", row, (rows,), "one row of all blocks")
+        if kind == "gru":
+            candidate = second[2 * size :].copy()
+            second = np.concatenate([second[: 2 * size], np.zeros_like(candidate)])
+        bias = sum_of_biases(first, second)
     return CellWeights(
         kind,
         into.T.copy(),
         recurrent.T.copy(),
-        sum_of_biases(first, second),
+        bias,
         candidate,
         None if projection is None else projection.T.copy(),
         nonlinearity,
@@ -150,10 +150,10 @@ def _check_kind(name: str, shape: tuple[int, ...], size: int, kind: str | None) 
     return found
 
 
-def write_cell(cell: CellWeights, suffix: str, bias: bool) -> State:
+def write_cell(cell: CellWeights, suffix: str) -> State:
     """A cell's entries of a state dict."""
     state = {f"weight_ih{suffix}": cell.kernel.T, f"weight_hh{suffix}": cell.recurrent_kernel.T}
-    if bias:
+    if cell.bias is not None:
         second = np.zeros_like(cell.bias)
         if cell.candidate_recurrent_bias is not None:
             second[2 * cell.hidden_features :] = cell.candidate_recurrent_bias

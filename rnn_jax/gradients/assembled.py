@@ -7,20 +7,16 @@ is to multiply their rows by each step's coefficients.
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from rnn_jax.cells.structure import (
-    Blocks,
-    FusedForm,
-    input_rows,
-    split_blocks,
-    state_rows,
-)
+from rnn_jax.cells.stages import Products, advance_step, coefficients_of, tangent_step
+from rnn_jax.cells.structure import FusedForm, input_rows, state_rows
+from rnn_jax.sequence.running.scanned import tangent_products
 
 Unravel = Callable[[jax.Array], Any]
 
@@ -41,63 +37,41 @@ def assembled_jacobians(
     """
     mathematics = form.mathematics
     carries = jax.vmap(unravel)(states)
-    _, saved = mathematics.advance(carries, _pre_activations(form, mathematics.hidden(carries), xs))
-    coefficients = mathematics.coefficients(carries, saved)
+    saved = advance_step(mathematics, carries, _pre_activations(form, xs))[1]
+    coefficients = coefficients_of(mathematics, carries, saved)
+    size, features = states.shape[1], xs.shape[1]
+    w_h = state_rows(form, features)
+    nothing = [None] * len(w_h)
 
-    def columns(basis: tuple[Any, Blocks]) -> jax.Array:
-        """(T, S, n) from n tangents of the carry and of the pre-activations they cause."""
+    def columns(basis: jax.Array, driven: Sequence[jax.Array | None]) -> jax.Array:
+        """(T, S, n) from n tangents of the carry and what else enters the pre-activations."""
+        tangents = jax.vmap(unravel)(basis)
 
-        def column(coefficients: Any, tangent: Any) -> jax.Array:
-            return ravel_pytree(mathematics.tangent(coefficients, *tangent))[0]
+        def column(coefficients: Any, tangent: Any, driven: Sequence[jax.Array | None]) -> Any:
+            products = tangent_products(form, w_h, driven, like=tangent)
+            return ravel_pytree(tangent_step(mathematics, coefficients, tangent, products))[0]
 
-        along = jax.vmap(column, in_axes=(None, 0), out_axes=1)
-        return jax.vmap(along, in_axes=(0, None))(coefficients, basis)
+        along = jax.vmap(column, in_axes=(None, 0, 0), out_axes=1)
+        return jax.vmap(along, in_axes=(0, None, None))(coefficients, tangents, driven)
 
-    return columns(_state_basis(form, states, xs, unravel)), columns(
-        _input_basis(form, states, xs, unravel)
-    )
+    # Unit vectors pick rows of the weights, and leave the others 0: exact in any precision.
+    by_state = columns(jnp.eye(size, dtype=states.dtype), nothing)
+    by_input = columns(jnp.zeros((features, size), states.dtype), input_rows(form, features))
+    return by_state, by_input
 
 
-def _pre_activations(form: FusedForm, h: jax.Array, xs: jax.Array) -> Blocks:
+def _pre_activations(form: FusedForm, xs: jax.Array) -> Products:
     """(x K_x + b) + h K_h, in the order in which a cell's own step rounds.
 
     So a factor that the cell names, as its forget gate, is the very number that stands in A.
     """
-    pre = []
-    rows = (form.kernels, state_rows(form, xs.shape[1]), input_rows(form, xs.shape[1]))
-    for kernel, w_h, w_x in zip(*rows, strict=True):
-        terms = [] if w_x is None else [xs @ w_x]
+    w_h, w_x = state_rows(form, xs.shape[1]), input_rows(form, xs.shape[1])
+
+    def products(k: int, h: jax.Array | None) -> jax.Array:
+        kernel, of_state, of_input = form.kernels[k], w_h[k], w_x[k]
+        terms = [] if of_input is None else [xs @ of_input]
         terms.append(jnp.broadcast_to(kernel[-1], (xs.shape[0], kernel.shape[1])))
-        terms += [] if w_h is None else [h @ w_h]
-        pre.append(functools.reduce(operator.add, terms))
-    return split_blocks(form.mathematics.groups, pre)
+        terms += [] if h is None or of_state is None else [h @ of_state]
+        return functools.reduce(operator.add, terms)
 
-
-def _state_basis(
-    form: FusedForm, states: jax.Array, xs: jax.Array, unravel: Unravel
-) -> tuple[Any, Blocks]:
-    """Unit vectors of the carry, and what each adds to the pre-activations."""
-    size = states.shape[1]
-    units = jax.vmap(unravel)(jnp.eye(size, dtype=states.dtype))
-    h = form.mathematics.hidden(units)
-    pre = [
-        jnp.zeros((size, kernel.shape[1]), kernel.dtype)
-        if rows is None
-        # Unit vectors pick rows, and leave the others 0: exact in any precision.
-        else jnp.matmul(h, rows)
-        for kernel, rows in zip(form.kernels, state_rows(form, xs.shape[1]), strict=True)
-    ]
-    return units, split_blocks(form.mathematics.groups, pre)
-
-
-def _input_basis(
-    form: FusedForm, states: jax.Array, xs: jax.Array, unravel: Unravel
-) -> tuple[Any, Blocks]:
-    """Nothing of the carry, and what each input feature adds to the pre-activations."""
-    features = xs.shape[1]
-    nothing = jax.vmap(unravel)(jnp.zeros((features, states.shape[1]), states.dtype))
-    pre = [
-        jnp.zeros((features, kernel.shape[1]), kernel.dtype) if rows is None else rows
-        for kernel, rows in zip(form.kernels, input_rows(form, features), strict=True)
-    ]
-    return nothing, split_blocks(form.mathematics.groups, pre)
+    return products

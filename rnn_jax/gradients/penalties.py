@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rnn_jax.cells.asking import kernel_of_state
 from rnn_jax.checks import check_flag
 from rnn_jax.gradients.differentiation import pullback
 from rnn_jax.gradients.linearize import Record, Source, accept
@@ -158,17 +159,20 @@ def flossing_penalty(
 def orthogonality_penalty(cell: Any) -> jax.Array:
     """How far the recurrent matrices are from orthogonal.
 
-    Σ ‖WᵀW − I‖_F² over the H×H blocks W (one for each gate) of the recurrent kernel
+    Σ ‖WᵀW − I‖_F² over the H×H blocks W (one for each gate) of the matrix that multiplies the state
+
+    That is a cell's `transition_kernel()`, what its step makes of the weights (0 for `ExpRNNCell`,
+    to rounding), of another library's cell `recurrent_kernel`.
 
     Args:
-      cell: a cell with a `recurrent_kernel` (H, G·H), a stack of such cells (summed over its
-        layers), or the kernel itself.
+      cell: a cell with such a matrix, (H, G·H), a stack of such cells (summed over its layers), or
+        the matrix itself.
 
     Returns:
       A scalar, 0 exactly where every block is orthogonal.
 
     Raises:
-      TypeError: there is no recurrent kernel.
+      TypeError: there is no such matrix.
       ValueError: the kernel does not consist of square blocks.
 
     References:
@@ -177,11 +181,12 @@ def orthogonality_penalty(cell: Any) -> jax.Array:
     """
     if hasattr(cell, "cells"):
         return sum((orthogonality_penalty(layer) for layer in cell.cells), jnp.zeros(()))
-    kernel = getattr(cell, "recurrent_kernel", cell)
+    kernel = cell if hasattr(cell, "ndim") else kernel_of_state(cell)
     if not hasattr(kernel, "ndim"):
         raise TypeError(
-            "the penalty is on a recurrent kernel (H, G·H); got "
-            f"{type(cell).__name__}, which has no recurrent_kernel. Pass the kernel itself."
+            "the penalty needs a matrix (H, G·H) that multiplies the state; got "
+            f"{type(cell).__name__}, whose step has no such recurrent_kernel. Leave the penalty "
+            "out for it, or pass the matrix itself."
         )
     kernel = jnp.asarray(kernel[...])
     sizes = [getattr(cell, f"{which}_features", None) for which in ("output", "hidden")]

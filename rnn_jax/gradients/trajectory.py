@@ -13,10 +13,12 @@ from jax.flatten_util import ravel_pytree
 from rnn_jax.arrays import varying_like
 from rnn_jax.cells.asking import part_names, part_that_is_output
 from rnn_jax.cells.claims import claim
-from rnn_jax.cells.structure import FusedForm, UnitMathematics, fused_form_for
+from rnn_jax.cells.linear import LinearForm, linear_form_for, rounds_products
+from rnn_jax.cells.structure import FusedForm, Mathematics, fused_form_for
 from rnn_jax.gradients.assembled import assembled_jacobians
 from rnn_jax.gradients.by_platform import by_platform
 from rnn_jax.gradients.input_vectors import input_size, is_vector, ravel_input
+from rnn_jax.gradients.linear_jacobians import linear_jacobians
 from rnn_jax.gradients.precision import FULL
 from rnn_jax.sequence.calling import Carry, Step, describe, resolve_carry, resolve_step
 from rnn_jax.sequence.inputs import input_of_step
@@ -46,6 +48,7 @@ class FlatCell(NamedTuple):
       output_rows: where the output stands in the state, (start, stop), if a step returns a part of
         its carry as its output, as most recurrent cells do; None if the output is something else.
       form: the cell's fused form; None where it has none.
+      linear: the cell as a linear recurrence; None where it is none, or has a fused form.
       diagonal_columns: where the parts of the carry stand, (start, stop), each unit of which acts
         on the next step's same unit alone, whatever the part; None if there are none.
     """
@@ -63,6 +66,7 @@ class FlatCell(NamedTuple):
     parts: dict[str, tuple[int, int]]
     output_rows: tuple[int, int] | None
     form: FusedForm | None
+    linear: LinearForm | None
     diagonal_columns: tuple[int, int] | None
 
     @property
@@ -71,14 +75,23 @@ class FlatCell(NamedTuple):
         return self.initial.shape[0]
 
     @property
-    def assembled(self) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]] | None:
-        """In fused form, one-step Jacobians of many steps, (T, S), (T, I) to (T, S, S), (T, S, I).
+    def assembled(self) -> Callable[[jax.Array, Any], tuple[jax.Array, ...]] | None:
+        """One-step Jacobians of many steps from what the cell tells of itself.
 
-        None where the cell has no such form.
+        From (T, S) and inputs to (T, S, S) and (T, S, I), and those of the output unless it is a
+        part of the carry. None where the cell has neither a fused nor a linear form.
         """
-        if self.form is None:
-            return None
-        return partial(assembled_jacobians, self.form, unravel=self.unravel)
+        if self.form is not None:
+            return partial(assembled_jacobians, self.form, unravel=self.unravel)
+        if self.linear is not None:
+            return partial(
+                linear_jacobians,
+                self.linear,
+                self.cell,
+                self.unravel,
+                output_is_part=self.output_rows is not None,
+            )
+        return None
 
     def step_from(self, x: Any) -> tuple[StepOfVectors, jax.Array]:
         """(one step as a function of the state (S,) and the input's floats (I,), these floats)."""
@@ -120,6 +133,9 @@ def flatten_cell(cell: Any, xs: Any, carry: Carry | None) -> FlatCell:
     form = fused_form_for(cell, x, first.carry) if rows and is_vector(x) else None
     if form is not None and form.product_type is not None:
         form = None  # Rows of weights would have to be rounded as a step rounds them.
+    linear: LinearForm | str | None = None
+    if form is None and not rounds_products(cell):
+        linear = linear_form_for(cell, x, first.carry)
     return FlatCell(
         cell=cell,
         step=partial(step_of, cell),
@@ -134,6 +150,7 @@ def flatten_cell(cell: Any, xs: Any, carry: Carry | None) -> FlatCell:
         parts=parts,
         output_rows=rows,
         form=form,
+        linear=linear if isinstance(linear, LinearForm) else None,
         diagonal_columns=_find_diagonal(cell, parts),
     )
 
@@ -162,7 +179,7 @@ def run(flat: FlatCell, xs: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def run_fused(
-    mathematics: UnitMathematics,
+    mathematics: Mathematics,
     unravel: Callable[[jax.Array], Carry],
     cell: Any,
     kernels: tuple[jax.Array, ...],

@@ -1,6 +1,7 @@
 """Running cells over time."""
 
 from rnn_jax.sequence.bidirectional import Bidirectional
+from rnn_jax.sequence.method import UnrollMethod, unroll_method
 from rnn_jax.sequence.model import SequenceModel
 from rnn_jax.sequence.readout import RidgeReadout, ridge_readout
 from rnn_jax.sequence.stack import StackedCell
@@ -11,6 +12,8 @@ __all__ = [
     "RidgeReadout",
     "SequenceModel",
     "StackedCell",
+    "UnrollMethod",
     "ridge_readout",
     "unroll",
+    "unroll_method",
 ]

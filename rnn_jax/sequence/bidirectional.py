@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rnn_jax.arrays import promote
 from rnn_jax.cells.asking import (
     check_cell,
     features_said_of_output,
     features_taken,
     parameter_dtype,
 )
-from rnn_jax.cells.cell import promote
 from rnn_jax.cells.wrappers.wrapper import check_unshared
 from rnn_jax.checks import check_key, kind_of
 from rnn_jax.sequence.calling import ArrayLike, Carry

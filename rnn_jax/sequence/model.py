@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rnn_jax.arrays import call_automatic
+from rnn_jax.arrays import affine, call_automatic, promote
 from rnn_jax.cells.asking import parameter_dtype
-from rnn_jax.cells.cell import affine, promote
 from rnn_jax.cells.wrappers.noise import drawn_by_step, dropped
 from rnn_jax.checks import (
     check_choice,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnn_jax.cells.state_space import drawing_dtype
+from rnn_jax.arrays import at_least_float32
 from rnn_jax.checks import check_count, check_number, kind_of
 from rnn_jax.sequence.calling import ArrayLike
 
@@ -107,7 +107,7 @@ def ridge_readout(
             f"washout must leave at least one step; got {washout} of T = {h.shape[-2]}. Pass a "
             "smaller one, or longer sequences."
         )
-    common = drawing_dtype(h.dtype)
+    common = at_least_float32(h.dtype)
     return _solved(h.astype(common), o.astype(common), _check_penalty(penalty, common), washout)
 
 

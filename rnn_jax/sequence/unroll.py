@@ -1,8 +1,9 @@
 """Running a cell over a sequence."""
 
 import functools
+import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jax import lax
 from rnn_jax.arrays import call_automatic, nan_unless, varying_like
 from rnn_jax.cells.asking import as_pytree
 from rnn_jax.cells.structure import FusedForm, fused_form_for
-from rnn_jax.cells.wrappers.noise import Noise, draw_noise, has_noise, project_with, step_with
+from rnn_jax.cells.wrappers.noise import Noise, draw_noise, has_noise, project_with
 from rnn_jax.checks import check_choice, check_flag, check_key, check_size, is_key
 from rnn_jax.sequence.calling import (
     ArrayLike,
@@ -27,13 +28,17 @@ from rnn_jax.sequence.inputs import (
     resolve_feature_axes,
 )
 from rnn_jax.sequence.masks import Marks, effective_resets, read_marks, valid_steps
-from rnn_jax.sequence.running.boundaries import Boundaries, left_backwards, spare_carry, within
-from rnn_jax.sequence.running.checkpointing import checkpointed, resolve_interval
-from rnn_jax.sequence.running.chunks import Chunk
-from rnn_jax.sequence.running.fused_scan import fused_scan
+from rnn_jax.sequence.method import METHODS, resolve_method, without_leading
+from rnn_jax.sequence.running.boundaries import Boundaries
+from rnn_jax.sequence.running.checkpointing import resolve_interval
 from rnn_jax.sequence.running.platforms import why_no_kernel
-from rnn_jax.sequence.running.scanned import Settings
-from rnn_jax.sequence.running.truncation import truncated
+from rnn_jax.sequence.running.ways import (
+    IMPLEMENTATIONS,
+    Options,
+    scan_fused,
+    scan_linear,
+    scan_plain,
+)
 
 
 def unroll(
@@ -52,6 +57,7 @@ def unroll(
     truncate: int | None = None,
     key: jax.Array | None = None,
     implementation: str = "auto",
+    method: str = "auto",
 ) -> Any:
     """Runs a cell over a sequence, as `lax.scan` does.
 
@@ -59,7 +65,8 @@ def unroll(
 
     This package's cells are run in their fused form (`rnn_jax.sequence.running.fused_scan`), which
     gives every mode of differentiation and forms the weights' gradient outside the loop; a cell
-    that has none is scanned as it is, with its `project` hoisted out of the loop. On an NVIDIA GPU
+    that has none is scanned as it is, with its `project` hoisted out of the loop, or, if it is
+    linear in its carry, run in parallel over time where that is faster. On an NVIDIA GPU
     a fused form in float32 is one kernel for all steps (`rnn_jax.sequence.kernels`), in every mode
     of differentiation, with products at the precision that `jax.default_matmul_precision` says, or
     of bfloat16 for a cell with dtype=bfloat16 and carry_dtype=float32.
@@ -110,6 +117,9 @@ def unroll(
         they apply, and scans everywhere else; "scan" scans; "kernel" refuses to compile what
         kernels cannot run, and says why; "interpret" runs the kernels on a CPU, far slower, to
         test them.
+      method: "scan" goes one step after another; "associative" runs a cell that is linear in its
+        carry (`LinearForm`) in parallel over time, by an associative scan in chunks, with the same
+        derivatives; "auto" takes that where it may be expected to be faster, see `unroll_method`.
 
     Returns:
       (carry, ys): the last carry and the outputs (..., T, H); with `return_carries`,
@@ -120,45 +130,34 @@ def unroll(
 
     Raises:
       ValueError: wrong shapes, an empty sequence, lengths out of range, lengths and a mask, several
-        keys, an unknown implementation or one that cannot be had, or a cell that does not return
-        (carry, y) or does not keep its carry's shape.
+        keys, an unknown implementation or one that cannot be had, a method that is unknown or that
+        the cell has not, or a cell that does not return (carry, y) or does not keep its carry's
+        shape.
       TypeError: inputs that are no real numbers, a cell that needs `carry`, or, with resets and a
         carry, `initial`; a flag that is no bool, or a `key` that is no key.
     """
     xs, leading = read_inputs(xs, resolve_feature_axes(cell, feature_axes), batched=True)
     batch, steps = leading[:-1], leading[-1]
-    options = _Options(
+    options = Options(
         batch_axes=len(batch),
         reverse=check_flag("reverse", reverse),
         return_carries=check_flag("return_carries", return_carries),
         every=resolve_interval(checkpoint, steps),
         truncate=None if truncate is None else min(check_size("truncate", truncate), steps),
         implementation=check_choice("implementation", implementation, IMPLEMENTATIONS),
+        method=check_choice("method", method, METHODS),
     )
+    if method == "associative" and implementation in ("kernel", "interpret"):
+        raise ValueError(
+            f'implementation="{implementation}" runs kernels that go step by step; got '
+            'method="associative" beside it. Pass one of the two.'
+        )
     marks = read_marks(leading, lengths, mask, resets)
     for name, start in (("carry", carry), ("initial", initial)):
         if start is not None:
             check_batch_axes(check_carry_leaves(start, name), batch, name)
     keys = None if key is None else split_for(batch, check_key(key))
     return _unroll(as_pytree(cell), xs, carry, initial, marks, keys, options=options)
-
-
-# How a recurrence may be run, see `unroll`.
-IMPLEMENTATIONS = ("auto", "scan", "kernel", "interpret")
-
-# advance(carry, z) -> (carry after the step, y)
-Advance = Callable[[Carry, Any], tuple[Carry, Any]]
-
-
-class _Options(NamedTuple):
-    """What is fixed when a call is compiled."""
-
-    batch_axes: int
-    reverse: bool
-    return_carries: bool
-    every: int | None
-    truncate: int | None
-    implementation: str
 
 
 @functools.partial(jax.jit, static_argnames="options")
@@ -170,7 +169,7 @@ def _unroll(
     marks: Marks,
     keys: jax.Array | None,
     *,
-    options: _Options,
+    options: Options,
 ) -> Any:
     run = functools.partial(_run_rows, options=options)
     # Rows are spread over devices as they come; how the rest lies is the compiler's to find.
@@ -188,10 +187,10 @@ def _run_rows(
     marks: Marks,
     keys: jax.Array | None,
     *,
-    options: _Options,
+    options: Options,
 ) -> Any:
     batch_axes = options.batch_axes
-    steps = jax.tree.leaves(xs)[0].shape[batch_axes]
+    *batch, steps = jax.tree.leaves(xs)[0].shape[: batch_axes + 1]
     valid = valid_steps(marks, steps)
     resets = effective_resets(marks, valid)
     starts = functools.partial(_starts, cell, resets=resets is not None, skips=valid is not None)
@@ -208,13 +207,30 @@ def _run_rows(
         draw = functools.partial(draw_noise, cell, steps=steps)
         noise = mapped(draw, batch_axes)(keys)
     boundaries = Boundaries(valid, resets)
+    linear = resolve_method(
+        cell,
+        without_leading(xs, batch_axes + 1),
+        without_leading(start, batch_axes),
+        noise,
+        steps=steps,
+        rows=math.prod(batch),
+        method=options.method,
+        implementation=options.implementation,
+    )
     form = None if has_noise(noise) else fused_form_for(cell, xs, start)
     if options.implementation in ("kernel", "interpret"):
         _check_kernel(options.implementation, form, noise)
-    if form is not None:
-        last, ys, carries = _scan_fused(form, xs, start, initial, boundaries, options)
+    if linear.form is not None:
+        methods = {platform: one.method for platform, one in linear.by_platform.items()}
+        project = functools.partial(project_with, cell, noise=None)
+        zs = mapped(project, batch_axes + 1)(xs)
+        last, ys, carries = scan_linear(
+            linear.form, methods, zs, start, initial, boundaries, options
+        )
+    elif form is not None:
+        last, ys, carries = scan_fused(form, xs, start, initial, boundaries, options)
     else:
-        scan = functools.partial(_scan_plain, cell, options=options)
+        scan = functools.partial(scan_plain, cell, options=options)
         last, ys, carries = mapped(scan, batch_axes)(xs, start, initial, boundaries, noise)
     result = (last, ys, carries) if options.return_carries else (last, ys)
     if marks.in_range is not None:
@@ -272,68 +288,6 @@ def _without_padding(xs: Any, valid: jax.Array) -> Any:
     return jax.tree.map(replaced, xs)
 
 
-def _scan_plain(
-    cell: Any,
-    xs: Any,
-    start: Carry,
-    initial: Carry,
-    boundaries: Boundaries,
-    noise: Noise,
-    *,
-    options: _Options,
-) -> tuple[Carry, Any, Carry | None]:
-    """Any cell over one sequence: (last carry, ys, carries or None)."""
-    advance, zs = hoist_projection(cell, xs, noise)
-    body = within(
-        lambda carry, z: (*advance(carry, z), None),
-        initial,
-        None if boundaries.valid is None else spare_carry(initial),
-        return_carries=options.return_carries,
-    )
-
-    def run(carry: Carry, inputs: Any) -> tuple[Carry, Any]:
-        last, (ys, carries, _) = lax.scan(body, carry, inputs, reverse=options.reverse)
-        return last, (ys, carries)
-
-    return _run(run, start, initial, (zs, boundaries), options)
-
-
-def _scan_fused(
-    form: FusedForm,
-    xs: jax.Array,
-    start: Carry,
-    initial: Carry,
-    boundaries: Boundaries,
-    options: _Options,
-) -> tuple[Carry, Any, Carry | None]:
-    """A cell in fused form over all sequences at once, time first: one product a step for all."""
-    time = options.batch_axes
-    xs = xs.astype(form.input_type)
-
-    def time_first(tree: Any) -> Any:
-        return jax.tree.map(lambda a: jnp.moveaxis(a, time, 0), tree)
-
-    def time_back(tree: Any) -> Any:
-        return jax.tree.map(lambda a: jnp.moveaxis(a, 0, time), tree)
-
-    settings = Settings(
-        form.mathematics,
-        options.reverse,
-        options.return_carries,
-        options.implementation,
-        precision=jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
-        product_type=form.product_type,
-    )
-
-    def run(carry: Carry, inputs: Any) -> tuple[Carry, Any]:
-        xs, boundaries = inputs
-        done = fused_scan(settings, form.kernels, xs, boundaries, carry, initial)
-        return done.last, (done.ys, done.carries)
-
-    last, ys, carries = _run(run, start, initial, time_first((xs, boundaries)), options)
-    return last, time_back(ys), time_back(carries)
-
-
 def _check_kernel(implementation: str, form: FusedForm | None, noise: Noise) -> None:
     """Raises ValueError unless a kernel can run what is to be run, whatever it is compiled for."""
     precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
@@ -344,46 +298,12 @@ def _check_kernel(implementation: str, form: FusedForm | None, noise: Noise) -> 
         reason = "this cell has no fused form for such inputs and such a carry"
     else:
         dtypes = {kernel.dtype for kernel in form.kernels}
-        reason = why_no_kernel(dtypes, precision, form.product_type)
+        reason = why_no_kernel(form.mathematics, dtypes, precision, form.product_type)
     if reason is not None:
         raise ValueError(
             f'implementation="{implementation}" needs a recurrence that the kernels can run; '
             f'{reason}. Pass implementation="auto", which scans it instead.'
         )
-
-
-def _run(
-    run: Chunk, start: Carry, initial: Carry, inputs: Any, options: _Options
-) -> tuple[Carry, Any, Carry | None]:
-    """All steps, with the memory and the reach of gradients that the options ask for."""
-    reverse = options.reverse
-
-    def piece(carry: Carry, part: Any) -> tuple[Carry, Any]:
-        if options.every is None:
-            return run(carry, part)
-        return checkpointed(run, carry, part, every=options.every, reverse=reverse)
-
-    stretch = left_backwards(piece, initial) if reverse else piece
-    if options.truncate is None:
-        last, (ys, carries) = stretch(start, inputs)
-    else:
-        last, (ys, carries) = truncated(
-            stretch, start, inputs, every=options.truncate, reverse=reverse
-        )
-    return last, ys, carries
-
-
-def hoist_projection(cell: Any, xs: Any, noise: Noise = None) -> tuple[Advance, Any]:
-    """Splits a cell into what can be done before the loop and what cannot.
-
-    Returns:
-      (advance, zs) with advance(carry, zs[t]) equal to cell(carry, xs[t]), or to the step with the
-      noise of step t if there is any.
-    """
-    # Step by step, because a projection of the user's own may take a whole sequence for one input.
-    # What is mapped over all steps is one product all the same.
-    zs = jax.vmap(functools.partial(project_with, cell))(xs, noise)
-    return lambda carry, at: step_with(cell, carry, *at), (zs, noise)
 
 
 def _nan_unless(condition: jax.Array, tree: Any) -> Any:

@@ -10,7 +10,9 @@ from jax.flatten_util import ravel_pytree
 import rnn_jax as rj
 import zoo
 from rnn_jax.cells.claims import CLAIMS, makes_claim
-from rnn_jax.cells.structure import fused_form
+from rnn_jax.cells.linear import apply, linear_form, state_jacobian_of
+from rnn_jax.cells.structure import fused_form, sees_output_alone
+from rnn_jax.cells.wrappers.noise import project_with
 from rnn_jax.cells.wrappers.wrapper import CellWrapper
 
 IN, H, T = 2, 3, 3
@@ -18,11 +20,17 @@ XS = jnp.asarray(np.random.default_rng(0).normal(size=(T, IN)))
 CLOSE = {"rtol": 1e-11, "atol": 1e-13}
 OF_A_STEP = CLAIMS - {"splits_call"}
 
+
+def takes_mask(cell):
+    form = fused_form(cell)
+    return form is not None and sees_output_alone(form.mathematics)
+
+
 WRAPPERS = {
     "plain": lambda cell: cell,
     "wrapper": CellWrapper,
     "learned_carry": lambda cell: rj.LearnedCarry(cell, rngs=nnx.Rngs(0)),
-    "dropout": lambda cell: rj.RecurrentDropout(cell, 0.3, 0.1) if fused_form(cell) else cell,
+    "dropout": lambda cell: rj.RecurrentDropout(cell, 0.3, 0.1) if takes_mask(cell) else cell,
     "zoneout": lambda cell: rj.Zoneout(cell, 0.3),
     "stack": lambda cell: rj.StackedCell([cell, zoo.CELLS["lstm"](H, 2, 5)]),
 }
@@ -35,7 +43,8 @@ def built(name, wrap="plain"):
 def claims_of(cell):
     """Names of the claims that a cell makes and that say something."""
     said = {name for name in OF_A_STEP if makes_claim(cell, name)}
-    return said - {"fused_form"} | ({"fused_form"} if fused_form(cell) is not None else set())
+    forms = {"fused_form": fused_form, "linear_form": linear_form}
+    return said - {name for name, form in forms.items() if form(cell) is None}
 
 
 def by_hand(cell, xs, carry):
@@ -52,6 +61,30 @@ def jacobian(cell, carry, x):
     """∂carry'/∂carry of one call, (S, S)."""
     state, unravel = ravel_pytree(carry)
     return jax.jacfwd(lambda state: ravel_pytree(cell(unravel(state), x)[0])[0])(state)
+
+
+def assert_linear_form_is_the_step(cell, form, carry, x):
+    """Λ is the Jacobian of the cell's own call, Λ carry + b its carry, and the output its output.
+
+    Of one step, and of many at once.
+    """
+    z = project_with(cell, x, None)
+    close = {"rtol": 1e-11, "atol": 1e-12}
+    a = state_jacobian_of(form, carry, z)
+    np.testing.assert_allclose(a, jacobian(cell, carry, x), **close)
+    after, y = cell(carry, x)
+
+    def by_form(carry, z):
+        factor, added = form.transition(z)
+        found = form.unpack(apply(form.kind, factor, form.pack(carry)) + added)
+        return found, form.output(found, z)
+
+    chex.assert_trees_all_close(by_form(carry, z), (after, y), **close)
+    twice = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), (carry, z))
+    expected = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), (after, y))
+    chex.assert_trees_all_close(by_form(*twice), expected, **close)
+    if form.contracts:
+        assert np.linalg.norm(a, 2) <= 1 + 1e-12
 
 
 def random_carry(cell, seed=3):

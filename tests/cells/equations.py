@@ -4,6 +4,7 @@
 of the carry and one input, all without batch axes.
 """
 
+import forms
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,6 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 import rnn_jax as rj
-from rnn_jax.cells.structure import fused_form, split_blocks
 
 IN, H, T = 2, 4, 6
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}
@@ -101,33 +101,8 @@ def assert_follows(cell, equations, names, carry=None):
 
 
 def assert_form_is_the_step(cell):
-    """The fused form advances as the step does, and its tangent is the step's derivative."""
-    form = fused_form(cell)
-    assert form is not None
     carry, xs = example(cell)
-    mathematics, kernels, *_ = form
-
-    def pre(carry, x):
-        seen = [
-            jnp.concatenate([*([mathematics.hidden(carry)] * h), *([x] * i), jnp.ones(1)])
-            for _, h, i in mathematics.groups
-        ]
-        return split_blocks(mathematics.groups, [v @ k for v, k in zip(seen, kernels, strict=True)])
-
-    blocks = pre(carry, xs[0])
-    after, saved = mathematics.advance(carry, blocks)
-    expected, y = cell(carry, xs[0])
-    for ours, theirs in zip(parts_of(after), parts_of(expected), strict=True):
-        np.testing.assert_allclose(ours, theirs, **CLOSE)
-    np.testing.assert_allclose(mathematics.hidden(after), y, **CLOSE)
-    rng = np.random.default_rng(5)
-    d_carry, d_blocks = jax.tree.map(
-        lambda a: jnp.asarray(rng.normal(size=a.shape)), (carry, blocks)
-    )
-    found = mathematics.tangent(mathematics.coefficients(carry, saved), d_carry, d_blocks)
-    known = jax.jvp(lambda c, u: mathematics.advance(c, u)[0], (carry, blocks), (d_carry, d_blocks))
-    for ours, theirs in zip(parts_of(found), parts_of(known[1]), strict=True):
-        np.testing.assert_allclose(ours, theirs, **CLOSE)
+    forms.assert_form_is_the_step(cell, carry, xs[0], **CLOSE)
 
 
 def jacobians_by_calls(cell, xs, carry):

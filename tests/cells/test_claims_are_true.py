@@ -1,6 +1,5 @@
 """Every claim that is made, held against the Jacobian of the cell's own call."""
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,16 +10,17 @@ from claiming import (
     WRAPPERS,
     XS,
     H,
+    assert_linear_form_is_the_step,
     built,
     claims_of,
     jacobian,
     random_carry,
 )
+from forms import assert_form_is_the_step
 
 import rnn_jax as rj
 import zoo
 from rnn_jax.cells.claims import claim
-from rnn_jax.cells.structure import split_blocks
 from rnn_jax.cells.wrappers.wrapper import CellWrapper
 
 EVERY_CLAIM = [
@@ -105,15 +105,8 @@ def test_what_is_claimed_is_true_of_the_cells_own_jacobian(name, wrap, said):
         case "gates":
             assert_gates_are_those_of_the_step(cell, found(carry, x), carry, x)
         case "fused_form":
-            mathematics, kernels, *_ = found()
-            seen = [
-                jnp.concatenate([*([mathematics.hidden(carry)] * h), *([x] * i), jnp.ones(1)])
-                for _, h, i in mathematics.groups
-            ]
-            pre = [v @ kernel for v, kernel in zip(seen, kernels, strict=True)]
-            blocks = split_blocks(mathematics.groups, pre)
-            chex.assert_trees_all_close(
-                mathematics.advance(carry, blocks)[0], cell(carry, x)[0], **CLOSE
-            )
+            assert_form_is_the_step(cell, carry, x, **CLOSE)
+        case "linear_form":
+            assert_linear_form_is_the_step(cell, found(), carry, x)
         case _:
             raise AssertionError(f"no law holds {said}: write one")

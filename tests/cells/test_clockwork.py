@@ -187,8 +187,8 @@ def test_initial_weights_and_carry():
     falls=(lambda: make(periods=(2, 1)), ValueError, "periods must rise", "[2, 1]", "Pass"),
     twice=(lambda: make(periods=(1, 1)), ValueError, "periods must rise", "[1, 1]", "Pass"),
     none=(lambda: make(periods=()), ValueError, "periods must rise", "[]", "Pass"),
-    zero=(lambda: make(periods=(0, 1)), ValueError, "period must be at least 1", "got 0", "Pass"),
-    half=(lambda: make(periods=(1, 2.5)), TypeError, "period must be a whole number", "2.5"),
+    zero=(lambda: make(periods=(0, 1)), ValueError, "periods must be at least 1", "got 0", "Pass"),
+    half=(lambda: make(periods=(1, 2.5)), TypeError, "periods must be a whole number", "2.5"),
     one=(lambda: make(periods=3), TypeError, "periods must be a sequence", "got 3", "Pass"),
     many=(
         lambda: make(periods=(1, 2, 3, 4)),
@@ -207,7 +207,7 @@ def test_initial_weights_and_carry():
     carry=(
         lambda: make()(jnp.zeros(H), jnp.zeros(IN)),
         ValueError,
-        "carry must be (h of shape (3,), t of shape (1,))",
+        "carry must be (h, t), h of shape (3,), t of shape (1,)",
         "got (3,)",
         "Start from",
     ),

@@ -128,7 +128,7 @@ def test_initial_weights(kind):
     rows, size = 64, 256
     cell = KINDS[kind](rows, size, rngs=nnx.Rngs(0))
     assert cell.bias is None
-    assert not hasattr(cell, "recurrent_kernel")
+    assert cell.recurrent_kernel is None
     for kernel in jnp.split(cell.kernel[...], len(cell.blocks), axis=1):
         np.testing.assert_allclose(np.var(kernel), 1 / rows, rtol=0.05)
         np.testing.assert_allclose(np.mean(kernel), 0, atol=0.005)
@@ -161,7 +161,7 @@ def test_initial_weights(kind):
     carry=(
         lambda: make("gru")(jnp.zeros(5), jnp.zeros(IN)),
         ValueError,
-        "carry must be h, each part of shape (3,)",
+        "carry must be h of shape (3,)",
         "got (5,)",
         "initialize_carry",
     ),

@@ -238,7 +238,7 @@ def test_initial_weights_of_the_unitary_cell_are_those_of_the_paper():
     name=(
         lambda: ExpRNNCell(IN, H, recurrent_kernel_init="orthogonal", rngs=nnx.Rngs(0)),
         ValueError,
-        "recurrent_kernel_init must be one of 'cayley', 'henaff'",
+        "recurrent_kernel_init must be an initialiser of a skew-symmetric matrix",
         "got 'orthogonal'",
     ),
     negatives=(

@@ -100,7 +100,11 @@ def test_what_it_refuses():
     words = ("projection must be a whole number", "True", "Pass an int")
     refuses(lambda: rj.LSTMCell(IN, H, projection=True, rngs=nnx.Rngs(0)), TypeError, *words)
     wrong = jnp.zeros(H), jnp.zeros(H)
-    words = ("carry must be (c, h), of shapes [(5,), (2,)]", "got ((5,), (5,))", "initialize_carry")
+    words = (
+        "carry must be (c, h), c of shape (5,), h of shape (2,)",
+        "got ((5,), (5,))",
+        "initialize_carry",
+    )
     refuses(lambda: projected()(wrong, jnp.ones(IN)), ValueError, *words)
     words = ("must consist of square blocks", "projects 5 features to 2", "Leave the penalty out")
     refuses(lambda: rj.orthogonality_penalty(projected()), ValueError, *words)

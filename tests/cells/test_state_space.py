@@ -16,8 +16,8 @@ from rnn_jax.cells import LMUCell, LRUCell, MLSTMCell, RGLRUCell, S5Cell, SLSTMC
 from rnn_jax.cells.claims import claim, makes_claim, splits_call
 from rnn_jax.cells.linear import linear_form, state_jacobian_of
 from rnn_jax.cells.lmu import legendre_memory
-from rnn_jax.cells.s5 import hippo_eigenvectors
 from rnn_jax.cells.structure import fused_form
+from rnn_jax.initializers.hippo import hippo_eigenvectors
 from rnn_jax.sequence.running.associative import linear_scan
 
 IN, H, T = 2, 4, 6
@@ -162,7 +162,7 @@ def build(name, seed=0):
 def carry_of(cell, seed=3):
     """A carry that a run could have: normalisers are positive."""
     rng = np.random.default_rng(seed)
-    shapes = cell._shapes()
+    shapes = cell.carry_shapes
     parts = [jnp.asarray(rng.normal(size=shape)) for shape in shapes.values()]
     if isinstance(cell, SLSTMCell):
         parts[1] = 1 + jnp.abs(parts[1])
@@ -277,7 +277,7 @@ def test_claims_hold_of_the_jacobian(name):
         )
 
     rows, start = {}, 0
-    for part, shape in cell._shapes().items():
+    for part, shape in cell.carry_shapes.items():
         rows[part] = slice(start, start + math.prod(shape))
         start += math.prod(shape)
     part = claim(cell, "diagonal_part")
@@ -289,7 +289,7 @@ def test_claims_hold_of_the_jacobian(name):
     if path is not None:
         for part, factor in path(carry, x).items():
             bare = nnx.clone(cell)
-            if hasattr(bare, "recurrent_kernel"):
+            if bare.recurrent_kernel is not None:
                 bare.recurrent_kernel[...] = 0 * bare.recurrent_kernel[...]
                 factor = bare.memory_path(carry, x)[part]
             a = jacobian(bare)

@@ -50,17 +50,20 @@ def test_arrays_make_the_network_of_keras_equations(name):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_without_a_bias_it_is_zero(name):
+def test_without_a_bias_there_is_none(name):
     kind, options, _ = KINDS[name]
     kernel, recurrent, bias = keras_equations.draw(kind, IN, H, 2, **options)
     said = {"reset_after": options.get("reset_after", True)} if kind == "gru" else {}
     model = rj.convert.from_keras([kernel, recurrent], **said)
     with_zeros = rj.convert.from_keras([kernel, recurrent, np.zeros_like(bias)])
-    chex.assert_trees_all_equal(model, with_zeros)
+    assert model.cells[0].bias is None
+    np.testing.assert_array_equal(model(XS), with_zeros(XS))
     for one, other in zip(
-        rj.convert.to_keras(model, layer=False, bias=False), (kernel, recurrent), strict=True
+        rj.convert.to_keras(model, layer=False), (kernel, recurrent), strict=True
     ):
         np.testing.assert_array_equal(one, other)
+    filled = rj.convert.to_keras(model, layer=False, bias=True)
+    chex.assert_trees_all_equal(rj.convert.from_keras(filled), with_zeros)
 
 
 def test_two_directions_and_several_layers():

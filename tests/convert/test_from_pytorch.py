@@ -33,12 +33,13 @@ SHAPES = {
 }
 # Every kind, and every shape; not every pair, because a program is compiled for each.
 CASES = [
-    ("tanh", "plain"),
+    ("tanh", "no bias"),
     ("relu", "stacked"),
     ("lstm", "both ways"),
     ("lstm", "no bias"),
     ("projection", "both ways"),
     ("gru", "both ways"),
+    ("gru", "no bias"),
 ]
 
 
@@ -87,7 +88,7 @@ def test_outputs_and_gradients_are_those_of_the_module(name, shape):
 def test_round_trips_are_bit_for_bit(name, shape):
     module = module_of(name, shape)
     model = rj.convert.from_torch(module)
-    there = rj.convert.to_torch(model, bias="bias" not in shape)
+    there = rj.convert.to_torch(model)
     assert type(there) is type(module)
     assert there.batch_first
     again = rj.convert.from_torch(there)
@@ -99,7 +100,7 @@ def test_round_trips_are_bit_for_bit(name, shape):
     with torch.no_grad():
         xs = torch.tensor(XS)
         np.testing.assert_allclose(there(xs)[0].numpy(), module(xs)[0].numpy(), **CLOSE)
-    state = rj.convert.to_torch(model, module=False, bias="bias" not in shape)
+    state = rj.convert.to_torch(model, module=False)
     assert list(state) == list(module.state_dict())
     kind = {"tanh": "rnn", "relu": "rnn", "projection": "lstm"}.get(name, name)
     nonlinearity = name if kind == "rnn" else "tanh"
@@ -127,7 +128,7 @@ def test_a_cell_gives_a_cell(name, theirs):
     after = after[::-1] if name == "lstm" else [after]  # PyTorch's (h, c) is (c, h) here.
     for one, other in zip(jax.tree.leaves(ours(carry, XS[:, 0])[0]), after, strict=True):
         np.testing.assert_allclose(one, other.numpy(), **CLOSE)
-    there = rj.convert.to_torch(ours, bias=name != "gru")
+    there = rj.convert.to_torch(ours)
     assert type(there) is type(cell)
     chex.assert_trees_all_equal(rj.convert.from_torch(there), ours)
     chex.assert_trees_all_equal(
@@ -437,3 +438,25 @@ def test_biases_other_than_zero_are_not_left_out():
     words = ("bias=False leaves the biases out", "got others", "Leave bias=False out")
     refuses(lambda: rj.convert.to_torch(cell(), bias=False), ValueError, *words)
     assert not rj.convert.to_torch(cell(forget_bias=0.0), bias=False).bias
+
+
+@pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
+def test_a_cell_without_biases_has_none_there_unless_they_are_asked_for(kind):
+    make = {"rnn": rj.SimpleRNNCell, "lstm": rj.LSTMCell, "gru": rj.GRUCell}[kind]
+    bare, full = (make(IN, H, use_bias=bias, rngs=nnx.Rngs(0)) for bias in (False, True))
+    there = rj.convert.to_torch(bare)
+    assert there.bias is False
+    chex.assert_trees_all_equal(rj.convert.from_torch(there), bare)
+    state = rj.convert.to_torch(bare, module=False, bias=True)
+    assert not np.any(state["bias_ih"])
+    assert not np.any(state["bias_hh"])
+    # In one module all layers have biases, or none.
+    upper = make(H, H, rngs=nnx.Rngs(1))
+    mixed = rj.convert.to_torch([bare, upper])
+    assert mixed.bias is True
+    assert not np.any(mixed.bias_ih_l0.detach().numpy())
+    for to in (rj.convert.to_flax, rj.convert.to_keras):
+        options = {} if to is rj.convert.to_flax else {"layer": False, "bias": True}
+        zeroed = jax.tree.leaves(to(bare, **options))
+        full.bias[...] = 0 * full.bias[...]
+        chex.assert_trees_all_equal(zeroed, jax.tree.leaves(to(full, **options)))

@@ -87,9 +87,7 @@ def test_outputs_and_gradients_are_those_of_the_layer(name):
     np.testing.assert_allclose(by_xs, k_xs, **CLOSE)
     found = rj.convert.to_keras(by_model, layer=False)
     expected = [np.array(array) for array in by_weights]
-    if name == "no bias":  # There is none, and ours has a gradient.
-        found = found[:2]
-    elif name == "gru":  # Keras has two biases where ours is one, but for the candidate.
+    if name == "gru":  # Keras has two biases where ours is one, but for the candidate.
         np.testing.assert_allclose(expected[2][0, : 2 * H], expected[2][1, : 2 * H], **CLOSE)
         expected[2][1, : 2 * H] = 0
     for one, other in zip(found, expected, strict=True):
@@ -100,7 +98,7 @@ def test_outputs_and_gradients_are_those_of_the_layer(name):
 def test_round_trips_are_bit_for_bit(name):
     layer = built(LAYERS[name]())
     model = rj.convert.from_keras(layer)
-    there = rj.convert.to_keras(model, bias=name != "no bias")
+    there = rj.convert.to_keras(model)
     assert type(there) is type(layer)
     assert there.return_sequences is (name != "last step")
     again = rj.convert.from_keras(there)

@@ -12,12 +12,15 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 from rich.console import Console
 
+import rnn_jax as rj
 import train
-from learning.choices import CELLS, TASKS
+from learning.choices import TASKS
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = [sys.executable, str(ROOT / "experiments" / "train.py")]
@@ -88,16 +91,28 @@ def test_every_task_can_be_asked_for_help(name, capsys):
     assert f"--task.{first}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", sorted(CELLS))
-def test_every_cell_has_options_of_its_own(name):
-    line = ["--cell", name, "--cell.recurrent-init", "identity", *SMALL, "--out", "x"]
-    assert train.read_command_line(line).cell.recurrent_init == "identity"
+@pytest.mark.parametrize("flag", ["--cell.recurrent-init", "--cell.recurrent-kernel-init"])
+def test_an_initialiser_is_typed_as_it_is_written_in_a_constructor(flag):
+    line = ["--cell", "lstm", flag, "gaussian(1.5)", "--cell.bias-init", "chrono(1, 9)"]
+    cell = train.read_command_line([*line, *SMALL, "--out", "x"]).cell.build(2, 3, nnx.Rngs(0))
+    same = rj.LSTMCell(
+        2, 3, recurrent_kernel_init="gaussian(1.5)", bias_init="chrono(1, 9)", rngs=nnx.Rngs(0)
+    )
+    for one, other in zip(jax.tree.leaves(cell), jax.tree.leaves(same), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("--cell nothing", "unknown cell 'nothing'; there are gru, lstm, simple"),
+        ("--cell nothing", "unknown cell 'nothing'; there are antisymmetricrnn, cfc"),
+        ("--task.length 5 --cell.forget-bias nan", "^--cell.forget-bias must be finite; got nan"),
+        ("--task.length 5 --cell.kernel-init chrono(1,9)", "^--cell.kernel-init must.*matrix"),
+        (
+            "--task.length 5 --cell.recurrent-init sparse(2)",
+            "^--cell.recurrent-kernel-init=.*got 2",
+        ),
+        ("--task.length 5 --cell slstm --cell.num-heads 5", "--cell.num-heads.*got"),
         ("--task nothing", "unknown task 'nothing'; there are adding"),
         ("--task adding", "Missing.*--task.length"),
         ("--task.length 0", "length must be at least 1; got 0"),

@@ -106,7 +106,7 @@ def by_loop(kind, values, boundaries, reverse):
 
 def scanned(kind, values, boundaries, reverse, every):
     """With chunks of `every` steps, or "scan" for one step after another."""
-    how = {"method": "scan"} if every == "scan" else {"every": every}
+    how = {"methods": {"default": "scan"}} if every == "scan" else {"every": every}
     return linear_scan(kind, **values, boundaries=boundaries, reverse=reverse, **how)
 
 

@@ -90,10 +90,10 @@ def is_fused(run, *args):
     return any(eqn.primitive.name == "rnn_recurrence" for eqn, _ in equations(program))
 
 
-FUSED = ["lstm", "lstm_coupled", "lstm_1997", "gru_reset_after", *ACTIVATIONS]
+FUSED = ["lstm", "lstm_coupled", "lstm_1997", "gru_reset_after", "gru_reset_before", *ACTIVATIONS]
 
 
-@pytest.mark.parametrize("name", [*FUSED, "lstm_peephole", "gru_reset_before"])
+@pytest.mark.parametrize("name", [*FUSED, "lstm_peephole"])
 def test_which_cells_run_in_fused_form(name):
     assert is_fused(rj.unroll, *point_at(name, 5)) == (name in FUSED)
     assert not is_fused(plain, *point_at(name, 5))
@@ -142,6 +142,7 @@ SWEPT = {
     "lstm_coupled": FEW,
     "lstm_1997": FEW,
     "gru_reset_after": list(MODES),
+    "gru_reset_before": FEW,
     "tanh": list(MODES),
 }
 # 37 steps are two chunks and a rest; 5 are less than one.
@@ -235,8 +236,9 @@ def test_vmap_over_sequences_and_cells_and_grad_in_either_order(name, axes):
     assert_close(fused(stacked), (values, gradients, summed))
 
 
-# LSTM: one kernel. GRU: a weight of its own enters some of three kernels, and others not.
-@pytest.mark.parametrize("name", ["lstm", "gru_reset_after"])
+# LSTM: one kernel. GRU: a weight of its own enters some of three kernels, and others not; or some
+# weights meet the state in a first stage, some in a second.
+@pytest.mark.parametrize("name", ["lstm", "gru_reset_after", "gru_reset_before"])
 def test_differentiating_by_one_array_alone(name):
     leaves, structure = jax.tree.flatten(point_at(name, 5))
     directions = random_like(leaves)

@@ -16,6 +16,7 @@ from test_fused import assert_close, random_like
 
 import rnn_jax as rj
 import zoo
+from rnn_jax.cells.structure import FusedForm, Group, fused_form
 from rnn_jax.sequence.kernels import permission
 from rnn_jax.sequence.kernels.card import Card
 from rnn_jax.sequence.kernels.permission import Permission
@@ -25,6 +26,7 @@ NAMES = ["lstm", "lstm_coupled", "gru_reset_after", "simple_tanh", "simple_relu"
 # Sums of some hundred products in float32.
 RTOL = 2e-5
 LENGTHS = np.asarray([T, 0, 3])
+H100 = Permission(Card(132, 227 * 1024, (9, 0)), "")
 RESETS = np.asarray([[1, 0, 1, 0, 0], [1, 0, 0, 1, 0], [0, 1, 0, 0, 1]], bool)
 
 
@@ -108,6 +110,30 @@ def flax_cell():
     return rj.as_cell(nnx.SimpleCell(IN, H, param_dtype=jnp.float32, rngs=nnx.Rngs(0)))
 
 
+class Driven(rj.SimpleRNNCell):
+    """h' = φ(x W_x + b), in fused form: nothing sees the state."""
+
+    def step(self, carry, z):
+        h = self.activation(z)
+        return h, h
+
+    def fused_form(self):
+        rows = (self.kernel[...], self.bias[...][None])
+        return FusedForm(DrivenMathematics(self.activation), (jnp.concatenate(rows),))
+
+
+class DrivenMathematics(type(fused_form(build("simple_tanh")).mathematics)):
+    groups = (Group(1, sees_state=False, sees_input=True),)
+
+
+def driven():
+    return Driven(IN, H, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
+
+
+def of_family(kind):
+    return lambda: kind(IN, H, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
+
+
 LOW = {"implementation": "interpret", "key": jax.random.key(0)}
 # What asks for a kernel, and what its refusal says.
 REFUSED = {
@@ -115,6 +141,9 @@ REFUSED = {
     "no name": (lstm, {"implementation": None}, "must be one of 'auto'"),
     "no fused form": (lambda: lstm(peephole=True), LOW, "this cell has no fused form"),
     "another's cell": (flax_cell, LOW, "this cell has no fused form"),
+    "no state": (driven, LOW, "nothing here sees the state"),
+    "two parts": (of_family(rj.CoRNNCell), LOW, "here weights meet something else"),
+    "two stages": (of_family(rj.LEMCell), LOW, "here weights meet something else"),
     "float64": (lambda: lstm(jnp.float64), LOW, "they compute in float32, .* float64"),
     "noise": (lambda: rj.Zoneout(lstm(), 0.1), LOW, "noise in every step"),
     "on a CPU": (lstm, {"implementation": "kernel"}, "compiled for cpu"),
@@ -145,6 +174,20 @@ def test_a_precision_without_products_in_kernels_is_refused():
         rj.unroll(lstm(), jnp.ones((T, IN), jnp.float32), implementation="interpret")
 
 
+@pytest.mark.parametrize("make", [driven, of_family(rj.CoRNNCell), of_family(rj.LEMCell)])
+def test_forms_that_kernels_cannot_run_are_scanned_on_a_card(make, monkeypatch):
+    monkeypatch.setattr(permission, "permission_of_lowering", lambda: H100)
+    cell = make()
+
+    def gradient(cell, xs):
+        return jax.grad(lambda cell: jnp.sum(rj.unroll(cell, xs)[1]))(cell)
+
+    traced = jax.jit(gradient).trace(cell, jnp.ones((B, T, IN), jnp.float32))
+    assert "triton" not in traced.lower(lowering_platforms=("cuda",)).as_text()
+    traced = jax.jit(gradient).trace(lstm(), jnp.ones((B, T, IN), jnp.float32))
+    assert "triton" in traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
 EMPTY = {
     "no rows": lambda run, cell: run(cell, jnp.zeros((0, T, IN), jnp.float32)),
     "gradient of no rows": lambda run, cell: jax.grad(
@@ -158,8 +201,7 @@ EMPTY = {
 
 @pytest.mark.parametrize("name", EMPTY)
 def test_without_rows_a_card_scans_as_all_others_do(name, monkeypatch):
-    h100 = Permission(Card(132, 227 * 1024, (9, 0)), "")
-    monkeypatch.setattr(permission, "permission_of_lowering", lambda: h100)
+    monkeypatch.setattr(permission, "permission_of_lowering", lambda: H100)
     cell = lstm()
 
     def traced(implementation):

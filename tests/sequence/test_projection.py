@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import zoo
-from rnn_jax.cells.structure import fused_form
+from rnn_jax.cells.structure import fused_form, groups_of
 from rnn_jax.sequence.running.scanned import split_products
 
 STEPS, FEATURES, SIZE = 5, 2, 3
@@ -20,13 +20,14 @@ def test_either_way_they_are_the_affine_maps_of_state_and_input(name, inside):
     xs = jax.random.normal(jax.random.key(0), (STEPS, FEATURES))
     carry = zoo.random_carry(cell, 1)
     h, ones = form.mathematics.hidden(carry), jnp.ones(1)
-    pre_activations, inputs = split_products(form, xs, inside=inside)
+    products_of, inputs = split_products(form, xs, inside=inside)
     # A step is given its input, or what is ready of its pre-activations.
     shapes = [leaf.shape[1:] for leaf in jax.tree.leaves(inputs)]
     assert shapes == ([(FEATURES,)] if inside else [kernel.shape[1:] for kernel in form.kernels])
     for t, x in enumerate(xs):
-        found = pre_activations(carry, jax.tree.map(lambda leaf, t=t: leaf[t], inputs))
-        for group, kernel, u in zip(form.mathematics.groups, form.kernels, found, strict=True):
+        products = products_of(jax.tree.map(lambda leaf, t=t: leaf[t], inputs))
+        for k, group in enumerate(groups_of(form.mathematics)):
             seen = [*([h] if group.sees_state else []), *([x] if group.sees_input else []), ones]
-            expected = np.concatenate(seen) @ np.asarray(kernel)
-            np.testing.assert_allclose(u, expected, rtol=1e-12, atol=1e-14)
+            expected = np.concatenate(seen) @ np.asarray(form.kernels[k])
+            found = products(k, h if group.sees_state else None)
+            np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)

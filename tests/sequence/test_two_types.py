@@ -16,7 +16,7 @@ from test_fused import assert_close, is_fused, random_like
 
 import rnn_jax as rj
 import zoo
-from rnn_jax.cells.structure import fused_form_for
+from rnn_jax.cells.structure import fused_form, fused_form_for
 from rnn_jax.sequence.running.boundaries import Boundaries
 from rnn_jax.sequence.running.platforms import kernel_precision, why_no_kernel
 from rnn_jax.sequence.running.scanned import Inputs, Settings, run_by_scan
@@ -189,7 +189,8 @@ def test_instruments_take_the_derivative_of_the_step():
 def test_kernels_multiply_bfloat16_for_carries_of_float32_alone():
     half, single, double = map(jnp.dtype, ("bfloat16", "float32", "float64"))
     assert kernel_precision("highest", half) == kernel_precision("bfloat16", half) == "bf16"
-    assert why_no_kernel({half, single}, None, half) is None
-    assert "bfloat16, float32" in why_no_kernel({half, single}, None, None)
-    assert "float64" in why_no_kernel({single, double}, None, single)
-    assert "'F16_F16_F32'" in why_no_kernel({half, single}, "F16_F16_F32", half)
+    why = functools.partial(why_no_kernel, fused_form(point_at(rj.LSTMCell, HALF)[0]).mathematics)
+    assert why({half, single}, None, half) is None
+    assert "bfloat16, float32" in why({half, single}, None, None)
+    assert "float64" in why({single, double}, None, single)
+    assert "'F16_F16_F32'" in why({half, single}, "F16_F16_F32", half)

@@ -67,7 +67,7 @@ class LearnedCarry(CellWrapper):
                 f"{jax.tree.map(jnp.result_type, own)}. Leave LearnedCarry out."
             )
         dtype = getattr(owner_of(self.cell), "param_dtype", None)
-        init = None if carry_init is None else get_initializer("carry_init", carry_init)
+        init = None if carry_init is None else get_initializer("carry_init", carry_init, "unit")
         parts = {}
         for name, value in learned.items():
             kind = value.dtype if dtype is None else dtype

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 from rnn_jax.cells.asking import carry_features, carry_form, parameter_dtype, part_names
 from rnn_jax.cells.cell import Carry
 from rnn_jax.cells.claims import owner_of
-from rnn_jax.cells.structure import FusedForm, fused_form, input_rows, split_blocks, state_rows
+from rnn_jax.cells.stages import advance_step
+from rnn_jax.cells.structure import (
+    FusedForm,
+    fused_form,
+    input_rows,
+    sees_output_alone,
+    state_rows,
+)
 from rnn_jax.cells.wrappers.noise import (
     Noise,
     draw_noise,
@@ -32,7 +39,8 @@ class RecurrentDropout(CellWrapper):
     reaches φ directly is whole: an LSTM's cell state, and a GRU's u ∘ h. Noise takes a key,
     `unroll(cell, xs, key=key)`; without one this is the cell as it is.
 
-    Where a cell's state meets weights can be told of its `fused_form` alone. Of any other cell the
+    Where a cell's state meets weights can be told of its `fused_form` alone, and a mask can stand
+    there if nothing but the output meets them, as it was before the step. Of any other cell the
     parts of its carry are named that are to be dropped, wherever its step reads them,
 
     carry_t = cell(carry_{t−1} ∘ d / (1 − rate), x_t ∘ d_x / (1 − input_rate)),
@@ -51,9 +59,9 @@ class RecurrentDropout(CellWrapper):
     Raises:
       ValueError: a rate outside [0, 1), a part that the carry does not have.
       TypeError: a rate that is no number, no cell with an initial carry or one that does not say
-        its features, one number for a cell that has no fused form (an LSTM with peepholes or a
-        projection, a GRU with `reset_after=False`, an activation that is not this package's,
-        zoneout, a cell of another library), or a cell that has such noise already.
+        its features, one number for a cell that has no such form (an LSTM with peepholes or a
+        projection, a GRU with `reset_after=False`, a coRNN, an activation that is not this
+        package's, zoneout, a cell of another library), or a cell that has such noise already.
 
     References:
       Y. Gal and Z. Ghahramani, "A theoretically grounded application of dropout in recurrent
@@ -75,7 +83,7 @@ class RecurrentDropout(CellWrapper):
         form = carry_form(self.cell, "RecurrentDropout")
         # None where the cell's form says what meets the weights.
         self.rates: tuple[float, ...] | None = None
-        if of_form and (rate or fused_form(self.cell) is not None):
+        if of_form and (rate or _form_to_mask(self.cell) is not None):
             _masked_form(self.cell)
         else:
             self.rates = rates_by_part("rate", rate, form, part_names(self.cell, form))
@@ -131,15 +139,16 @@ class RecurrentDropout(CellWrapper):
         form = _masked_form(self.cell)
         leaves, structure = jax.tree.flatten((carry, z))
         carry, z = jax.tree.unflatten(structure, self._kept(*leaves))
-        h = form.mathematics.hidden(carry)
-        if drops is not None:
-            h = dropped(h, drops, self.rate)
-        pre = [
-            u if w_h is None else u + self._product(h, w_h)
-            for u, w_h in zip(z, state_rows(form, self.in_features), strict=True)
-        ]
-        blocks = split_blocks(form.mathematics.groups, pre)
-        after, _ = form.mathematics.advance(carry, blocks)
+        rows = state_rows(form, self.in_features)
+
+        def products(k: int, h: jax.Array | None) -> Any:
+            w_h = rows[k]
+            if h is None or w_h is None:
+                return z[k]
+            left = h if drops is None else dropped(h, drops, self.rate)
+            return z[k] + self._product(left, w_h)
+
+        after, _ = advance_step(form.mathematics, carry, products)
         return after, form.mathematics.hidden(after)
 
 
@@ -159,10 +168,10 @@ def _masked_form(cell: Any) -> FusedForm:
     Raises:
       TypeError: the cell has none, or none any more.
     """
-    form = fused_form(cell)
+    form = _form_to_mask(cell)
     if form is None:
         raise TypeError(
-            "RecurrentDropout needs a cell whose weights all multiply the state or the input "
+            "RecurrentDropout needs a cell whose weights all multiply the output or the input "
             f"as they are, so that a mask can stand between; got a {_form_of(cell)}, of which that "
             "is not known or not so. Build an LSTMCell with peephole=False and no projection or a "
             "GRUCell with reset_after=True, both of sigmoid and tanh, or a SimpleRNNCell with an "
@@ -171,6 +180,12 @@ def _masked_form(cell: Any) -> FusedForm:
             "(0.0, 0.3) in the structure of the carry."
         )
     return form
+
+
+def _form_to_mask(cell: Any) -> FusedForm | None:
+    """The cell's form, if all that its weights multiply of the carry is the output."""
+    form = fused_form(cell)
+    return form if form is not None and sees_output_alone(form.mathematics) else None
 
 
 def _form_of(cell: Any) -> str:

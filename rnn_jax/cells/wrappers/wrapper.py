@@ -17,6 +17,7 @@ from rnn_jax.cells.asking import (
 )
 from rnn_jax.cells.cell import Carry
 from rnn_jax.cells.claims import SelfDescribing, claim, owner_of, splits_call
+from rnn_jax.cells.linear import LinearForm, linear_form
 from rnn_jax.cells.structure import FusedForm, fused_form
 from rnn_jax.cells.wrappers.noise import Noise, draw_noise, project_with, step_with
 from rnn_jax.checks import kind_of
@@ -70,6 +71,10 @@ class CellWrapper(nnx.RNNCellBase, SelfDescribing):
         """The inner cell's form, which is this one's too where `step` is the inner cell's."""
         return fused_form(self.cell)
 
+    def linear_form(self) -> LinearForm | None:
+        """The inner cell's form, which is this one's too where `step` is the inner cell's."""
+        return linear_form(self.cell)
+
     def noise(self, key: jax.Array, steps: int) -> Noise:
         """The noise for one sequence of so many steps; see `rnn_jax.cells.wrappers.noise`."""
         return draw_noise(self.cell, key, steps)
@@ -113,8 +118,13 @@ class CellWrapper(nnx.RNNCellBase, SelfDescribing):
 
     @property
     def recurrent_kernel(self) -> nnx.Param[jax.Array]:
-        """The inner cell's W_h."""
+        """The inner cell's."""
         return owner_of(self.cell).recurrent_kernel
+
+    @property
+    def transition_kernel(self) -> Callable[[], jax.Array | None]:
+        """The inner cell's `transition_kernel()`; absent where it has none."""
+        return owner_of(self.cell).transition_kernel
 
     @property
     def diagonal_part(self) -> str | None:

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rnn_jax.arrays import promote
 from rnn_jax.cells.asking import carry_form, part_names, part_that_is_output
-from rnn_jax.cells.cell import Carry, promote
+from rnn_jax.cells.cell import Carry
 from rnn_jax.cells.claims import claim
 from rnn_jax.cells.wrappers.noise import (
     Noise,

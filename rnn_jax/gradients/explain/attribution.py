@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from rnn_jax.cells.claims import claim, makes_claim, owner_of
+from rnn_jax.cells.asking import kernel_of_state
+from rnn_jax.cells.claims import claim, makes_claim
 from rnn_jax.checks import check_number
 from rnn_jax.gradients.explain.memory_path import MemoryPath, split_path
 from rnn_jax.gradients.linearize import Record, Source, accept, check_jacobians, sizes_of
@@ -110,8 +111,9 @@ def attribution(
 
     Every cell gets the norm of each step and of each block between the parts of its carry. A cell
     that has them also gets its gates (`cell.gates(carry, x)`), its memory path
-    (`cell.memory_path(carry, x)`, {part: factor}) and its slopes (`cell.slopes(carry, x)` and
-    `cell.recurrent_kernel`, which together are A_t = diag(φ') W_hᵀ).
+    (`cell.memory_path(carry, x)`, {part: factor}) and its slopes (`cell.slopes(carry, x)`, which
+    with `cell.recurrent_kernel`, or `cell.transition_kernel()` where there is that, are
+    A_t = diag(φ') W_hᵀ).
 
     Args:
       cell: any callable pytree cell(carry, x) -> (carry, y).
@@ -147,7 +149,7 @@ def attribution_of(record: Record) -> Attribution:
         name: split_path(record, factors, _rows_of(name, parts))
         for name, factors in along_trajectory(record, "memory_path").items()
     }
-    simple = makes_claim(cell, "slopes") and hasattr(owner_of(cell), "recurrent_kernel")
+    simple = makes_claim(cell, "slopes") and kernel_of_state(cell) is not None
     slopes = along_trajectory(record, "slopes") if simple else None
     slope_log, recurrent_log = _split_slopes(cell, slopes)
     return Attribution(
@@ -194,7 +196,7 @@ def _block_log_norms(a: jax.Array, parts: dict[str, tuple[int, int]]) -> dict[st
 def _split_slopes(cell: Any, slopes: jax.Array | None) -> tuple[jax.Array | None, jax.Array | None]:
     if slopes is None:
         return None, None
-    kernel = jnp.asarray(owner_of(cell).recurrent_kernel[...], slopes.dtype)
+    kernel = jnp.asarray(kernel_of_state(cell)[...], slopes.dtype)
     whole = log_frobenius(kernel, (0, 1))
     into = log_exactly(jnp.linalg.norm(kernel, axis=0))
     weighted = slopes * jnp.broadcast_to(jnp.exp(into - whole)[None], slopes.shape)

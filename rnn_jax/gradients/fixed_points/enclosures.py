@@ -184,14 +184,15 @@ def _gru(cell: Any, x: Array) -> Formula | None:
     kernel, z, H = _array(cell.recurrent_kernel), _projected(cell, x), cell.hidden_features
     gates, candidate = slice(0, 2 * H), slice(2 * H, 3 * H)
     none = point(np.zeros(H))
-    own_bias = cell.candidate_recurrent_bias
+    bias = cell.candidate_recurrent_bias
+    of_state = none if bias is None else point(_array(bias))
 
     def step(parts: list[Any]) -> list[Any]:
         (h,) = parts
         pre = h.linear(kernel[:, gates], z.rows(gates)).sigmoid()
         r, u = pre.part(slice(0, H)), pre.part(slice(H, 2 * H))
-        if own_bias is not None:
-            inner = r * h.linear(kernel[:, candidate], point(_array(own_bias)))
+        if cell.reset_after:
+            inner = r * h.linear(kernel[:, candidate], of_state)
         else:
             inner = (r * h).linear(kernel[:, candidate], none)
         n = inner.shift(z.rows(candidate)).tanh()
@@ -313,7 +314,8 @@ _ACTIVATIONS = {
 
 def _projected(cell: Any, x: Array) -> Interval:
     """x W_x + b."""
-    return times(_array(cell.kernel).T, point(x)) + point(_array(cell.bias))
+    z = times(_array(cell.kernel).T, point(x))
+    return z if cell.bias is None else z + point(_array(cell.bias))
 
 
 def _array(param: Any) -> Array:

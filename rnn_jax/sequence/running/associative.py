@@ -16,6 +16,7 @@ recurrence of Λᵀ backwards, and nothing but the carries is kept for it. All o
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -28,9 +29,10 @@ from rnn_jax.sequence.running.boundaries import Boundaries, select
 
 # Elements of the products of Λ's of one chunk, and the longest chunk.
 _CHUNK_ELEMENTS = 2**20
-_LONGEST = 256
+LONGEST = 256
 
 _NONE = Boundaries(None, None)
+_ASSOCIATIVE = {"default": "associative"}
 
 
 def linear_scan(
@@ -42,7 +44,7 @@ def linear_scan(
     boundaries: Boundaries = _NONE,
     *,
     reverse: bool = False,
-    method: str = "associative",
+    methods: Mapping[str, str] = _ASSOCIATIVE,
     every: int | None = None,
 ) -> jax.Array:
     """Runs a linear recurrence over sequences that lie side by side, time first.
@@ -60,7 +62,8 @@ def linear_scan(
       boundaries: of the sequences, (T, ...): resets mark steps on the way *into* which, in the
         order in which steps are run, a sequence starts.
       reverse: run from the last step to the first.
-      method: "associative", or "scan" for one step after another, with the same derivatives.
+      methods: "associative", or "scan" for one step after another with the same derivatives, by
+        the platform that the program is lowered for, with a "default".
       every: K, the length of a chunk; None takes as many steps as keep the products of a chunk
         within some megabytes.
 
@@ -71,20 +74,31 @@ def linear_scan(
     steps = added.shape[0]
     every = _interval(kind, factor, added) if every is None else every
     driven = _driven(kind, factor, added, carry, initial, boundaries, reverse)
-    run: Any = functools.partial(_prefixes, kind, every=min(every, steps))
-    if method == "scan":
-        run = functools.partial(_one_by_one, kind)
+    ways = {
+        "associative": functools.partial(_prefixes, kind, every=min(every, steps)),
+        "scan": functools.partial(_one_by_one, kind),
+    }
+
+    def run(factor: jax.Array, b: jax.Array, *, reverse: bool) -> jax.Array:
+        if len(set(methods.values())) == 1:
+            return ways[methods["default"]](factor, b, boundaries, reverse=reverse)
+        by_platform = {
+            platform: functools.partial(ways[method], reverse=reverse)
+            for platform, method in methods.items()
+        }
+        found: jax.Array = lax.platform_dependent(factor, b, boundaries, **by_platform)
+        return found
 
     def left(h: jax.Array) -> jax.Array:
         return h - _moved(kind, factor, _shifted(h, reverse=reverse), boundaries)
 
     def solved(_: Any, b: jax.Array) -> jax.Array:
-        return run(factor, b, boundaries, reverse=reverse)
+        return run(factor, b, reverse=reverse)
 
     def solved_transposed(_: Any, g: jax.Array) -> jax.Array:
         # With p_t what step t hands to the one before, p_t = Λ_tᵀ (p_{t+1} + g_t).
         back = transposed(kind, factor)
-        p = run(back, _moved(kind, back, g, boundaries), boundaries, reverse=not reverse)
+        p = run(back, _moved(kind, back, g, boundaries), reverse=not reverse)
         return g + _shifted(p, reverse=not reverse)
 
     found: jax.Array = lax.custom_linear_solve(left, driven, solved, solved_transposed)
@@ -219,4 +233,4 @@ def _unless_skipped(kind: Kind, factor: jax.Array, added: jax.Array, valid: jax.
 def _interval(kind: Kind, factor: jax.Array, added: jax.Array) -> int:
     """The longest chunk, a power of 2, whose products stay within bounds."""
     one_step = max(factor[0].size, added[0].size, 1)
-    return max(16, min(_LONGEST, 1 << max(0, (_CHUNK_ELEMENTS // one_step).bit_length() - 1)))
+    return max(16, min(LONGEST, 1 << max(0, (_CHUNK_ELEMENTS // one_step).bit_length() - 1)))

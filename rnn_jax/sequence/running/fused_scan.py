@@ -131,6 +131,7 @@ def _recorded_by_scan(
 
 
 def _tangent(settings: Settings, inputs: Inputs, run: Run, moves: Inputs, *, starts: bool) -> Run:
+    assert run.saved is not None
     record = Recorded(inputs.kernels, inputs.xs, inputs.boundaries, run.starts, run.saved)
     tangents = Tangents(
         moves.kernels,

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnn_jax.cells.structure import product, split_blocks, state_rows
+from rnn_jax.cells.stages import Products, Saved, advance_step, coefficients_of, tangent_step
+from rnn_jax.cells.structure import FusedForm, stages_of, state_rows
 from rnn_jax.sequence.running.boundaries import Boundaries, select
 from rnn_jax.sequence.running.scanned import (
     Carry,
@@ -26,8 +27,8 @@ from rnn_jax.sequence.running.scanned import (
     Settings,
     Tangents,
     driven_by,
-    in_blocks,
-    projected,
+    split_products,
+    tangent_products,
 )
 
 
@@ -133,29 +134,20 @@ def tangent_by_system(
     )
 
 
-def saved_by_steps(settings: Settings, inputs: Inputs, starts: Carry) -> Any:
+def saved_by_steps(settings: Settings, inputs: Inputs, starts: Carry) -> Saved:
     """What steps save, of all steps at once, from the carries that they were computed from."""
-    form, kind = settings.form(inputs.kernels), settings.product_type
-    h = settings.mathematics.hidden(starts)
-    pre = [
-        z if w is None else z + product(h, w, kind)
-        for z, w in zip(
-            projected(form, inputs.xs), state_rows(form, inputs.xs.shape[-1]), strict=True
-        )
-    ]
-    return settings.mathematics.advance(starts, split_blocks(form.mathematics.groups, pre))[1]
+    form = settings.form(inputs.kernels)
+    products_of, ready = split_products(form, inputs.xs, inside=False)
+    return advance_step(settings.mathematics, starts, products_of(ready))[1]
 
 
 def _moved(settings: Settings, record: Recorded, before: Carry, initial: Carry) -> Carry:
     """A_t applied to the tangents before each step, (T, ..., H); skipped steps hand them on."""
-    mathematics, boundaries = settings.mathematics, record.boundaries
-    form, kind = settings.form(record.kernels), settings.product_type
+    boundaries, form = record.boundaries, settings.form(record.kernels)
     starts = _starts(boundaries, before, initial)
-    h = mathematics.hidden(starts)
+    nothing = (None,) * len(form.kernels)
     rows = state_rows(form, record.xs.shape[-1])
-    pre = [None if w is None else product(h, w, kind) for w in rows]
-    coefficients = mathematics.coefficients(record.starts, record.saved)
-    after = mathematics.tangent(coefficients, starts, in_blocks(form, pre, h))
+    after = _stepped(record, form, starts, tangent_products(form, rows, nothing, like=starts))
     if boundaries.valid is None:
         return after
     return select(boundaries.valid, after, _entering(boundaries, before, initial))
@@ -163,16 +155,23 @@ def _moved(settings: Settings, record: Recorded, before: Carry, initial: Carry) 
 
 def _driven(settings: Settings, record: Recorded, tangents: Tangents) -> Carry:
     """What weights and inputs add to the tangent after each step, 0 where it is skipped."""
-    mathematics, valid = settings.mathematics, record.boundaries.valid
-    form = settings.form(record.kernels)
-    driven = driven_by(form, tangents.kernels, record.starts, record.xs, tangents.xs)
+    valid, form = record.boundaries.valid, settings.form(record.kernels)
+    driven = driven_by(form, record, tangents.kernels, tangents.xs)
     nothing = jax.tree.map(jnp.zeros_like, record.starts)
     if all(u is None for u in driven):
         return nothing
-    coefficients = mathematics.coefficients(record.starts, record.saved)
-    blocks = in_blocks(form, driven, mathematics.hidden(nothing))
-    after = mathematics.tangent(coefficients, nothing, blocks)
+    # What groups of the first stage see has no tangent here.
+    of_first = len(stages_of(form.mathematics)[0].groups)
+    rows = state_rows(form, record.xs.shape[-1])
+    later = [None if k < of_first else w for k, w in enumerate(rows)]
+    after = _stepped(record, form, nothing, tangent_products(form, later, driven, like=nothing))
     return after if valid is None else _masked(valid, after)
+
+
+def _stepped(record: Recorded, form: FusedForm, starts: Carry, products: Products) -> Carry:
+    """The tangents after each step from those before, all steps at once."""
+    coefficients = coefficients_of(form.mathematics, record.starts, record.saved)
+    return tangent_step(form.mathematics, coefficients, starts, products)
 
 
 def _before(unknowns: Unknowns) -> Carry:

@@ -236,7 +236,7 @@ def _driven(call: Any, *leaves: jax.Array) -> tuple[jax.Array | None, ...]:
     """What enters the tangent of a call from outside the loop, by group."""
     record, tangents = call.operands.unflatten(leaves)
     form = call.settings.form(record.kernels)
-    return driven_by(form, tangents.kernels, record.starts, record.xs, tangents.xs)
+    return driven_by(form, record, tangents.kernels, tangents.xs)
 
 
 def _parts(tree: Any) -> tuple[jax.Array, ...]:

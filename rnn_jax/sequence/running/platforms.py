@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.interpreters import mlir
 
+from rnn_jax.cells.structure import Mathematics, groups_of, sees_output_alone
 from rnn_jax.sequence.running.scanned import Settings
 
 # A function of a call and the leaves of its operands.
@@ -159,6 +160,7 @@ def chosen_by_platform(
     if settings.implementation in ("kernel", "interpret"):
         return by_kernels(*arguments)
     possible = settings.implementation == "auto" and not why_no_kernel(
+        settings.mathematics,
         {leaf.dtype for leaf in jax.tree.leaves(arguments)},
         settings.precision,
         settings.product_type,
@@ -208,7 +210,8 @@ def _launch(context: Any, which: str, call: Any) -> Any:
     if not is_for_one_device(module.axis_context):
         return "this one is partitioned over several devices (inside of jax.shard_map none is)"
     asked_for = (call.settings.precision, call.settings.product_type)
-    reason = why_no_kernel({aval.dtype for aval in context.avals_in}, *asked_for)
+    dtypes = {aval.dtype for aval in context.avals_in}
+    reason = why_no_kernel(call.settings.mathematics, dtypes, *asked_for)
     if reason is not None:
         return reason
     try:
@@ -238,14 +241,24 @@ def _launch(context: Any, which: str, call: Any) -> Any:
     return Launch(choice.tiles, precision, interpret=False)
 
 
-def why_no_kernel(dtypes: set[Any], precision: str | None, product_type: Any) -> str | None:
+def why_no_kernel(
+    mathematics: Mathematics, dtypes: set[Any], precision: str | None, product_type: Any
+) -> str | None:
     """Why no kernel runs it; None if one does.
 
     Args:
+      mathematics: of the cell.
       dtypes: of all arrays that take part.
       precision: a `jax.default_matmul_precision`.
       product_type: in which values are multiplied, see `FusedForm`.
     """
+    if not any(group.sees_state for group in groups_of(mathematics)):
+        return "they have one product with the state a step, and nothing here sees the state"
+    if not sees_output_alone(mathematics):
+        return (
+            "they have one product with the state a step, of the part of the carry that is the "
+            "output, and here weights meet something else"
+        )
     kinds = {str(dtype) for dtype in dtypes if jnp.issubdtype(dtype, jnp.inexact)}
     if kinds - ({"bfloat16"} if product_type == jnp.bfloat16 else set()) != {"float32"}:
         return (

@@ -24,6 +24,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from rnn_jax.arrays import varying_like
+from rnn_jax.cells.stages import advance_step
 from rnn_jax.sequence.running.levels import Levels, batching_rule, mapped_over
 from rnn_jax.sequence.running.linear_system import tangent_by_system
 from rnn_jax.sequence.running.platforms import Forms, as_traced, chosen_by_platform, rules_of
@@ -153,8 +154,11 @@ def _recurrence_results(call: Call, *leaves: jax.Array) -> Run:
         steps = inputs.xs.shape[0]
         return jax.tree.map(lambda a: jnp.broadcast_to(a[None], (steps, *a.shape)), tree)
 
-    count = sum(group.blocks for group in mathematics.groups)
-    saved = mathematics.advance(inputs.carry, (hidden,) * count)[1] if call.record else None
+    def products(k: int, _: Any) -> jax.Array:
+        kernel = inputs.kernels[k]
+        return jnp.zeros((*hidden.shape[:-1], kernel.shape[1]), kernel.dtype)
+
+    saved = advance_step(mathematics, inputs.carry, products)[1] if call.record else None
     return Run(
         inputs.carry,
         stacked(hidden),

@@ -11,16 +11,24 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rnn_jax.cells.stages import (
+    Products,
+    Saved,
+    advance_step,
+    coefficients_of,
+    products_at,
+    states_seen,
+    tangent_step,
+)
 from rnn_jax.cells.structure import (
-    Blocks,
     FusedForm,
     Grouped,
-    UnitMathematics,
+    Mathematics,
     affine,
+    groups_of,
     input_rows,
     product,
     seen,
-    split_blocks,
     state_rows,
 )
 from rnn_jax.sequence.running.boundaries import Boundaries, spare_carry, within
@@ -46,7 +54,7 @@ class Settings(NamedTuple):
       product_type: see `FusedForm`.
     """
 
-    mathematics: UnitMathematics
+    mathematics: Mathematics
     reverse: bool
     return_carries: bool
     implementation: str = "auto"
@@ -84,14 +92,14 @@ class Run(NamedTuple):
       ys: h after each step, 0 where skipped, (T, ..., H).
       carries: after each step, each part (T, ..., H).
       starts: the carries that the steps were computed from, likewise.
-      saved: what the tangent needs of each step, blocks (T, ..., H).
+      saved: what the tangent needs of each step, blocks (T, ..., H) by stage.
     """
 
     last: Carry
     ys: jax.Array
     carries: Carry | None = None
     starts: Carry | None = None
-    saved: Any = None
+    saved: Saved | None = None
 
 
 class Recorded(NamedTuple):
@@ -101,7 +109,7 @@ class Recorded(NamedTuple):
     xs: jax.Array
     boundaries: Boundaries
     starts: Carry
-    saved: Any
+    saved: Saved
 
 
 class Tangents(NamedTuple):
@@ -132,12 +140,10 @@ def run_by_scan(settings: Settings, inputs: Inputs, *, save: bool, inside: bool)
         the larger products win.
     """
     mathematics = settings.mathematics
-    form = settings.form(inputs.kernels)
-    pre_activations, ready = split_products(form, inputs.xs, inside=inside)
+    products_of, ready = split_products(settings.form(inputs.kernels), inputs.xs, inside=inside)
 
     def advance(start: Carry, at: Any) -> tuple[Carry, jax.Array, Any]:
-        pre = split_blocks(mathematics.groups, pre_activations(start, at))
-        after, saved = mathematics.advance(start, pre)
+        after, saved = advance_step(mathematics, start, products_of(at))
         return after, mathematics.hidden(after), (start, saved) if save else None
 
     spare = None if inputs.boundaries.valid is None else spare_carry(inputs.initial)
@@ -150,37 +156,31 @@ def run_by_scan(settings: Settings, inputs: Inputs, *, save: bool, inside: bool)
 
 def split_products(
     form: FusedForm, xs: jax.Array, *, inside: bool
-) -> tuple[Callable[[Carry, Any], Grouped], Any]:
-    """What a step computes its pre-activations with, and what it is given to do so."""
-    mathematics, kernels, kind = form
+) -> tuple[Callable[[Any], Products], Any]:
+    """How a step computes its pre-activations from what it is given to do so, and that."""
     if inside:
+        return functools.partial(products_at, form), xs
+    h_rows, kind = state_rows(form, xs.shape[-1]), form.product_type
 
-        def together(start: Carry, x: jax.Array) -> Grouped:
-            values = seen(mathematics.groups, mathematics.hidden(start), x, kind)
-            return tuple(map(functools.partial(affine, product_type=kind), values, kernels))
+    def apart(z: Grouped) -> Products:
+        def products(k: int, h: jax.Array | None) -> jax.Array:
+            w = h_rows[k]
+            return z[k] if h is None or w is None else z[k] + product(h, w, kind)
 
-        return together, xs
-    h_rows = state_rows(form, xs.shape[-1])
-
-    def apart(start: Carry, z: Grouped) -> Grouped:
-        h = mathematics.hidden(start)
-        return tuple(
-            u if w is None else u + product(h, w, kind) for u, w in zip(z, h_rows, strict=True)
-        )
+        return products
 
     return apart, projected(form, xs)
 
 
 def projected(form: FusedForm, xs: jax.Array) -> Grouped:
     """What inputs and biases add to the pre-activations, by one product over all steps."""
-    groups, kernels, kind = form.mathematics.groups, form.kernels, form.product_type
-    no_state = tuple(group._replace(sees_state=False) for group in groups)
-    own_rows = [
-        kernel if w_h is None else kernel[w_h.shape[0] :]
-        for kernel, w_h in zip(kernels, state_rows(form, xs.shape[-1]), strict=True)
-    ]
-    values = seen(no_state, xs, xs, kind)
-    return tuple(map(functools.partial(affine, product_type=kind), values, own_rows))
+    kind = form.product_type
+    return tuple(
+        affine(seen(group, None, xs, kind), kernel if w_h is None else kernel[w_h.shape[0] :], kind)
+        for group, kernel, w_h in zip(
+            groups_of(form.mathematics), form.kernels, state_rows(form, xs.shape[-1]), strict=True
+        )
+    )
 
 
 def tangent_by_scan(
@@ -203,21 +203,16 @@ def tangent_by_scan(
       A `Run` of tangents, without what steps save.
     """
     mathematics, reverse = settings.mathematics, settings.reverse
-    kernels, xs, *_ = record
-    form, kind = settings.form(kernels), settings.product_type
-    w_h = state_rows(form, xs.shape[-1])
+    form = settings.form(record.kernels)
+    w_h = state_rows(form, record.xs.shape[-1])
     nothing = jax.tree.map(lambda a: jnp.zeros_like(a[0]), record.starts)
     d_carry = nothing if tangents.carry is None else tangents.carry
     d_initial = nothing if tangents.initial is None else tangents.initial
 
     def advance(d_carry: Carry, at: Any) -> tuple[Carry, jax.Array, Any]:
         coefficients, driven, added = at
-        d_h = mathematics.hidden(d_carry)
-        pre = [
-            _added(u, None if w is None else product(d_h, w, kind))
-            for u, w in zip(driven, w_h, strict=True)
-        ]
-        after = mathematics.tangent(coefficients, d_carry, in_blocks(form, pre, d_h))
+        products = tangent_products(form, w_h, driven, like=d_carry)
+        after = tangent_step(mathematics, coefficients, d_carry, products)
         if added is not None:
             after = jax.tree.map(jnp.add, after, added)
         return after, mathematics.hidden(after), d_carry if starts else None
@@ -225,25 +220,25 @@ def tangent_by_scan(
     # Coefficients are made again from what was saved, not kept.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def chunk(d_carry: Carry, part: Any) -> tuple[Carry, Any]:
-        (xs, boundaries, starts_of, saved), d_xs, added = part
-        driven = driven_by(form, tangents.kernels, starts_of, xs, d_xs)
-        coefficients = mathematics.coefficients(starts_of, saved)
+        steps, d_xs, added = part
+        of_chunk = Recorded(record.kernels, *steps)
+        driven = driven_by(form, of_chunk, tangents.kernels, d_xs)
+        coefficients = coefficients_of(mathematics, of_chunk.starts, of_chunk.saved)
+        boundaries = of_chunk.boundaries
         spare = None if boundaries.valid is None else nothing
         body = within(advance, d_initial, spare, return_carries=settings.return_carries)
-        steps = ((coefficients, driven, added), boundaries)
-        return lax.scan(body, d_carry, steps, reverse=reverse)
+        return lax.scan(body, d_carry, ((coefficients, driven, added), boundaries), reverse=reverse)
 
     parts = (tuple(record[1:]), tangents.xs, tangents.added)
-    every = even_interval(xs.shape[0], _CHUNK, most=2 * _CHUNK)
+    every = even_interval(record.xs.shape[0], _CHUNK, most=2 * _CHUNK)
     last, (ys, carries, d_starts) = scan_chunks(chunk, d_carry, parts, every=every, reverse=reverse)
     return Run(last, ys, carries, d_starts)
 
 
 def driven_by(
     form: FusedForm,
+    record: Recorded,
     d_kernels: tuple[jax.Array | None, ...],
-    starts: Carry,
-    xs: jax.Array,
     d_xs: jax.Array | None,
 ) -> tuple[jax.Array | None, ...]:
     """[h, x, 1] K̇ + ẋ K_x for all steps at once: what enters the tangent from outside the loop.
@@ -252,29 +247,50 @@ def driven_by(
     transpose, the gradient by K.
     """
     mathematics, kernels, kind = form
-    values = seen(mathematics.groups, mathematics.hidden(starts), xs, kind)
+    xs = record.xs
+    states = states_seen(mathematics, record.starts, record.saved)
     rows = input_rows(form, xs.shape[-1])
     driven = []
-    for value, kernel, d_kernel, w_x in zip(values, kernels, d_kernels, rows, strict=True):
-        shape = (*xs.shape[:-1], kernel.shape[1])
+    for k, group in enumerate(groups_of(mathematics)):
+        d_kernel, w_x = d_kernels[k], rows[k]
+        shape = (*xs.shape[:-1], kernels[k].shape[1])
         u = None
         # Flat, because the transpose is then a product that XLA runs without a copy.
         if d_kernel is not None:
-            value = value.astype(d_kernel.dtype).reshape(-1, value.shape[-1])
-            u = (value @ d_kernel).reshape(shape)
+            value = seen(group, states[k], xs, kind).astype(d_kernel.dtype)
+            u = (value.reshape(-1, value.shape[-1]) @ d_kernel).reshape(shape)
         if w_x is not None and d_xs is not None:
             u = _added(u, product(d_xs.reshape(-1, xs.shape[-1]), w_x, kind).reshape(shape))
         driven.append(u)
     return tuple(driven)
 
 
-def in_blocks(form: FusedForm, grouped: Sequence[jax.Array | None], like: jax.Array) -> Blocks:
-    """Blocks of pre-activations by group, zeros (..., H) as `like` where a group is None."""
-    whole = [
-        jnp.zeros((*like.shape[:-1], kernel.shape[1]), kernel.dtype) if u is None else u
-        for u, kernel in zip(grouped, form.kernels, strict=True)
-    ]
-    return split_blocks(form.mathematics.groups, whole)
+def tangent_products(
+    form: FusedForm,
+    w_h: Sequence[jax.Array | None],
+    driven: Sequence[jax.Array | None],
+    *,
+    like: Carry,
+) -> Products:
+    """ḣ K_h and what else enters the tangents of pre-activations.
+
+    Args:
+      form: of the cell.
+      w_h: K_h by group, (H, P); None where the state is not seen or has no tangent.
+      driven: by group, (..., P); None where nothing else enters.
+      like: any carry of these rows, (..., H) a part.
+    """
+    rows = jax.tree.leaves(like)[0].shape[:-1]
+
+    def products(k: int, d_h: jax.Array | None) -> jax.Array:
+        w = w_h[k]
+        u = driven[k]
+        if d_h is not None and w is not None:
+            u = _added(u, product(d_h, w, form.product_type))
+        kernel = form.kernels[k]
+        return jnp.zeros((*rows, kernel.shape[1]), kernel.dtype) if u is None else u
+
+    return products
 
 
 def _added(one: jax.Array | None, other: jax.Array | None) -> jax.Array | None:

@@ -5,19 +5,20 @@ from typing import Any
 
 import jax
 
-from rnn_jax.cells.structure import UnitMathematics
+from rnn_jax.cells.structure import Mathematics, Stages, UnitMathematics
 from rnn_jax.sequence.kernels.rules import Group, StepRule
 
 Blocks = tuple[jax.Array, ...]
 
 
-def rule_of_recurrence(mathematics: UnitMathematics, carry: Any) -> StepRule:
+def rule_of_recurrence(mathematics: Mathematics, carry: Any) -> StepRule:
     """One step of a cell, which emits what its tangent needs.
 
     Args:
-      mathematics: of the cell.
+      mathematics: of a cell whose step has one stage, of which nothing but the output is seen.
       carry: any carry of its structure.
     """
+    mathematics = _of_one_stage(mathematics)
     structure: Any = jax.tree.structure(carry)
     unit = jax.ShapeDtypeStruct((), jax.tree.leaves(carry)[0].dtype)
     pre = (unit,) * sum(group.blocks for group in mathematics.groups)
@@ -26,14 +27,19 @@ def rule_of_recurrence(mathematics: UnitMathematics, carry: Any) -> StepRule:
     return _rule(mathematics, structure, _Advance(mathematics, structure), len(saved))
 
 
-def rule_of_tangent(mathematics: UnitMathematics, carry: Any, saved: int) -> StepRule:
+def rule_of_tangent(mathematics: Mathematics, carry: Any, saved: int) -> StepRule:
     """One step of the tangent.
 
     Its streams are the carry that the step was computed from, what the step saved (`saved` blocks)
     and, if there is more, what is to be added to the tangent after it.
     """
-    structure = jax.tree.structure(carry)
+    mathematics, structure = _of_one_stage(mathematics), jax.tree.structure(carry)
     return _rule(mathematics, structure, _Move(mathematics, structure, saved), 0)
+
+
+def _of_one_stage(mathematics: Mathematics) -> UnitMathematics:
+    assert not isinstance(mathematics, Stages), "`why_no_kernel` refuses it"
+    return mathematics
 
 
 def _rule(mathematics: UnitMathematics, structure: Any, function: Any, emits: int) -> StepRule:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.cells.cell import affine, promote
+from rnn_jax.arrays import affine, promote
 from rnn_jax.checks import check_count, check_flag, check_number, check_size, kind_of
 from rnn_jax.gradients.linearize import accept, sizes_of
 from rnn_jax.gradients.penalties import (

@@ -1,0 +1,1 @@
+"""What papers say of their cells' gradients, each statement beside its measurement."""

@@ -1,0 +1,273 @@
+"""Initialisers of matrices with a given structure or spectrum."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnn_jax.arrays import at_least_float32
+from rnn_jax.checks import check_not_negative, check_number, check_positive
+from rnn_jax.initializers.drawing import Initializer
+from rnn_jax.initializers.entries import matrix_shape
+from rnn_jax.initializers.hippo import legs_matrix
+
+
+def orthogonal(scale: float = 1.0) -> Initializer:
+    """A random orthogonal matrix times `scale` (Saxe, McClelland and Ganguli, 2014)."""
+    return _Orthogonal(check_number("scale", scale))
+
+
+def identity(scale: float = 1.0) -> Initializer:
+    """The identity times `scale`: with ReLU the IRNN of Le, Jaitly and Hinton (2015)."""
+    return _Identity(check_number("scale", scale))
+
+
+def sparse(density: float = 0.1, radius: float = 0.9) -> Initializer:
+    """A sparse square matrix of a given spectral radius: the reservoir of an echo state network.
+
+    Each unit sees k = max(1, density · H) units, by weights uniform in (−1, 1), and all of
+    them are then scaled until the largest eigenvalue has modulus `radius` (Jaeger, 2001).
+
+    Args:
+      density: the share of units that each unit sees, in (0, 1].
+      radius: ρ, at least 0.
+    """
+    share = check_number("density", density)
+    if not 0 < share <= 1:
+        raise ValueError(
+            f"density must be above 0 and at most 1; got {share:g}. Pass the share of units that "
+            "each unit sees, such as 0.1."
+        )
+    return _Sparse(share, check_not_negative("radius", radius))
+
+
+def ring(r_min: float = 1.0, r_max: float = 1.0, max_phase: float = 2 * math.pi) -> Initializer:
+    """A real normal matrix with eigenvalues on a ring of the complex plane, as the LRU starts.
+
+    W = Qᵀ R Q, with Q orthogonal at random and R of 2×2 blocks that turn by θ and scale by r; so
+    singular values are the moduli of the eigenvalues r e^{±iθ}. r is such that eigenvalues are
+    uniform in the ring's area, θ uniform in [0, max_phase]; with an odd number of rows one
+    eigenvalue is real and positive. The default is the unit circle, where W is orthogonal.
+
+    Args:
+      r_min, r_max: the ring, 0 ≤ r_min ≤ r_max ≤ 1.
+      max_phase: in radians, in (0, 2π].
+    """
+    return _Ring(*check_ring(r_min, r_max, max_phase))
+
+
+def henaff() -> Initializer:
+    """Rotations in planes, of 2×2 blocks, by angles uniform in (−π, π) (Henaff et al., 2016).
+
+    Orthogonal; with an odd number of rows the last of them is that of the identity.
+    """
+    return _Rotations()
+
+
+def skew_henaff() -> Initializer:
+    """The skew-symmetric matrix whose exponential `henaff` is: blocks [[0, θ], [−θ, 0]]."""
+    return _SkewHenaff()
+
+
+def skew_cayley() -> Initializer:
+    """Skew-symmetric of 2×2 blocks with s = −√((1 − cos u)/(1 + cos u)), u uniform in (0, π/2).
+
+    Its Cayley transform turns by u (Helfrich, Willmott and Ye, 2018).
+    """
+    return _SkewCayley()
+
+
+def hippo(step: float = 0.01) -> Initializer:
+    """The memory of HiPPO-LegS, discretised by a zero-order hold: x' = x W, W = exp(Δ A)ᵀ.
+
+    A is `legs_matrix`, which is lower triangular with −1, −2, … on its diagonal, so that the
+    eigenvalues of W are e^{−nΔ}.
+
+    Args:
+      step: Δ, above 0.
+    """
+    return _Hippo(check_positive("step", step))
+
+
+# Classes, where closures would do, so that they can be compared and pickled.
+@dataclass(frozen=True)
+class _Orthogonal:
+    scale: float
+
+    def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = float) -> jax.Array:
+        # The QR behind it has no half-precision kernel: drawn in float32, then rounded.
+        draw = jax.nn.initializers.orthogonal(self.scale)
+        return draw(key, shape, at_least_float32(dtype)).astype(dtype)
+
+
+@dataclass(frozen=True)
+class _Identity:
+    scale: float
+
+    def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = None) -> jax.Array:
+        del key
+        return self.scale * jnp.eye(*matrix_shape("identity", shape), dtype=dtype)
+
+
+@dataclass(frozen=True)
+class _Sparse:
+    density: float
+    radius: float
+
+    def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = float) -> jax.Array:
+        size = _square("sparse", shape)
+        of_places, of_values = jax.random.split(key)
+        wide = at_least_float32(dtype)
+        values = jax.random.uniform(of_values, (size, size), wide, -1.0, 1.0)
+        # Where every unit sees one at least there is a circle, and so an eigenvalue other than 0.
+        places = jnp.argsort(jax.random.uniform(of_places, (size, size)), axis=0)
+        drawn = jnp.where(places < max(1, round(self.density * size)), values, 0)
+        if not isinstance(drawn, jax.core.Tracer):
+            return jnp.asarray(self._scaled(drawn), dtype)
+        # Eigenvalues of a general matrix are computed on the host, on every platform.
+        result = jax.ShapeDtypeStruct(drawn.shape, wide)
+        return jax.pure_callback(self._scaled, result, drawn, vmap_method="sequential").astype(
+            dtype
+        )
+
+    def _scaled(self, drawn: Any) -> np.ndarray:
+        values = np.asarray(drawn, np.float64)
+        modulus = np.abs(np.linalg.eigvals(values)).max()
+        if modulus == 0:
+            raise ValueError(
+                "sparse needs a matrix with an eigenvalue other than 0 to scale; got one of "
+                f"{values.shape[0]} rows whose eigenvalues are all 0. Pass a density above "
+                f"{self.density:g}, or another seed"
+            )
+        return (values * (self.radius / modulus)).astype(drawn.dtype)
+
+
+@dataclass(frozen=True)
+class _Ring:
+    r_min: float
+    r_max: float
+    max_phase: float
+
+    def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = float) -> jax.Array:
+        size = _square("ring", shape)
+        of_area, of_turn, of_basis = jax.random.split(key, 3)
+        wide = at_least_float32(dtype)
+        decay, phase = draw_ring(
+            of_area, of_turn, (size + 1) // 2, self.r_min, self.r_max, self.max_phase, wide
+        )
+        blocks = _turning(jnp.exp(-decay), phase, size)
+        basis = _Orthogonal(1.0)(of_basis, (size, size), wide)
+        with jax.default_matmul_precision("highest"):
+            return (basis.T @ blocks @ basis).astype(dtype)
+
+
+@dataclass(frozen=True)
+class _Rotations:
+    def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = float) -> jax.Array:
+        size = _square("henaff", shape)
+        angles = _angles(key, size, at_least_float32(dtype))
+        angles = jnp.concatenate([angles, jnp.zeros(size % 2, angles.dtype)])
+        return _turning(jnp.ones_like(angles), angles, size).astype(dtype)
+
+
+@dataclass(frozen=True)
+class _SkewHenaff:
+    def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = float) -> jax.Array:
+        size = _square("henaff", shape)
+        return _skew(_angles(key, size, dtype), size)
+
+
+@dataclass(frozen=True)
+class _SkewCayley:
+    def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = float) -> jax.Array:
+        size = _square("cayley", shape)
+        angles = jax.random.uniform(key, (size // 2,), dtype, maxval=math.pi / 2)
+        # √((1 − cos u)/(1 + cos u)) = tan(u/2)
+        return _skew(-jnp.tan(angles / 2), size)
+
+
+@dataclass(frozen=True)
+class _Hippo:
+    step: float
+
+    def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = float) -> jax.Array:
+        from scipy.linalg import expm
+
+        del key
+        return jnp.asarray(expm(self.step * legs_matrix(_square("hippo", shape))).T, dtype)
+
+
+def check_ring(r_min: float, r_max: float, max_phase: float) -> tuple[float, float, float]:
+    """Returns the three if they are a ring inside the unit circle and a range of phases."""
+    low, high = check_number("r_min", r_min), check_number("r_max", r_max)
+    if not 0 <= low <= high <= 1:
+        raise ValueError(
+            f"r_min and r_max must be 0 <= r_min <= r_max <= 1; got {low:g} and {high:g}. Pass the "
+            "ring of the eigenvalues, for example r_min=0.9, r_max=0.999."
+        )
+    phase = check_number("max_phase", max_phase)
+    if not 0 < phase <= 2 * math.pi:
+        raise ValueError(
+            f"max_phase must lie in (0, 2π]; got {phase:g}. Pass for example math.pi / 10."
+        )
+    return low, high, phase
+
+
+def draw_ring(
+    of_area: jax.Array,
+    of_turn: jax.Array,
+    count: int,
+    r_min: float,
+    r_max: float,
+    max_phase: float,
+    dtype: Any,
+) -> tuple[jax.Array, jax.Array]:
+    """Eigenvalues e^{−d + iθ} uniform in the area of a ring (Orvieto et al., 2023).
+
+    Args:
+      of_area, of_turn: random keys.
+      count: how many.
+      r_min, r_max, max_phase: as `check_ring` returns them.
+      dtype: of at least 32 bits.
+
+    Returns:
+      (d = −log |λ| > 0, θ in (0, max_phase]), each (count,).
+    """
+    # From (0, 1]: of 0 there is no logarithm.
+    area = 1 - jax.random.uniform(of_area, (count,), dtype)
+    turn = 1 - jax.random.uniform(of_turn, (count,), dtype)
+    # |λ|² is uniform; d is at least what keeps its own logarithm finite where the ring touches 1.
+    decay = -0.5 * jnp.log(area * (r_max**2 - r_min**2) + r_min**2)
+    return jnp.maximum(decay, jnp.finfo(dtype).tiny), max_phase * turn
+
+
+def _turning(moduli: jax.Array, angles: jax.Array, size: int) -> jax.Array:
+    """Blocks r [[cos θ, sin θ], [−sin θ, cos θ]]; of an odd size's last one r alone is there."""
+    pairs = size // 2
+    at = jnp.arange(0, 2 * pairs, 2)
+    cosine, sine = (moduli[:pairs] * part(angles[:pairs]) for part in (jnp.cos, jnp.sin))
+    blocks = _skew(sine, size).at[at, at].set(cosine).at[at + 1, at + 1].set(cosine)
+    return blocks if size % 2 == 0 else blocks.at[-1, -1].set(moduli[pairs])
+
+
+def _skew(values: jax.Array, size: int) -> jax.Array:
+    """Blocks [[0, a], [−a, 0]], and a row of 0 over if the size is odd."""
+    at = jnp.arange(0, size - 1, 2)
+    upper = jnp.zeros((size, size), values.dtype).at[at, at + 1].set(values)
+    return upper - upper.T
+
+
+def _angles(key: jax.Array, size: int, dtype: Any) -> jax.Array:
+    return jax.random.uniform(key, (size // 2,), dtype, -math.pi, math.pi)
+
+
+def _square(name: str, shape: Sequence[int]) -> int:
+    """The rows of a square matrix, else raises."""
+    rows, columns = matrix_shape(name, shape)
+    if rows != columns:
+        raise ValueError(f"{name} fills square matrices only; got shape {tuple(shape)}")
+    return rows
