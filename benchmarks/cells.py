@@ -26,6 +26,7 @@ from benchmarks.timing import Row, Timing, parts_of, ratio, time_in_turn
 
 SHAPE: Shape = (64, 200, 2, 128)
 _STEP = "training step"
+_PRODUCTS = "products with the state"
 NOTE = (
     "Milliseconds of one training step in float32, `jax.value_and_grad` of the mean square of all "
     "outputs by all weights: best of the rounds and, in brackets, their median. All cells ran in "
@@ -91,17 +92,15 @@ def measure(cells: Mapping[str, rj.RNNCell], shape: Shape, rounds: int) -> dict[
     taken = time_in_turn(
         candidates | {f"{products!r}": run for products, run in bare.items()}, rounds=rounds
     )
-    return {
-        name: _row(taken[name], needed[name], taken[f"{needed[name]!r}"], shape) for name in cells
-    }
+    return {name: _row(taken[name], needed[name], taken[f"{needed[name]!r}"]) for name in cells}
 
 
-def _row(step: Timing, needed: Products, bare: Timing, shape: Shape) -> Row:
+def _row(step: Timing, needed: Products, bare: Timing) -> Row:
     return {
         _STEP: step,
         "its products alone": bare,
         "step / products": ratio(step, bare) if needed.recurrent or needed.readout else "–",
-        f"products with the state, at H = {shape[3]}": str(needed),
+        _PRODUCTS: str(needed),
     }
 
 
@@ -132,7 +131,9 @@ def main() -> None:
     where = where_measured(("jax", "flax"))
     lines = [f"- {what}: {value}" for what, value in where.items()]
     title = f"# Every cell, (B, T, I, H) = {SHAPE}"
-    text = "\n\n".join([title, NOTE, "\n".join(lines), markdown_table(rows)])
+    text = "\n\n".join(
+        [title, NOTE, "\n".join(lines), markdown_table(rows, "cell", words=(_PRODUCTS,))]
+    )
     config.out.write_text(text + "\n", encoding="utf-8")
     console.print(f"wrote {config.out}")
     if config.docs:

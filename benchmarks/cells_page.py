@@ -116,7 +116,7 @@ def write_page(
         else f"Measured on {where['machine']}, with {where['versions']}, on {where['date']}; cells "
         "with their defaults, I = 2 and H = 128, as `rngs=nnx.Rngs(0)` draws them."
     )
-    table = markdown_table(rows, "cell")
+    table = markdown_table(rows, "cell", words=("carry", "linear", "diagonal", "source"))
     PAGE.write_text(f"{before}{BEGIN}\n\n{table}\n\n{note}\n\n{END}{after}", encoding="utf-8")
     return PAGE
 
