@@ -131,9 +131,8 @@ def main() -> None:
     where = where_measured(("jax", "flax"))
     lines = [f"- {what}: {value}" for what, value in where.items()]
     title = f"# Every cell, (B, T, I, H) = {SHAPE}"
-    text = "\n\n".join(
-        [title, NOTE, "\n".join(lines), markdown_table(rows, "cell", words=(_PRODUCTS,))]
-    )
+    table = markdown_table(rows, "cell", words=(_PRODUCTS,))
+    text = "\n\n".join([title, NOTE, "\n".join(lines), table])
     config.out.write_text(text + "\n", encoding="utf-8")
     console.print(f"wrote {config.out}")
     if config.docs:

@@ -110,14 +110,16 @@ def write_page(
         found = {column: known.get(name, {}).get(column, "–") for column in MEASURED}
         rows[f"`{name}`"] = columns | found | last
     before, old, after = _parts()
-    note = (
-        old.strip().rpartition("\n\n")[2]
-        if where is None
-        else f"Measured on {where['machine']}, with {where['versions']}, on {where['date']}; cells "
-        "with their defaults, I = 2 and H = 128, as `rngs=nnx.Rngs(0)` draws them."
-    )
+    if where is None:
+        lines = [line for line in old.splitlines() if line and not line.startswith("|")]
+    else:
+        lines = [
+            f"Measured on {where['machine']}, with {where['versions']}, on {where['date']}; cells "
+            "with their defaults, I = 2 and H = 128, as `rngs=nnx.Rngs(0)` draws them."
+        ]
     table = markdown_table(rows, "cell", words=("carry", "linear", "diagonal", "source"))
-    PAGE.write_text(f"{before}{BEGIN}\n\n{table}\n\n{note}\n\n{END}{after}", encoding="utf-8")
+    inside = "\n\n".join([BEGIN, table, *lines, END])
+    PAGE.write_text(before + inside + after, encoding="utf-8")
     return PAGE
 
 

@@ -31,6 +31,9 @@ def test_describing_keeps_what_is_measured(tmp_path, monkeypatch):
     page, cells = tmp_path / "cells.md", {"RNN": rj.SimpleRNNCell(2, 3, rngs=nnx.Rngs(0))}
     page.write_text(f"# Cells\n{cells_page.BEGIN}\n{cells_page.END}\nafter", encoding="utf-8")
     monkeypatch.setattr(cells_page, "PAGE", page)
+    for _ in range(2):
+        cells_page.write_page(cells)
+        assert page.read_text(encoding="utf-8").count("| cell |") == 1
     values = {"RNN": dict(zip(cells_page.MEASURED, ("1.5", "3", "−0.1"), strict=True))}
     where = {"machine": "one core", "versions": "jax 1", "date": "today"}
     cells_page.write_page(cells, values, where)
