@@ -543,8 +543,8 @@ def test_mlstm_hands_its_memory_on_with_its_forget_gates():
 # ---- Bad arguments.
 
 BAD = [
-    (LRUCell, {"r_min": 0.9, "r_max": 0.9}, ValueError, "r_min and r_max must be"),
-    (LRUCell, {"r_max": 1.5}, ValueError, "got 0.0 and 1.5"),
+    (LRUCell, {"r_min": 0.95, "r_max": 0.9}, ValueError, "r_min and r_max must be"),
+    (LRUCell, {"r_max": 1.5}, ValueError, "got 0 and 1.5"),
     (LRUCell, {"max_phase": 0.0}, ValueError, "max_phase must lie"),
     (LRUCell, {"out_features": 0}, ValueError, "out_features must be at least 1"),
     (S5Cell, {"step_min": 0.0}, ValueError, "step_min and step_max must be"),
