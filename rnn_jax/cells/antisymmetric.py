@@ -11,10 +11,10 @@ from rnn_jax.arrays import promote
 from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
 from rnn_jax.checks import check_flag, check_not_negative, check_positive
-from rnn_jax.initializers import InitializerLike, get_initializer, initialize
+from rnn_jax.initializers import InitializerLike, gaussian, get_initializer, initialize
 
-# Of variance 1/n for n rows, without cutting off what is far out.
-_normal_by_rows = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+# Of variance 1/n for n rows.
+_normal_by_rows = gaussian()
 
 
 class AntisymmetricRNNCell(RNNCell):
@@ -40,7 +40,7 @@ class AntisymmetricRNNCell(RNNCell):
       kernel_init: of V; None is the paper's, normal of variance 1/I.
       recurrent_kernel_init: of W; None is the paper's, normal of variance 1/H.
       bias_init: of b.
-      use_bias: whether there is b; without it `bias` is None.
+      use_bias: whether there is b; without it `bias` is None and `bias_init` must be left out.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.

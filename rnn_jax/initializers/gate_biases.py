@@ -1,6 +1,6 @@
 """Initialisers of biases that know which gates keep the state: forget bias and chrono."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +53,7 @@ def chrono(t_min: float, t_max: float) -> "GateBias":
     return _Chrono(low, high)
 
 
-class GateBias:
+class GateBias(ABC):
     """An initialiser that needs the names of the blocks that a bias consists of."""
 
     name: str
@@ -81,6 +81,7 @@ class GateBias:
             return self(key, shape, dtype)
         size = shape[0] // len(blocks)
         values = dict.fromkeys(blocks, jnp.zeros((size,), dtype))
+        # A forget bias is for the first gate alone.
         for (block, sign), value in zip(gates, self._values(key, size, dtype), strict=False):
             if block in values:
                 values[block] = sign * value

@@ -19,7 +19,6 @@ References:
   gating enables signal propagation in recurrent neural networks", 2018.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -71,15 +70,21 @@ def fixed_point_variance(
 
     Returns:
       The smallest q = σ_w² E φ(√q z)² + σ_s²; infinity if it grows without bound.
+
+    Raises:
+      ValueError: a number below 0 or not finite, or an unknown name.
+      TypeError: no number, or no activation.
     """
     means = _means_of(get_activation(activation))
+    square = check_not_negative("gain", gain) ** 2
+    source = check_not_negative("source_variance", source_variance)
 
     def growth(q: Any) -> Any:
-        return gain**2 * means(q)[0] + source_variance - q
+        return square * means(q)[0] + source - q
 
     if growth(0.0) <= 0:
         return 0.0
-    return _first_root(growth, np.concatenate([[0.0], source_variance + _ABOVE]))
+    return _first_root(growth, np.concatenate([[0.0], source + _ABOVE]))
 
 
 def susceptibility(gain: float, activation: ActivationLike, source_variance: float = 0.0) -> float:
@@ -90,6 +95,9 @@ def susceptibility(gain: float, activation: ActivationLike, source_variance: flo
 
     Returns:
       χ; where q is 0 or infinite, its limit from above or below.
+
+    Raises:
+      ValueError, TypeError: as `fixed_point_variance`.
     """
     q = fixed_point_variance(gain, activation, source_variance)
     within = min(max(q, _ZERO), _ABOVE[-1])
@@ -120,12 +128,8 @@ def critical_gain(
     source = check_not_negative("bias_variance", bias_variance) + check_not_negative(
         "input_variance", input_variance
     )
-    return _critical_gain(get_activation(activation), source)
-
-
-@functools.lru_cache(maxsize=128)
-def _critical_gain(activation: Any, source: float) -> float:
-    means = _means_of(activation)
+    known = get_activation(activation)
+    means = _means_of(known)
     squared_slope = means(_ZERO)[1]
     if source == 0 and means(0.0)[0] == 0 and squared_slope > 0:
         # A network of which nothing drives the state stays where it starts, at q = 0.
@@ -145,7 +149,7 @@ def _critical_gain(activation: Any, source: float) -> float:
     # A network of this gain must not come to a smaller fixed point first.
     if q < math.inf and gain(grid[grid < q]).max(initial=0.0) <= gain(q):
         return float(gain(q))
-    name = getattr(activation, "name", repr(activation))
+    name = getattr(known, "name", repr(known))
     raise ValueError(
         "a critical gain needs pre-activations whose variance comes to a fixed point with χ = 1; "
         f"got {name} with biases and inputs of variance {source:g} together, for which there is "

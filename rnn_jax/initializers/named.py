@@ -95,7 +95,7 @@ def get_initializer(name: str, initializer: InitializerLike, kind: Kind = "kerne
         return initializer
     raise TypeError(
         f"{name} must be a name or a callable (key, shape, dtype) -> array; got {initializer!r}. "
-        f"Known names: {', '.join(_KINDS[kind].factories)}."
+        f"Known names: {', '.join(sorted(_KINDS[kind].factories))}."
     )
 
 
@@ -119,7 +119,7 @@ def _named(argument: str, text: str, kind: Kind) -> Initializer:
         if others:
             known = ", ".join(map(repr, sorted(here.factories)))
             raise ValueError(
-                f"{argument} must be an initialiser of {here.what}; got {text!r}, which is one of "
+                f"{argument} must be an initialiser of {here.what}; got {text!r}, which is for "
                 f"{others[0]}. Pass one of {known}."
             )
         check_choice(argument, word, here.factories)

@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 
-from rnn_jax.cells.asking import as_pytree
+from rnn_jax.cells.asking import as_pytree, asked, carry_maker
 from rnn_jax.cells.claims import owner_of
-from rnn_jax.checks import check_count
+from rnn_jax.checks import check_count, kind_of
 from rnn_jax.sequence.calling import check_carry_leaves
 from rnn_jax.sequence.inputs import read_inputs
 from rnn_jax.testing.law import Broken, CellReport, Law, LawResult, NotApplicable, law_error
@@ -36,6 +36,7 @@ def check_cell(
     xs: Any = None,
     carry: Any = None,
     *,
+    only: Iterable[str] | None = None,
     skip: Iterable[str] = (),
     seed: int = 0,
 ) -> CellReport:
@@ -57,6 +58,7 @@ def check_cell(
         used; None draws (6, I) from a standard normal distribution for a cell that says its
         `in_features`.
       carry: the carry that sequences start from; None asks the cell.
+      only: names of the laws to check; None checks all.
       skip: names of laws that are not meant to hold, such as "gradient" for a surrogate gradient.
       seed: of the inputs, the directions of derivatives, and the weights' move.
 
@@ -67,15 +69,24 @@ def check_cell(
     Raises:
       LawError: laws are broken. The message says of the first which it is, what arrived against
         what was expected, how far apart they are, and what usually causes that; `.report` has all.
-      ValueError: a sequence of fewer than 4 steps, or `skip` names a law that does not exist.
+      ValueError: a sequence of fewer than 4 steps, or `only` or `skip` name no law.
       TypeError: the cell is none, or cannot make its carry or say its features where these are not
         given.
     """
-    left_out = _read_skip(skip)
+    known = [law.name for law in _laws()]
+    left_out = _read_names("skip", skip, known)
+    if only is not None:
+        left_out |= set(known) - _read_names("only", only, known)
     check_count("seed", seed)
     cell = as_pytree(cell)
     if carry is not None:
         check_carry_leaves(carry)
+    elif carry_maker(cell) is None:
+        raise TypeError(
+            "check_cell must be given the carry that sequences start from for a cell without "
+            f"initialize_carry(input_shape); got {kind_of(owner_of(cell))} and carry=None. Pass "
+            "carry=, or give the cell one with rnn_jax.as_cell(cell, initial_carry=…)."
+        )
     xs = _read_sequence(default_inputs(cell, seed) if xs is None else xs)
     with jax.default_matmul_precision("highest"):
         return _check_all(cell, xs, carry, left_out, seed)
@@ -86,16 +97,21 @@ def _check_all(cell: Any, xs: Any, carry: Any, left_out: frozenset[str], seed: i
     results: list[LawResult] = []
     for law in _laws():
         if law.name in left_out:
-            results.append(LawResult(law.name, "left out", "by skip="))
+            results.append(LawResult(law.name, "left out"))
         elif any(result.status == "broken" and result.law == "contract" for result in results):
             results.append(LawResult(law.name, "not applicable", "the contract is broken"))
         else:
             results.append(_examine(law, subject))
-    report = CellReport(type(owner_of(cell)).__name__, tuple(results))
+    report = CellReport(_name_of(cell), tuple(results))
     broken = [pair for pair in zip(_laws(), results, strict=True) if pair[1].status == "broken"]
     if broken:
         raise law_error(broken, report)
     return report
+
+
+def _name_of(cell: Any) -> str:
+    owner = asked(cell)
+    return getattr(owner, "__name__", type(owner).__name__)
 
 
 def _examine(law: Law, subject: Subject) -> LawResult:
@@ -110,16 +126,15 @@ def _examine(law: Law, subject: Subject) -> LawResult:
     return LawResult(law.name, "holds", "", difference)
 
 
-def _read_skip(skip: Iterable[str]) -> frozenset[str]:
-    names = frozenset([skip] if isinstance(skip, str) else skip)
-    known = [law.name for law in _laws()]
-    for name in names:
+def _read_names(argument: str, names: Iterable[str], known: list[str]) -> frozenset[str]:
+    found = frozenset([names] if isinstance(names, str) else names)
+    for name in found:
         if name not in known:
             raise ValueError(
-                f"skip must hold names of laws; got {name!r}. The laws are "
+                f"{argument} must hold names of laws; got {name!r}. The laws are "
                 f"{', '.join(map(repr, known))}."
             )
-    return names
+    return found
 
 
 def _read_sequence(xs: Any) -> Any:

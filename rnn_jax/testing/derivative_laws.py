@@ -12,14 +12,14 @@ from rnn_jax.gradients.linearize import linearize
 from rnn_jax.sequence.inputs import is_float
 from rnn_jax.sequence.unroll import unroll
 from rnn_jax.testing.law import Broken, Law, NotApplicable
-from rnn_jax.testing.subject import Subject, is_one_float_array
+from rnn_jax.testing.subject import Subject, is_one_float_array, weight_mask
 
 # A kink spoils a difference along the directions that cross it, not along all.
 DIRECTIONS = 3
 
 
 class Point(NamedTuple):
-    """Where a sequence is differentiated: all arrays of this are varied together."""
+    """Where a sequence is differentiated."""
 
     cell: Any
     xs: Any
@@ -31,7 +31,7 @@ class Derivatives(NamedTuple):
 
     Attributes:
       value: L.
-      gradient: by the floats of a `Point`.
+      gradient: by each leaf of a `Point` that is moved.
       slope: the directional derivative of L, forward; None if there is no forward mode.
       curvature: the directional derivative of the gradient; None likewise.
     """
@@ -42,17 +42,8 @@ class Derivatives(NamedTuple):
     curvature: list[jax.Array] | None = None
 
 
-def _is_differentiable(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and is_float(leaf)
-
-
 def _floats(tree: Any) -> list[jax.Array]:
-    return [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree) if _is_differentiable(leaf)]
-
-
-def _with_floats(tree: Any, floats: list[jax.Array]) -> Any:
-    rest = iter(floats)
-    return jax.tree.map(lambda leaf: next(rest) if _is_differentiable(leaf) else leaf, tree)
+    return [leaf for leaf in jax.tree.leaves(tree) if is_float(leaf)]
 
 
 def _number(point: Point, weights: jax.Array, feature_axes: int) -> jax.Array:
@@ -67,64 +58,106 @@ def _number(point: Point, weights: jax.Array, feature_axes: int) -> jax.Array:
     return total
 
 
-@functools.partial(jax.jit, static_argnames=("feature_axes", "forward"))
-def _derivatives(
-    point: Point, weights: jax.Array, along: list[jax.Array], *, feature_axes: int, forward: bool
-) -> Derivatives:
-    def number(floats: list[jax.Array]) -> jax.Array:
-        return _number(_with_floats(point, floats), weights, feature_axes)
+class _How(NamedTuple):
+    """What is fixed when derivatives are compiled; `moves` says which leaves of a point do."""
 
-    with_gradient = jax.value_and_grad(number)
-    if not forward:
-        return Derivatives(*with_gradient(_floats(point)))
-    (value, gradient), (slope, curvature) = jax.jvp(with_gradient, (_floats(point),), (along,))
+    moves: tuple[bool, ...]
+    feature_axes: int
+    forward: bool = True
+
+
+@functools.partial(jax.jit, static_argnames="how")
+def _derivatives(
+    point: Point, weights: jax.Array, along: list[jax.Array], *, how: _How
+) -> Derivatives:
+    def number(moving: list[jax.Array]) -> jax.Array:
+        return _number(_with_moving(point, moving, how.moves), weights, how.feature_axes)
+
+    here, with_gradient = _moving(point, how.moves), jax.value_and_grad(number)
+    if not how.forward:
+        return Derivatives(*with_gradient(here))
+    (value, gradient), (slope, curvature) = jax.jvp(with_gradient, (here,), (along,))
     return Derivatives(value, gradient, slope, curvature)
+
+
+def _moving(point: Point, moves: tuple[bool, ...]) -> list[jax.Array]:
+    pairs = zip(jax.tree.leaves(point), moves, strict=True)
+    return [jnp.asarray(leaf) for leaf, does in pairs if does]
+
+
+def _with_moving(point: Point, moving: list[jax.Array], moves: tuple[bool, ...]) -> Point:
+    leaves, structure = jax.tree.flatten(point)
+    rest = iter(moving)
+    pairs = zip(leaves, moves, strict=True)
+    found: Point = jax.tree.unflatten(structure, [next(rest) if m else leaf for leaf, m in pairs])
+    return found
+
+
+def _what_moves(subject: Subject) -> tuple[bool, ...]:
+    """Weights, and floats of inputs and carry; of the latter no counters, which hold integers."""
+    xs = [is_float(leaf) for leaf in jax.tree.leaves(subject.xs)]
+    carry = [
+        is_float(leaf) and not np.array_equal(np.asarray(leaf, float), np.round(leaf))
+        for leaf in jax.tree.leaves(subject.path[0])
+    ]
+    return (*weight_mask(subject.cell), *xs, *carry)
 
 
 class Differentiated:
     """The derivatives of a subject, by one compiled program."""
 
     def __init__(self, subject: Subject):
-        self.subject = subject
-        self.point = Point(subject.cell, subject.xs, subject.carry)
         if subject.eps > 1e-4:
             raise NotApplicable("differences need float32 or float64")
+        self.subject = subject
+        self.point = Point(subject.cell, subject.xs, subject.carry)
         kind = jnp.float32 if subject.eps > 1e-10 else jnp.float64
         self.weights = jnp.linspace(0.5, 1.5, subject.steps + 1, dtype=kind)
-        self.forward = True
+        self._how = _How(_what_moves(subject), subject.feature_axes)
+        if not any(self._how.moves):
+            raise NotApplicable("weights, inputs and carry hold no floats to differentiate by")
         try:
             self.at(self.point)
         except TypeError as error:
             if "custom_vjp" not in str(error):
                 raise
-            self.forward = False
+            self._how = self._how._replace(forward=False)
             self.at(self.point)
+
+    @property
+    def forward(self) -> bool:
+        """Whether there is a forward mode."""
+        return self._how.forward
 
     def at(
         self, point: Point, along: list[jax.Array] | None = None, weights: Any = None
     ) -> Derivatives:
         """Derivatives at a point, along a direction."""
+        moving = _moving(point, self._how.moves)
         return _derivatives(
             point,
             self.weights if weights is None else weights,
-            [jnp.ones_like(leaf) for leaf in _floats(point)] if along is None else along,
-            feature_axes=self.subject.feature_axes,
-            forward=self.forward,
+            [jnp.ones_like(leaf) for leaf in moving] if along is None else along,
+            how=self._how,
         )
+
+    def by_inputs(self, weights: Any) -> Any:
+        """The gradient by the inputs, in their form."""
+        moved = self.at(self.point, weights=weights).gradient
+        return _with_moving(self.point, moved, self._how.moves).xs
 
     def direction(self, seed: int) -> list[jax.Array]:
         """A random direction of length 1."""
-        rng = np.random.default_rng(seed)
-        drawn = [rng.normal(size=leaf.shape) for leaf in _floats(self.point)]
+        rng, moving = np.random.default_rng(seed), _moving(self.point, self._how.moves)
+        drawn = [rng.normal(size=leaf.shape) for leaf in moving]
         length = np.sqrt(sum(np.sum(leaf**2) for leaf in drawn))
-        floats = _floats(self.point)
-        return [jnp.asarray(v / length, a.dtype) for v, a in zip(drawn, floats, strict=True)]
+        return [jnp.asarray(v / length, a.dtype) for v, a in zip(drawn, moving, strict=True)]
 
     def moved(self, along: list[jax.Array], by: float) -> Derivatives:
         """Derivatives a little further along a direction."""
-        floats = _floats(self.point)
-        there = [a + jnp.asarray(by, a.dtype) * v for a, v in zip(floats, along, strict=True)]
-        return self.at(_with_floats(self.point, there), along)
+        moving = _moving(self.point, self._how.moves)
+        there = [a + jnp.asarray(by, a.dtype) * v for a, v in zip(moving, along, strict=True)]
+        return self.at(_with_moving(self.point, there, self._how.moves), along)
 
 
 def differentiated(subject: Subject) -> Differentiated:
@@ -215,8 +248,7 @@ def _is_causal(subject: Subject) -> float | None:
         return None
     of = differentiated(subject)
     weights = of.weights.at[half:].set(0)
-    by_xs = _with_floats(of.point, of.at(of.point, weights=weights).gradient).xs
-    by_later = jax.tree.map(lambda leaf: leaf[half:], _floats(by_xs))
+    by_later = [leaf[half:] for leaf in _floats(of.by_inputs(weights))]
     zeros = jax.tree.map(jnp.zeros_like, by_later)
     subject.check_close(
         f"gradient of outputs 0 to {half - 1} by later inputs", by_later, zeros, allowed=0.0
@@ -262,7 +294,7 @@ def _has_its_jacobians(subject: Subject) -> float:
     size = subject.check_close("state_jacobians", lin.state_jacobians, subject.jacobians)
     of = differentiated(subject)
     weights = of.weights.at[-1].set(0)
-    by_xs = _with_floats(of.point, of.at(of.point, weights=weights).gradient).xs
+    by_xs = of.by_inputs(weights)
     ys = np.asarray(subject.path[1], float).reshape(subject.steps, -1)
     cotangents = np.asarray(weights[:-1], float)[:, None] * np.cos(ys)
     jacobian = np.asarray(input_jacobian(lin), float)

@@ -85,10 +85,12 @@ class CellReport:
         return tuple(result.law for result in self.laws if result.status == status)
 
     def __str__(self) -> str:
-        counts = {status: len(self.names(status)) for status in ("holds", "broken")}
-        others = len(self.laws) - sum(counts.values())
-        broken = f", {counts['broken']} broken" if counts["broken"] else ""
-        lines = [f"{self.cell}: {counts['holds']} laws hold{broken}, {others} do not apply", ""]
+        summary = [f"{len(self.names('holds'))} laws hold"]
+        statuses: tuple[Status, ...] = ("broken", "not applicable", "left out")
+        for status in statuses:
+            count = len(self.names(status))
+            summary += [f"{count} {status}"] if count else []
+        lines = [f"{self.cell}: {', '.join(summary)}", ""]
         width = max((len(result.law) for result in self.laws), default=0)
         for result in self.laws:
             what = result.note

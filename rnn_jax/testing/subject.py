@@ -202,20 +202,28 @@ def stacked(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
+def weight_mask(cell: Any) -> list[bool]:
+    """Which leaves of a cell are weights: of a module of NNX its parameters, else all floats."""
+    leaves = jax.tree.leaves(cell)
+    is_weight = [True] * len(leaves)
+    if isinstance(cell, nnx.Module):
+        parts: Any = nnx.split(cell, nnx.Param, ...)
+        graph, parameters, rest = parts
+        ones, zeros = jax.tree.map(np.ones_like, parameters), jax.tree.map(np.zeros_like, rest)
+        is_weight = [bool(np.all(leaf)) for leaf in jax.tree.leaves(nnx.merge(graph, ones, zeros))]
+    floats = [hasattr(leaf, "dtype") and is_float(leaf) for leaf in leaves]
+    return [a and b for a, b in zip(is_weight, floats, strict=True)]
+
+
 def moved_weights(cell: Any, seed: int, scale: float = 0.1) -> Any:
-    """The cell with noise on its weights: of a module of NNX its parameters, else all floats."""
+    """The cell with noise on its weights."""
     rng = np.random.default_rng(seed)
-
-    def moved(leaf: Any) -> Any:
-        if not hasattr(leaf, "dtype") or not is_float(leaf):
-            return leaf
-        return leaf + jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype)
-
-    if not isinstance(cell, nnx.Module):
-        return jax.tree.map(moved, cell)
-    parts: Any = nnx.split(cell, nnx.Param, ...)
-    graph, parameters, rest = parts
-    return nnx.merge(graph, jax.tree.map(moved, parameters), rest)
+    leaves, structure = jax.tree.flatten(cell)
+    moved = [
+        leaf + jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype) if is_weight else leaf
+        for leaf, is_weight in zip(leaves, weight_mask(cell), strict=True)
+    ]
+    return jax.tree.unflatten(structure, moved)
 
 
 def difference(arrived: Any, expected: Any) -> tuple[float, str, tuple[float, float]]:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from rnn_jax.cells.cell import RNNCell
 from rnn_jax.sequence.calling import resolve_step
 from rnn_jax.sequence.inputs import input_of_step, is_float
 from rnn_jax.testing.derivative_laws import Point, differentiated
@@ -48,7 +49,8 @@ def _in_type(subject: Subject, dtype: Any) -> float:
     """The cell with parameters, inputs and carry in another type."""
     if dtype == jnp.float64 and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         raise NotApplicable("JAX is not set to compute in float64 (jax_enable_x64)")
-    _check_takes_types(subject, "param_dtype")
+    if not (isinstance(subject.given, nnx.Module) and hasattr(subject.owner, "param_dtype")):
+        raise NotApplicable("the cell has no param_dtype")
     if getattr(subject.owner, "dtype", None) is not None:
         raise NotApplicable("the cell was built with a dtype of its own")
     cell, xs = _cast((subject.cell, subject.xs), dtype)
@@ -67,16 +69,12 @@ def _is_right_in_float64(subject: Subject) -> float:
 
 def _is_right_in_bfloat16(subject: Subject) -> float:
     """Products in bfloat16: parameters stay as they are."""
-    _check_takes_types(subject, "dtype")
+    if not isinstance(subject.owner, RNNCell):
+        raise NotApplicable("what dtype does to outputs is a rule of rnn_jax.RNNCell")
     if not subject.owns_start:
         raise NotApplicable("a carry was given, whose type the cell's dtype does not change")
     cell = _with_attributes(subject.cell, dtype=jnp.dtype(jnp.bfloat16))
     return _check_type(subject, cell, _cast(subject.xs, jnp.bfloat16), None, jnp.bfloat16)
-
-
-def _check_takes_types(subject: Subject, name: str) -> None:
-    if not (isinstance(subject.given, nnx.Module) and hasattr(subject.owner, name)):
-        raise NotApplicable(f"the cell has no {name}")
 
 
 def _check_type(subject: Subject, cell: Any, xs: Any, carry: Any, dtype: Any) -> float:

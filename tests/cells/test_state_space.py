@@ -1,34 +1,31 @@
-"""LRU, S5, RG-LRU, LMU and the xLSTM cells against their equations, claims and initial weights."""
+"""LRU, S5 and RG-LRU: equations, initial weights, and what they claim of gradients."""
 
 import functools
 import math
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.flatten_util import ravel_pytree
+from state_spaces import (
+    CLOSE,
+    IN,
+    H,
+    assert_first_steps_and_extremes_are_finite,
+    assert_follows,
+    assert_keeps_its_types,
+    assert_refuses_bad_calls,
+    build,
+    carry_of,
+    jacobian,
+    sigmoid,
+    xs_of,
+)
 
 import rnn_jax as rj
-from rnn_jax.cells import LMUCell, LRUCell, MLSTMCell, RGLRUCell, S5Cell, SLSTMCell
-from rnn_jax.cells.claims import claim, makes_claim, splits_call
-from rnn_jax.cells.linear import linear_form, state_jacobian_of
-from rnn_jax.cells.lmu import legendre_memory
-from rnn_jax.cells.structure import fused_form
-from rnn_jax.initializers.hippo import hippo_eigenvectors
-from rnn_jax.sequence.running.associative import linear_scan
-
-IN, H, T = 2, 4, 6
-CLOSE = {"rtol": 1e-12, "atol": 1e-12}
-
-
-# ---- The equations, of weights by name, in NumPy or in jax.numpy.
-
-
-def sigmoid(xp, u):
-    return 0.5 * (1 + xp.tanh(0.5 * u))
+from rnn_jax.cells import LRUCell, RGLRUCell, S5Cell
+from rnn_jax.cells.s5 import hippo_eigenvectors
 
 
 def lru(xp, w, carry, x):
@@ -64,66 +61,6 @@ def rg_lru(xp, w, carry, x):
     return h, h
 
 
-def lmu(xp, w, carry, x, theta=5.0):
-    m, h = carry
-    d = m.shape[0]
-    a, b = np.zeros((d, d)), np.zeros(d)
-    for i in range(d):
-        b[i] = (2 * i + 1) * (-1) ** i / theta
-        for j in range(d):
-            a[i, j] = (2 * i + 1) / theta * (-1 if i < j else (-1.0) ** (i - j + 1))
-    values, vectors = np.linalg.eig(a)
-    held = (vectors * np.exp(values)) @ np.linalg.inv(vectors)
-    driven = np.linalg.solve(a, (held.real - np.eye(d)) @ b)
-    e_x, w_x = w["kernel"][:, 0], w["kernel"][:, 1:]
-    e_h, w_h = w["recurrent_kernel"][:, 0], w["recurrent_kernel"][:, 1:]
-    u = x @ e_x + h @ e_h + m @ w["memory_encoder"][:, 0]
-    m = held.real @ m + driven * u
-    h = xp.tanh(x @ w_x + h @ w_h + m @ w["memory_kernel"])
-    return (m, h), h
-
-
-def slstm(xp, w, carry, x):
-    """Without the stabiliser: c and n as they are, e^m c and e^m n of the cell."""
-    c, n, m, h = carry
-    heads, width, _ = w["recurrent_kernel"].shape
-    pre = [
-        x @ w["kernel"][:, k * H : (k + 1) * H] + w["bias"][k * H : (k + 1) * H] for k in range(4)
-    ]
-    for k in range(4):
-        r = w["recurrent_kernel"][:, :, k * width : (k + 1) * width]
-        parts = [h[a * width : (a + 1) * width] @ r[a] for a in range(heads)]
-        pre[k] = pre[k] + xp.concatenate(parts)
-    i, f = xp.exp(pre[0]), sigmoid(xp, pre[1])
-    after_m = xp.maximum(pre[0], m + xp.log(f))
-    c = f * c * xp.exp(m) + i * xp.tanh(pre[2])
-    n = f * n * xp.exp(m) + i
-    h = sigmoid(xp, pre[3]) * c / n
-    return (c * xp.exp(-after_m), n * xp.exp(-after_m), after_m, h), h
-
-
-def mlstm(xp, w, carry, x):
-    """Likewise without the stabiliser."""
-    c, n, m = carry
-    heads, d = n.shape
-    z = x @ w["kernel"] + w["bias"]
-    q, k, v = (z[j * H : (j + 1) * H].reshape(heads, d) for j in range(3))
-    o = sigmoid(xp, z[3 * H : 4 * H])
-    u_i, f = z[4 * H : 4 * H + heads], sigmoid(xp, z[4 * H + heads :])
-    after_m = xp.maximum(u_i, m + xp.log(f))
-    cs, ns, ys = [], [], []
-    for a in range(heads):
-        key = k[a] / math.sqrt(d)
-        c_a = f[a] * c[a] * xp.exp(m[a]) + xp.exp(u_i[a]) * xp.outer(key, v[a])
-        n_a = f[a] * n[a] * xp.exp(m[a]) + xp.exp(u_i[a]) * key
-        floor = xp.maximum(xp.abs(n_a @ q[a]), 1.0) + 1e-6 * xp.exp(after_m[a])
-        ys.append(c_a.T @ q[a] / floor)
-        cs.append(c_a * xp.exp(-after_m[a]))
-        ns.append(n_a * xp.exp(-after_m[a]))
-    y = o * xp.concatenate(ys)
-    return (xp.stack(cs), xp.stack(ns), after_m), y
-
-
 MAKERS = {
     "lru": (LRUCell, {"r_min": 0.5, "r_max": 0.95}, lru),
     "lru_skip": (LRUCell, {"out_features": IN}, lru),
@@ -131,234 +68,28 @@ MAKERS = {
     "s5_skip": (S5Cell, {"out_features": IN}, s5),
     "s5_stable": (S5Cell, {"stable": True}, functools.partial(s5, stable=True)),
     "rg_lru": (RGLRUCell, {"num_blocks": 2}, rg_lru),
-    "lmu": (LMUCell, {"memory_features": 3, "theta": 5.0}, lmu),
-    "slstm": (SLSTMCell, {}, slstm),
-    "slstm_heads": (SLSTMCell, {"num_heads": 2}, slstm),
-    "mlstm": (MLSTMCell, {}, mlstm),
-    "mlstm_heads": (MLSTMCell, {"num_heads": 2}, mlstm),
 }
-LINEAR = [name for name in MAKERS if name.split("_")[0] in ("lru", "s5", "rg")]
+ONE_OF_EACH = ("lru_skip", "s5_stable", "rg_lru")
 
 
-def weights_of(cell):
-    return {k: v[...] for k, v in vars(cell).items() if isinstance(v, nnx.Param)}
-
-
-def build(name, seed=0):
-    """The cell, with noise on weights that start at a constant."""
+def built(name):
     make, options, _ = MAKERS[name]
-    cell = make(IN, H, rngs=nnx.Rngs(seed), **options)
-    rng = np.random.default_rng(seed)
-    for weight in ("bias", "gate_bias", "recurrent_kernel", "memory_encoder", "rate", "kernel"):
-        param = getattr(cell, weight, None)
-        if isinstance(param, nnx.Param):
-            param[...] = param[...] + 0.3 * jnp.asarray(rng.normal(size=param.shape))
-    if name.startswith("slstm"):  # Or most units would forget at once.
-        param = cell.bias
-        param[...] = 0.2 * param[...]
-    return cell
-
-
-def carry_of(cell, seed=3):
-    """A carry that a run could have: normalisers are positive."""
-    rng = np.random.default_rng(seed)
-    shapes = cell.carry_shapes
-    parts = [jnp.asarray(rng.normal(size=shape)) for shape in shapes.values()]
-    if isinstance(cell, SLSTMCell):
-        parts[1] = 1 + jnp.abs(parts[1])
-    return tuple(parts) if len(parts) > 1 else parts[0]
-
-
-def xs_of(seed=0, steps=T):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=(steps, IN)))
-
-
-def run_equations(xp, equations, weights, carry, xs):
-    ys = []
-    # The equations may mix real and complex numbers.
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        for x in xs:
-            carry, y = equations(xp, weights, carry, x)
-            ys.append(y)
-        return carry, xp.stack(ys)
+    return build(make, **options)
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_values_are_those_of_the_equations_in_numpy(name):
-    cell, xs = build(name), xs_of()
-    carry = carry_of(cell)
-    numbers = jax.tree.map(np.asarray, (weights_of(cell), carry, xs))
-    expected = run_equations(np, MAKERS[name][2], *numbers)
-    chex.assert_trees_all_close(rj.unroll(cell, xs, carry), expected, **CLOSE)
-    # Step by step, with batch axes.
-    wide = jax.tree.map(lambda a: jnp.broadcast_to(a[None], (3, *a.shape)), (carry, xs[0]))
-    after, y = cell(*wide)
-    one = cell(carry, xs[0])
-    chex.assert_trees_all_close(jax.tree.map(lambda a: a[1], (after, y)), one, **CLOSE)
+def test_they_follow_their_equations(name):
+    make, options, equations = MAKERS[name]
+    assert_follows(build(make, **options), equations)
 
 
-@pytest.mark.parametrize("name", MAKERS)
-def test_gradients_are_those_of_the_equations(name):
-    cell, xs = build(name), xs_of()
-    carry = carry_of(cell)
-    equations = MAKERS[name][2]
-
-    def loss(run, weights, carry, xs):
-        last, ys = run(weights, carry, xs)
-        parts = jax.tree.leaves(last)
-        if name.startswith("slstm"):  # Its own stabiliser cannot be seen, only what it stands for.
-            c, n, m, h = last
-            parts = [c * jnp.exp(m), n * jnp.exp(m), h]
-        return jnp.sum(jnp.sin(ys)) + sum(jnp.sum(jnp.cos(part)) for part in parts)
-
-    ours = functools.partial(loss, lambda cell, carry, xs: rj.unroll(cell, xs, carry))
-    theirs = functools.partial(loss, functools.partial(run_equations, jnp, equations))
-    found = jax.jit(jax.grad(ours, (0, 1, 2)))(cell, carry, xs)
-    expected = jax.jit(jax.grad(theirs, (0, 1, 2)))(weights_of(cell), carry, xs)
-    by_weight = weights_of(found[0])
-    assert set(by_weight) == set(expected[0])
-    close = {"rtol": 1e-10, "atol": 1e-11}
-    for weight, gradient in expected[0].items():
-        np.testing.assert_allclose(by_weight[weight], gradient, **close, err_msg=weight)
-    chex.assert_trees_all_close(found[1:], expected[1:], **close)
-
-
-@pytest.mark.parametrize("name", LINEAR)
-def test_the_linear_form_says_what_the_step_does(name):
-    cell, xs = build(name), xs_of(steps=11)
-    carry, form = carry_of(cell), linear_form(build(name))
-    zs = jax.vmap(cell.project)(xs)
-    one = jax.jacfwd(lambda state: ravel_pytree(cell.step(unravel(state), zs[0])[0])[0])
-    flat, unravel = ravel_pytree(carry)
-    np.testing.assert_allclose(state_jacobian_of(form, carry, zs[0]), one(flat), **CLOSE)
-
-    def by_form(cell, xs, carry):
-        form = linear_form(cell)
-        zs = jax.vmap(cell.project)(xs)
-        factor, added = form.transition(zs)
-        states = linear_scan(form.kind, factor, added, form.pack(carry), every=4)
-        carries = form.unpack(states)
-        return jax.tree.map(lambda a: a[-1], carries), form.output(carries, zs)
-
-    def loss(run, cell, xs, carry):
-        last, ys = run(cell, xs, carry)
-        return jnp.sum(jnp.sin(ys)) + sum(jnp.sum(part**2) for part in jax.tree.leaves(last))
-
-    runs = (by_form, rj.unroll)
-    values = [run(cell, xs, carry) for run in runs]
-    chex.assert_trees_all_close(*values, **CLOSE)
-    gradients = [jax.grad(functools.partial(loss, run), (0, 1, 2))(cell, xs, carry) for run in runs]
-    chex.assert_trees_all_close(*gradients, rtol=1e-10, atol=1e-11)
-
-
-@pytest.mark.parametrize("name", MAKERS)
-def test_jacobians_are_those_of_automatic_differentiation(name):
-    cell, xs = build(name), xs_of()
-    carry = carry_of(cell)
-    found = rj.linearize(cell, xs, carry).state_jacobians
-    flat, unravel = ravel_pytree(carry)
-    for x, a in zip(xs, found, strict=True):
-        step = jax.jacfwd(lambda state, x=x: ravel_pytree(cell(unravel(state), x)[0])[0])
-        np.testing.assert_allclose(a, step(flat), rtol=1e-11, atol=1e-12)
-        flat = ravel_pytree(cell(unravel(flat), x)[0])[0]
-
-
-@pytest.mark.parametrize("name", MAKERS)
-def test_claims_hold_of_the_jacobian(name):
-    cell, x = build(name), xs_of()[0]
-    carry = carry_of(cell)
-    assert splits_call(cell)
-    assert makes_claim(cell, "linear_form") == (name in LINEAR)
-    flat, unravel = ravel_pytree(carry)
-
-    def jacobian(cell):
-        return np.asarray(
-            jax.jacfwd(lambda state: ravel_pytree(cell(unravel(state), x)[0])[0])(flat)
-        )
-
-    rows, start = {}, 0
-    for part, shape in cell.carry_shapes.items():
-        rows[part] = slice(start, start + math.prod(shape))
-        start += math.prod(shape)
-    part = claim(cell, "diagonal_part")
-    if part is not None:
-        for to in rows.values():
-            block = jacobian(cell)[to, rows[part]]
-            np.testing.assert_array_equal(block, np.diag(np.diag(block)))
-    path = claim(cell, "memory_path")
-    if path is not None:
-        for part, factor in path(carry, x).items():
-            bare = nnx.clone(cell)
-            if bare.recurrent_kernel is not None:
-                bare.recurrent_kernel[...] = 0 * bare.recurrent_kernel[...]
-                factor = bare.memory_path(carry, x)[part]
-            a = jacobian(bare)
-            np.testing.assert_allclose(a[rows[part], rows[part]], np.diag(factor), **CLOSE)
-    form = fused_form(cell)
-    if form is not None:
-        pre = jnp.concatenate([carry[3], x, jnp.ones(1)]) @ form.kernels[0]
-        blocks = tuple(jnp.split(pre, 4))
-        after = form.mathematics.advance(carry, blocks)[0]
-        chex.assert_trees_all_close(after, cell(carry, x)[0], **CLOSE)
-
-
-@pytest.mark.parametrize("name", MAKERS)
-def test_first_steps_start_from_nothing_and_extremes_stay_finite(name):
-    cell = build(name)
-    for scale in (1.0, 1e4, -1e4):
-        xs = scale * jnp.ones((3, IN)) * xs_of()[:3]
-
-        def loss(cell, xs):
-            _, ys = rj.unroll(cell, xs)
-            return jnp.sum(ys), ys
-
-        gradient, ys = jax.grad(loss, (0, 1), has_aux=True)(cell, xs)
-        assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves((gradient, ys)))
-
-
-@pytest.mark.parametrize("name", MAKERS)
-def test_options_of_unroll(name):
-    """Lengths, resets and direction, against rows run one by one."""
-    cell, xs = build(name), xs_of(steps=7)
-    expected = rj.unroll(cell, xs[2:5])
-    both = jnp.stack([xs, jnp.flip(xs, 0)])
-    resets = jnp.zeros((2, 7), bool).at[0, 2].set(True)
-    (last, ys) = rj.unroll(
-        cell,
-        both,
-        resets=resets,
-        lengths=jnp.asarray([5, 7]),
-        initial=cell.initialize_carry((2, IN)),
-    )
-    found = jax.tree.map(lambda a: a[0], last), ys[0, 2:5]
-    chex.assert_trees_all_close(found, expected, **CLOSE)
-    assert not ys[0, 5:].any()
-    back = rj.unroll(cell, both[1], reverse=True)
-    forth = rj.unroll(cell, xs)
-    chex.assert_trees_all_close((back[0], jnp.flip(back[1], 0)), forth, **CLOSE)
-
-
-@pytest.mark.parametrize("name", MAKERS)
-def test_types(name):
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_they_are_finite_and_keep_their_types(name):
     make, options, _ = MAKERS[name]
-    xs = xs_of().astype(jnp.float32)
-    cell = make(IN, H, param_dtype=jnp.float32, rngs=nnx.Rngs(0), **options)
-    carry, ys = rj.unroll(cell, xs)
-    assert {leaf.dtype for leaf in jax.tree.leaves((carry, ys))} == {jnp.dtype("float32")}
-    mixed = make(
-        IN,
-        H,
-        param_dtype=jnp.float32,
-        dtype=jnp.bfloat16,
-        carry_dtype=jnp.float32,
-        rngs=nnx.Rngs(0),
-        **options,
-    )
-    carry, rounded = rj.unroll(mixed, xs)
-    assert {leaf.dtype for leaf in jax.tree.leaves((carry, rounded))} == {jnp.dtype("float32")}
-    np.testing.assert_allclose(rounded, ys, rtol=0.1, atol=0.05 * float(jnp.abs(ys).max()))
-    half = make(IN, H, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0), **options)
-    assert rj.unroll(half, xs.astype(jnp.bfloat16))[1].dtype == jnp.bfloat16
+    cell = build(make, **options)
+    assert_first_steps_and_extremes_are_finite(cell)
+    assert_keeps_its_types(make, **options)
+    assert_refuses_bad_calls(cell)
 
 
 # ---- Initial weights.
@@ -367,7 +98,7 @@ MANY = 4096
 
 
 def test_lru_starts_uniform_in_the_ring():
-    cell = LRUCell(3, MANY, r_min=0.4, r_max=0.9, max_phase=0.5, rngs=nnx.Rngs(0))
+    cell = LRUCell(3, MANY, out_features=1, r_min=0.4, r_max=0.9, max_phase=0.5, rngs=nnx.Rngs(0))
     lam = cell.eigenvalues()
     modulus, phase = np.hypot(*lam), np.arctan2(lam[1], lam[0])
     area = (modulus**2 - 0.4**2) / (0.9**2 - 0.4**2)
@@ -422,13 +153,13 @@ def test_s5_starts_at_hippo():
 
 
 def test_rg_lru_starts_between_its_decays():
-    cell = RGLRUCell(2, MANY, num_blocks=MANY // 4, rngs=nnx.Rngs(0))
+    cell = RGLRUCell(2, 1024, num_blocks=128, rngs=nnx.Rngs(0))
     a = np.exp(-8 * np.log1p(np.exp(np.asarray(cell.decay[...]))))
     uniform = (a - 0.9) / 0.099
     assert uniform.min() > -1e-9
     assert uniform.max() < 1 + 1e-9
     np.testing.assert_allclose([uniform.mean(), uniform.var()], [1 / 2, 1 / 12], atol=0.02)
-    np.testing.assert_allclose(cell.gate_kernel[...].var(), 1 / 4, rtol=0.05)
+    np.testing.assert_allclose(cell.gate_kernel[...].var(), 1 / 8, rtol=0.05)
     assert not cell.gate_bias[...].any()
 
 
@@ -447,104 +178,37 @@ def test_rg_lru_scales_its_input_to_the_last_digit():
         np.testing.assert_allclose(gradient.gate_bias[...][0, 0], expected / 2, rtol=1e-5)
 
 
-def test_lmu_remembers_a_window():
-    """Σ m_i is what was written θ steps ago; the memory's own Jacobian is Ā."""
-    theta, order, steps = 50.0, 12, 300
-    cell = LMUCell(1, 2, memory_features=order, theta=theta, rngs=nnx.Rngs(0))
-    cell.recurrent_kernel[...] = 0 * cell.recurrent_kernel[...]
-    cell.kernel[...] = cell.kernel[...].at[0, 0].set(1.0)
-    time = np.arange(steps)
-    signal = np.sin(2 * np.pi * time / 60)
-    _, _, (m, _) = rj.unroll(cell, jnp.asarray(signal)[:, None], return_carries=True)
-    decoded = np.asarray(m).sum(axis=1)
-    # A zero-order hold is late by half a step.
-    np.testing.assert_allclose(
-        decoded[150:], np.sin(2 * np.pi * (time[150:] - theta + 0.5) / 60), atol=0.02
-    )
-    found = rj.linearize(cell, jnp.asarray(signal)[:3, None]).state_jacobians[:, :order, :order]
-    a, _ = legendre_memory(order, theta)
-    np.testing.assert_allclose(found, np.broadcast_to(a, found.shape), **CLOSE)
-    assert np.abs(np.linalg.eigvals(a)).max() < 1
-
-
-def test_lmu_weights_start_as_in_the_paper():
-    cell = LMUCell(300, 200, memory_features=100, rngs=nnx.Rngs(0))
-    assert not cell.memory_encoder[...].any()
-    for kernel, rows in ((cell.kernel, 300), (cell.recurrent_kernel, 200)):
-        encoder, rest = kernel[...][:, 0], kernel[...][:, 1:]
-        assert np.abs(encoder).max() <= math.sqrt(3 / rows)
-        np.testing.assert_allclose(encoder.var(), 1 / rows, rtol=0.25)
-        np.testing.assert_allclose(rest.var(), 2 / (rows + 200), rtol=0.05)
-
-
-def test_slstm_starts_with_forget_biases_along_a_power():
-    cell = SLSTMCell(300, 200, num_heads=2, depth=0.5, rngs=nnx.Rngs(0))
-    assert not cell.recurrent_kernel[...].any()
-    bias = np.asarray(cell.bias[...]).reshape(4, 2, 100)
-    expected = 5 - 12 * (np.arange(100) / 99) ** (0.3 + 1.3 * 0.5)
-    np.testing.assert_allclose(bias[1], np.stack([expected] * 2), **CLOSE)
-    assert not bias[[0, 2, 3]].any()
-    np.testing.assert_allclose(cell.kernel[...].var(), 2 / (5 * 300), rtol=0.05)
-
-
-def test_mlstm_starts_with_gates_that_see_no_input():
-    cell = MLSTMCell(300, 256, num_heads=128, rngs=nnx.Rngs(0))
-    kernel, bias = np.asarray(cell.kernel[...]), np.asarray(cell.bias[...])
-    assert not kernel[:, 4 * 256 :].any()
-    assert not bias[: 4 * 256].any()
-    np.testing.assert_allclose(kernel[:, : 4 * 256].var(), 2 / (5 * 300), rtol=0.05)
-    np.testing.assert_allclose(bias[-128:], np.linspace(3, 6, 128), rtol=1e-6)
-    np.testing.assert_allclose(bias[4 * 256 : -128].std(), 0.1, rtol=0.25)
-
-
 # ---- Claims about gradients.
 
 
 @pytest.mark.parametrize("name", ["lru", "s5"])
 def test_gradients_of_complex_states_fall_as_powers_of_the_eigenvalue(name):
-    cell, xs = build(name), xs_of(steps=30)
+    cell, xs = built(name), xs_of(steps=30)
     found = rj.jacobian_log_singular_values(cell, xs)
     modulus = np.sort(np.log(np.hypot(*np.asarray(cell.eigenvalues()))))[::-1]
     np.testing.assert_allclose(found, 30 * np.repeat(modulus, 2), rtol=1e-9)
 
 
 def test_gradients_of_the_rg_lru_are_products_of_its_decays():
-    cell, xs = build("rg_lru"), xs_of(steps=30)
+    cell, xs = built("rg_lru"), xs_of(steps=30)
     found = rj.jacobian_log_singular_values(cell, xs)
     log_a = np.asarray(jax.vmap(cell.project)(xs))[:, :H].sum(axis=0)
     np.testing.assert_allclose(found, np.sort(log_a)[::-1], rtol=1e-9)
 
 
-def test_slstm_reads_nothing_but_the_ratio():
-    cell, x = build("slstm"), xs_of()[0]
-    c, n, m, h = carry_of(cell)
-    along = (c, n, -jnp.ones_like(m), jnp.zeros_like(h))
-    moved = jax.jvp(lambda carry: cell(carry, x)[1], ((c, n, m, h),), (along,))[1]
-    np.testing.assert_allclose(moved, 0, atol=1e-13)
-
-
-def test_mlstm_hands_its_memory_on_with_its_forget_gates():
-    cell, xs = build("mlstm_heads"), xs_of(steps=20)
+@pytest.mark.parametrize("name", ["rg_lru"])
+def test_what_is_handed_on_is_all_of_the_jacobian(name):
+    cell, x = built(name), xs_of()[0]
     carry = carry_of(cell)
-
-    def memory(c):
-        (c, _, m), _ = rj.unroll(cell, xs, (c, *carry[1:]))
-        return c * jnp.exp(m)[:, None, None]
-
-    along = jnp.ones_like(carry[0])
-    moved = jax.jvp(memory, (carry[0],), (along,))[1]
-    u_f = np.asarray(jax.vmap(cell.project)(xs))[:, -2:]
-    expected = np.exp(carry[2]) * np.prod(1 / (1 + np.exp(-u_f)), axis=0)
-    np.testing.assert_allclose(
-        moved, np.broadcast_to(expected[:, None, None], moved.shape), rtol=1e-11
-    )
+    factor = cell.memory_path(carry, x)["h"]
+    np.testing.assert_allclose(jacobian(cell, carry, x), np.diag(factor), **CLOSE)
 
 
 # ---- Bad arguments.
 
 BAD = [
-    (LRUCell, {"r_min": 0.9, "r_max": 0.9}, ValueError, "r_min and r_max must be"),
-    (LRUCell, {"r_max": 1.5}, ValueError, "got 0.0 and 1.5"),
+    (LRUCell, {"r_min": 0.95, "r_max": 0.9}, ValueError, "r_min and r_max must be"),
+    (LRUCell, {"r_max": 1.5}, ValueError, "got 0 and 1.5"),
     (LRUCell, {"max_phase": 0.0}, ValueError, "max_phase must lie"),
     (LRUCell, {"out_features": 0}, ValueError, "out_features must be at least 1"),
     (S5Cell, {"step_min": 0.0}, ValueError, "step_min and step_max must be"),
@@ -553,12 +217,6 @@ BAD = [
     (RGLRUCell, {"a_max": 1.0}, ValueError, "a_min and a_max must be"),
     (RGLRUCell, {"input_map": False}, ValueError, "input_map=False needs"),
     (RGLRUCell, {"kernel_init": "none"}, ValueError, "kernel_init must be one of"),
-    (LMUCell, {"theta": 0}, ValueError, "theta must be above 0"),
-    (LMUCell, {"memory_features": 0}, ValueError, "memory_features must be at least 1"),
-    (SLSTMCell, {"num_heads": 3}, ValueError, "num_heads must divide"),
-    (SLSTMCell, {"depth": 2}, ValueError, "depth must lie in"),
-    (MLSTMCell, {"num_heads": 0}, ValueError, "num_heads must be at least 1"),
-    (MLSTMCell, {"param_dtype": int}, TypeError, "param_dtype must be a floating-point type"),
     (LRUCell, {"rngs": 0}, TypeError, "rngs must be a flax.nnx.Rngs"),
 ]
 
@@ -567,17 +225,3 @@ BAD = [
 def test_bad_arguments_are_refused(make, options, error, message):
     with pytest.raises(error, match=message):
         make(IN, H, **{"rngs": nnx.Rngs(0), **options})
-
-
-@pytest.mark.parametrize("name", MAKERS)
-def test_bad_calls_are_refused(name):
-    cell = build(name)
-    carry = cell.initialize_carry((IN,))
-    with pytest.raises(ValueError, match="in_features=2; got shape"):
-        cell(carry, jnp.ones(IN + 1))
-    with pytest.raises(TypeError, match="real numbers"):
-        cell(carry, jnp.ones(IN, complex))
-    with pytest.raises(ValueError, match="carry must be"):
-        cell(jax.tree.map(lambda a: a[1:], carry), jnp.ones(IN))
-    with pytest.raises(TypeError, match="input_shape must be a tuple"):
-        cell.initialize_carry(IN)

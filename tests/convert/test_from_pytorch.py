@@ -33,12 +33,13 @@ SHAPES = {
 }
 # Every kind, and every shape; not every pair, because a program is compiled for each.
 CASES = [
-    ("tanh", "plain"),
+    ("tanh", "no bias"),
     ("relu", "stacked"),
     ("lstm", "both ways"),
     ("lstm", "no bias"),
     ("projection", "both ways"),
     ("gru", "both ways"),
+    ("gru", "no bias"),
 ]
 
 

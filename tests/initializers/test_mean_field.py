@@ -154,6 +154,18 @@ def test_it_is_computed_in_float64_while_something_else_is_traced_in_float32():
         "got nan",
     ),
     name=(lambda: critical_gain("tan"), ValueError, "activation must be one of", "'tan'"),
+    gain=(
+        lambda: fixed_point_variance(-1, "tanh"),
+        ValueError,
+        "gain must be at least 0",
+        "got -1",
+    ),
+    source=(
+        lambda: susceptibility(1, "tanh", float("nan")),
+        ValueError,
+        "source_variance must be finite",
+        "got nan",
+    ),
     flat=(lambda: critical_gain(jnp.sign), ValueError, "a critical gain needs", "sign"),
 )
 def test_what_has_no_critical_gain_is_refused(call, error, words):
