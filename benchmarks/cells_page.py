@@ -31,7 +31,7 @@ def description(name: str, cell: rj.RNNCell) -> dict[str, str]:
     return {
         "parameters": _parameters(cell),
         "carry": _carry(cell),
-        "linear": (form := linear_form(cell)) and form.kind or "–",
+        "linear": ((form := linear_form(cell)) and form.kind) or "–",
         "diagonal": claim(cell, "diagonal_part") or "–",
         "source": source(type(cell)),
     }

@@ -40,7 +40,7 @@ class AntisymmetricRNNCell(RNNCell):
       kernel_init: of V; None is the paper's, normal of variance 1/I.
       recurrent_kernel_init: of W; None is the paper's, normal of variance 1/H.
       bias_init: of b.
-      use_bias: whether there is b; without it `bias` is None.
+      use_bias: whether there is b; without it `bias` is None and `bias_init` must be left out.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.

@@ -13,13 +13,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnn_jax.arrays import promote, spread
+from rnn_jax.cells.biases import bias_initializer
 from rnn_jax.cells.claims import SelfDescribing
 from rnn_jax.cells.structure import FusedForm
 from rnn_jax.checks import (
-    check_flag,
     check_float_dtype,
     check_floats,
-    check_number,
     check_real,
     check_rngs,
     check_size,
@@ -31,7 +30,6 @@ from rnn_jax.initializers import (
     get_initializer,
     init_bias,
     init_by_gate,
-    sets_gates,
 )
 
 Carry = Any
@@ -108,9 +106,9 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
         bias_init: InitializerLike | None = "zeros",
         default_bias_init: InitializerLike | None = None,
         use_bias: bool = True,
-        dtype: Any,
-        carry_dtype: Any,
-        param_dtype: Any,
+        dtype: Any = None,
+        carry_dtype: Any = None,
+        param_dtype: Any = None,
         rngs: nnx.Rngs,
     ):
         size_in = self.in_features = check_size("in_features", in_features)
@@ -310,35 +308,6 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
         rows = (self.recurrent_kernel[...], self.kernel[...], self._bias_row())
         return jnp.concatenate(promote(*rows))
 
-    def _offset_bias(
-        self, name: str, offset: float, block: str, bias_init: InitializerLike, *, default: float
-    ) -> None:
-        """Adds to the initial biases of a block what the option `name` says.
-
-        A `bias_init` that sets the gates by itself, such as `chrono`, takes the default's place.
-
-        Raises:
-          ValueError: it is not finite, or other than its default where there are no biases, or
-            where `bias_init` sets the gates.
-          TypeError: it is no number.
-        """
-        value = check_number(name, offset)
-        if self.bias is not None and sets_gates(bias_init):
-            if value != default:
-                raise ValueError(
-                    f"{name} must be left out where bias_init sets the gate by itself; got "
-                    f"{name}={value:g} beside bias_init={bias_init!r}. Drop one of the two."
-                )
-        elif self.bias is not None:
-            start = self.blocks.index(block) * self.hidden_features
-            values = self.bias[...]
-            self.bias[...] = values.at[start : start + self.hidden_features].add(value)
-        elif value not in (0, default):
-            raise ValueError(
-                f"{name} is where a bias starts, so there must be one; got {name}={value:g} with "
-                f"use_bias=False. Leave {name} out, or pass use_bias=True."
-            )
-
     def _check_input(self, x: jax.Array) -> None:
         """Raises unless x is real numbers of I features."""
         check_real("x", x)
@@ -366,32 +335,6 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
             )
         for name, part in zip(own, parts, strict=True):
             check_floats(f"carry part {name}", part)
-
-
-def bias_initializer(
-    use_bias: bool, bias_init: InitializerLike | None, default: InitializerLike | None = None
-) -> Initializer | None:
-    """The initialiser of biases: `bias_init`, or the default for None; None without biases.
-
-    Args:
-      use_bias: whether there are biases.
-      bias_init: by name or callable; as the cell's default, it may stand beside use_bias=False.
-      default: that of the cell, if it is other than "zeros".
-
-    Raises:
-      TypeError: `use_bias` is no bool, or `bias_init` no initialiser.
-      ValueError: `bias_init` is an unknown name, or is given although there is no bias.
-    """
-    given: Any = default if bias_init is None else bias_init
-    chosen = get_initializer("bias_init", given, "bias")
-    if check_flag("use_bias", use_bias):
-        return chosen
-    if given != ("zeros" if default is None else default):
-        raise ValueError(
-            f"bias_init is of a bias, so there must be one; got {bias_init!r} with use_bias=False. "
-            "Leave bias_init out, or pass use_bias=True."
-        )
-    return None
 
 
 def _is_sequence(value: Any) -> bool:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnn_jax.arrays import spread
-from rnn_jax.cells.cell import RNNCell, bias_initializer
+from rnn_jax.cells.biases import bias_initializer
+from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
 from rnn_jax.checks import check_count, check_positive, check_size
 from rnn_jax.initializers import (
@@ -58,8 +59,8 @@ class CfCCell(RNNCell):
 
     Raises:
       ValueError: a size or Δ out of its range, or an unknown name.
-      TypeError: a size that is no int, a Δ that is no number, an `rngs` that is no `nnx.Rngs`, a
-        type that is no float.
+      TypeError: a size that is no int, a flag that is no bool, a Δ that is no number, an `rngs`
+        that is no `nnx.Rngs`, a type that is no float.
 
     References:
       R. Hasani et al., "Closed-form continuous-time neural networks", 2022.
@@ -135,7 +136,7 @@ class CfCCell(RNNCell):
         self.head_bias = None if b_head is None else nnx.Param(b_head)
 
     def transition_kernel(self) -> jax.Array | None:
-        """W_1 … W_b's rows that meet h, (H, 4H); None with a backbone, whose layers are several."""
+        """The heads' rows that meet h, (H, 4H); None with a backbone, behind which h is mixed."""
         return None if self.backbone_layers else super().transition_kernel()
 
     def step(self, carry: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:

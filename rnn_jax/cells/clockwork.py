@@ -55,7 +55,7 @@ class ClockworkRNNCell(RNNCell):
       kernel_init, recurrent_kernel_init: initialisers, by name or callable; None is normal with
         standard deviation 0.1.
       bias_init: of b, likewise.
-      use_bias: whether there is b; without it `bias` is None.
+      use_bias: whether there is b; without it `bias` is None and `bias_init` must be left out.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -65,8 +65,8 @@ class ClockworkRNNCell(RNNCell):
     Raises:
       ValueError: a size below 1, an unknown name, periods that do not rise or are more than units,
         or whose least common multiple is no exact number in the carry's type.
-      TypeError: a size or a period that is no int, an `rngs` that is no `nnx.Rngs`, a type that is
-        no float.
+      TypeError: a size or a period that is no int, a flag that is no bool, an `rngs` that is no
+        `nnx.Rngs`, a type that is no float.
 
     References:
       J. Koutník, K. Greff, F. Gomez and J. Schmidhuber, "A clockwork RNN", 2014.

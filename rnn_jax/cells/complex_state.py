@@ -15,34 +15,24 @@ ComplexCarry = tuple[jax.Array, jax.Array]
 class ComplexStateCell(RNNCell):
     """Base: h' = λ ∘ h + drive(x B), y = scale · Re(h' C) + D ∘ x, in real numbers throughout.
 
-    A subclass has `eigenvalues` and `_drive`, and makes the claims of its own mathematics, for
-    which `_complex_form` is here. The projected input is [drive(x B), D ∘ x], of sizes
-    2H and, where there is a D, O.
+    A subclass makes B, `kernel` (I, 2H), and C, `output_kernel` (2H, O), each [real, imaginary],
+    has `eigenvalues` and `_drive`, and makes the claims of its own mathematics, for which
+    `_complex_form` is here. The projected input is [drive(x B), D ∘ x], of sizes 2H and, where
+    there is a D, O.
     """
 
     carry_parts = ("real", "imaginary")
+    output_kernel: nnx.Param[jax.Array]
     _output_scale = 1.0
 
-    def _make_maps(
-        self,
-        out_features: int | None,
-        *,
-        kernel_scale: float,
-        output_scale: float,
-        rngs: nnx.Rngs,
-    ) -> None:
-        """B (I, 2H) and C (2H, O), each [real, imaginary] and normal, and D (I,), normal."""
-        size, kind = self.hidden_features, self.param_dtype
-        outputs = size if out_features is None else out_features
+    def _set_outputs(self, out_features: int | None, rngs: nnx.Rngs) -> None:
+        """O, and D (I,), normal, where output and input have the same size."""
+        outputs = self.hidden_features if out_features is None else out_features
         self.out_features = check_size("out_features", outputs)
-
-        def normal(shape: tuple[int, ...], scale: float) -> jax.Array:
-            return scale * jax.random.normal(rngs.params(), shape, kind)
-
-        self.kernel = nnx.Param(normal((self.in_features, 2 * size), kernel_scale))
-        self.output_kernel = nnx.Param(normal((2 * size, self.out_features), output_scale))
+        shape, key = (self.in_features,), rngs.params()
         same = self.out_features == self.in_features
-        self.skip = nnx.Param(normal((self.in_features,), 1.0)) if same else None
+        skip = jax.random.normal(key, shape, self.param_dtype) if same else None
+        self.skip = None if skip is None else nnx.Param(skip)
 
     @property
     def output_features(self) -> int:

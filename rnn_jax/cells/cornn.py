@@ -46,7 +46,7 @@ class CoRNNCell(RNNCell):
         pixel by pixel; for the adding problem they are 0.06, 66 and 15.
       kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable; None is the
         paper's, uniform between ±1/√(I + 2H).
-      use_bias: whether there is b; without it `bias` is None.
+      use_bias: whether there is b; without it `bias` is None and `bias_init` must be left out.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -55,8 +55,8 @@ class CoRNNCell(RNNCell):
 
     Raises:
       ValueError: a size below 1, an unknown name, a step or coefficient out of its range.
-      TypeError: a size that is no int, a coefficient that is no number, an `rngs` that is no
-        `nnx.Rngs`, a type that is no float.
+      TypeError: a size that is no int, a coefficient that is no number, a flag that is no bool, an
+        `rngs` that is no `nnx.Rngs`, a type that is no float.
 
     References:
       T. K. Rusch and S. Mishra, "Coupled oscillatory recurrent neural network (coRNN): an accurate
@@ -189,7 +189,7 @@ class UnICORNNCell(RNNCell):
       recurrent_kernel_init: of w, of shape (H,); None is the paper's, uniform in (0, 1).
       time_scale_init: of c, likewise; None is the paper's, uniform between ±0.1.
       bias_init: of b.
-      use_bias: whether there is b; without it `bias` is None.
+      use_bias: whether there is b; without it `bias` is None and `bias_init` must be left out.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -198,8 +198,8 @@ class UnICORNNCell(RNNCell):
 
     Raises:
       ValueError: a size below 1, an unknown name, a step or coefficient out of its range.
-      TypeError: a size that is no int, a coefficient that is no number, an `rngs` that is no
-        `nnx.Rngs`, a type that is no float.
+      TypeError: a size that is no int, a coefficient that is no number, a flag that is no bool, an
+        `rngs` that is no `nnx.Rngs`, a type that is no float.
 
     References:
       T. K. Rusch and S. Mishra, "UnICORNN: a recurrent model for learning very long time

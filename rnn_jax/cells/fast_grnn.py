@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnn_jax.arrays import promote, spread
-from rnn_jax.cells.cell import RNNCell, bias_initializer
+from rnn_jax.cells.biases import bias_initializer
+from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
 from rnn_jax.checks import check_number
 from rnn_jax.initializers import InitializerLike, init_bias
@@ -44,8 +45,8 @@ class FastGRNNCell(RNNCell):
 
     Raises:
       ValueError: a size below 1, an unknown name, or a number that is not finite.
-      TypeError: a size that is no int, a number that is none, an `rngs` that is no `nnx.Rngs`, a
-        type that is no float.
+      TypeError: a size that is no int, a number that is none, a flag that is no bool, an `rngs`
+        that is no `nnx.Rngs`, a type that is no float.
 
     References:
       A. Kusupati, M. Singh, K. Bhatia, A. Kumar, P. Jain and M. Varma, "FastGRNN: a fast, accurate,

@@ -11,6 +11,7 @@ from rnn_jax.activations import ActivationLike, computes, get_activation, is_kno
 from rnn_jax.arrays import promote, spread
 from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups, Stages
+from rnn_jax.checks import check_flag
 from rnn_jax.initializers import InitializerLike
 
 
@@ -50,7 +51,8 @@ class GRUCell(RNNCell):
 
     Raises:
       ValueError: a size below 1, or an unknown name.
-      TypeError: a size that is no int, an `rngs` that is no `nnx.Rngs`, a type that is no float.
+      TypeError: a size that is no int, a flag that is no bool, an `rngs` that is no `nnx.Rngs`, a
+        type that is no float.
 
     References:
       K. Cho et al., "Learning phrase representations using RNN encoder–decoder", 2014.
@@ -89,7 +91,7 @@ class GRUCell(RNNCell):
             param_dtype=param_dtype,
             rngs=rngs,
         )
-        self.reset_after = bool(reset_after)
+        self.reset_after = check_flag("reset_after", reset_after)
         self.gate_fn = get_activation(gate_fn, "gate_fn")
         self.activation_fn = get_activation(activation_fn, "activation_fn")
         self.candidate_recurrent_bias = (

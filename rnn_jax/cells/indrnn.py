@@ -44,7 +44,7 @@ class IndRNNCell(RNNCell):
       kernel_init, bias_init: initialisers, by name or callable.
       recurrent_init: initialiser of u, `recurrent_weights` of shape (H,), by name or callable; None
         is uniform in (0, 1). What it draws is capped.
-      use_bias: False is without b.
+      use_bias: whether there is b; without it `bias` is None and `bias_init` must be left out.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -53,7 +53,8 @@ class IndRNNCell(RNNCell):
 
     Raises:
       ValueError: a size or a length below 1, or an unknown name.
-      TypeError: a size that is no int, an `rngs` that is no `nnx.Rngs`, a type that is no float.
+      TypeError: a size that is no int, a flag that is no bool, an `rngs` that is no `nnx.Rngs`, a
+        type that is no float.
 
     References:
       S. Li, W. Li, C. Cook, C. Zhu and Y. Gao, "Independently recurrent neural network (IndRNN):

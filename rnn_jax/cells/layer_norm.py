@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnn_jax.arrays import spread
+from rnn_jax.cells.biases import offset_bias
 from rnn_jax.cells.cell import RNNCell
 from rnn_jax.checks import check_flag, check_positive
 from rnn_jax.initializers import InitializerLike
@@ -155,7 +156,7 @@ class LayerNormLSTMCell(_NormalisedCell):
             param_dtype=param_dtype,
             rngs=rngs,
         )
-        self._offset_bias("forget_bias", forget_bias, "forget", bias_init, default=1.0)
+        offset_bias(self, "forget_bias", forget_bias, "forget", bias_init, default=1.0)
         self._add_norm("cell", self.hidden_features)
 
     def step(self, carry: LSTMCarry, z: jax.Array) -> tuple[LSTMCarry, jax.Array]:

@@ -42,7 +42,7 @@ class LeakyIntegratorCell(RNNCell):
       kernel_init, bias_init: initialisers, by name or callable.
       recurrent_kernel_init: of W_h, likewise; None is Gaussian with gain g. Another one is
         multiplied by no gain.
-      use_bias: whether there is b; without it `bias` is None.
+      use_bias: whether there is b; without it `bias` is None and `bias_init` must be left out.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.

@@ -39,7 +39,7 @@ class LEMCell(RNNCell):
       time_step: Δt > 0, the longest that a step may be.
       kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable; None is the
         authors', uniform between ±1/√H.
-      use_bias: whether there are biases; without them `bias` is None.
+      use_bias: whether there are biases; without, `bias` is None and `bias_init` must be left out.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -48,8 +48,8 @@ class LEMCell(RNNCell):
 
     Raises:
       ValueError: a size below 1, an unknown name, a step that is not positive.
-      TypeError: a size that is no int, a step that is no number, an `rngs` that is no `nnx.Rngs`,
-        a type that is no float.
+      TypeError: a size that is no int, a step that is no number, a flag that is no bool, an `rngs`
+        that is no `nnx.Rngs`, a type that is no float.
 
     References:
       T. K. Rusch, S. Mishra, N. B. Erichson and M. W. Mahoney, "Long expressive memory for sequence

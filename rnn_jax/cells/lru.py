@@ -80,12 +80,11 @@ class LRUCell(ComplexStateCell):
         self.nu = nnx.Param(jnp.log(decay).astype(kind))
         self.theta = nnx.Param(jnp.log(phase).astype(kind))
         self.gamma = nnx.Param((0.5 * jnp.log(-jnp.expm1(-2 * decay))).astype(kind))
-        self._make_maps(
-            out_features,
-            kernel_scale=1 / math.sqrt(2 * self.in_features),
-            output_scale=1 / math.sqrt(size),
-            rngs=rngs,
-        )
+        self._set_outputs(out_features, rngs)
+        b = jax.random.normal(rngs.params(), (self.in_features, 2 * size), kind)
+        c = jax.random.normal(rngs.params(), (2 * size, self.out_features), kind)
+        self.kernel = nnx.Param(b / math.sqrt(2 * self.in_features))
+        self.output_kernel = nnx.Param(c / math.sqrt(size))
 
     def eigenvalues(self) -> jax.Array:
         """λ as [real, imaginary], (2, H)."""

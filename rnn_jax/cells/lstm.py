@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnn_jax.activations import ActivationLike, computes, get_activation, is_known_by_element
+from rnn_jax.cells.biases import offset_bias
 from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
-from rnn_jax.checks import check_size
+from rnn_jax.checks import check_flag, check_size
 from rnn_jax.initializers import InitializerLike, MemoryGates, get_initializer, initialize
 
 LSTMCarry = tuple[jax.Array, jax.Array]
@@ -63,8 +64,8 @@ class LSTMCell(RNNCell):
     Raises:
       ValueError: a size below 1, an unknown name, `coupled` without a forget gate, or initial
         biases of a cell without biases.
-      TypeError: a size that is no int, a forget bias that is no number, an `rngs` that is no
-        `nnx.Rngs`, a type that is no float.
+      TypeError: a size that is no int, a forget bias that is no number, a flag that is no bool, an
+        `rngs` that is no `nnx.Rngs`, a type that is no float.
 
     References:
       S. Hochreiter and J. Schmidhuber, "Long short-term memory", 1997.
@@ -98,6 +99,12 @@ class LSTMCell(RNNCell):
         param_dtype: Any = None,
         rngs: nnx.Rngs,
     ):
+        for name, flag in (
+            ("peephole", peephole),
+            ("coupled", coupled),
+            ("forget_gate", forget_gate),
+        ):
+            check_flag(name, flag)
         if coupled and not forget_gate:
             raise ValueError(
                 "coupled=True sets the input gate to 1 − forget gate, so it needs a forget gate; "
@@ -122,7 +129,7 @@ class LSTMCell(RNNCell):
         )
         size = self.hidden_features
         if forget_gate:
-            self._offset_bias("forget_bias", forget_bias, "forget", bias_init, default=1.0)
+            offset_bias(self, "forget_bias", forget_bias, "forget", bias_init, default=1.0)
         self.peephole = (
             nnx.Param(jnp.zeros((len(self.blocks) - 1, size), self.param_dtype))
             if peephole

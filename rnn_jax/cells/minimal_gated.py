@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnn_jax.arrays import promote
+from rnn_jax.cells.biases import offset_bias
 from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups, Stages
 from rnn_jax.checks import check_flag
@@ -32,7 +33,7 @@ class MGUCell(RNNCell):
       reset_after: where the gate acts in the candidate: False, on the state before the product, as
         published; True, on the product, which takes one product a step and not two.
       kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable.
-      use_bias: whether there are biases; without them `bias` is None.
+      use_bias: whether there are biases; without, `bias` is None and `bias_init` must be left out.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -165,7 +166,7 @@ class UGRNNCell(RNNCell):
         here. A `bias_init` that sets the gate by itself, such as "chrono(1, 200)", takes the
         default's place.
       kernel_init, recurrent_kernel_init, bias_init: initialisers, by name or callable.
-      use_bias: whether there are biases; without them `bias` is None.
+      use_bias: whether there are biases; without, `bias` is None and `bias_init` must be left out.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -174,8 +175,8 @@ class UGRNNCell(RNNCell):
 
     Raises:
       ValueError: a size below 1, an unknown name, or a bias that is not finite.
-      TypeError: a size that is no int, a bias that is no number, an `rngs` that is no `nnx.Rngs`,
-        a type that is no float.
+      TypeError: a size that is no int, a bias that is no number, a flag that is no bool, an `rngs`
+        that is no `nnx.Rngs`, a type that is no float.
 
     References:
       J. Collins, J. Sohl-Dickstein and D. Sussillo, "Capacity and trainability in recurrent neural
@@ -212,7 +213,7 @@ class UGRNNCell(RNNCell):
             param_dtype=param_dtype,
             rngs=rngs,
         )
-        self._offset_bias("update_bias", update_bias, "update", bias_init, default=1.0)
+        offset_bias(self, "update_bias", update_bias, "update", bias_init, default=1.0)
 
     def step(self, carry: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """One step of h; see `RNNCell.step`."""

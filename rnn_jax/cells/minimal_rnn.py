@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnn_jax.arrays import promote, spread
+from rnn_jax.cells.biases import offset_bias
 from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups, Stages
 from rnn_jax.checks import check_not_negative
@@ -37,7 +38,7 @@ class MinimalRNNCell(RNNCell):
       recurrent_kernel_init, input_kernel_init: of U and V, by name or callable; None is Gaussian
         with the gains above. Another initialiser is multiplied by no gain.
       bias_init: of b, by name or callable.
-      use_bias: whether there is b; without it `bias` is None.
+      use_bias: whether there is b; without it `bias` is None and `bias_init` must be left out.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products.
@@ -46,8 +47,8 @@ class MinimalRNNCell(RNNCell):
 
     Raises:
       ValueError: a size below 1, a gain below 0, an unknown name, or a number that is not finite.
-      TypeError: a size that is no int, a gain or bias that is no number, an `rngs` that is no
-        `nnx.Rngs`, a type that is no float.
+      TypeError: a size that is no int, a gain or bias that is no number, a flag that is no bool, an
+        `rngs` that is no `nnx.Rngs`, a type that is no float.
 
     References:
       M. Chen, "MinimalRNN: toward more interpretable and trainable recurrent neural networks",
@@ -100,7 +101,7 @@ class MinimalRNNCell(RNNCell):
         self.input_kernel = nnx.Param(
             initialize("input_kernel_init", init, rngs.params(), shape, self.param_dtype)
         )
-        self._offset_bias("update_bias", update_bias, "update", bias_init, default=0.0)
+        offset_bias(self, "update_bias", update_bias, "update", bias_init, default=0.0)
 
     def project(self, x: jax.Array) -> jax.Array:
         """All that depends on the input alone: what the gate sees of it, and z.

@@ -130,7 +130,8 @@ class ExpRNNCell(_OrthogonalCell):
 
     Raises:
       ValueError: a size below 1, or an unknown name.
-      TypeError: a size that is no int, an `rngs` that is no `nnx.Rngs`, a type that is no float.
+      TypeError: a size that is no int, a flag that is no bool, an `rngs` that is no `nnx.Rngs`, a
+        type that is no float.
 
     References:
       M. Lezcano-Casado and D. Martínez-Rubio, "Cheap orthogonal constraints in neural networks: a
@@ -196,7 +197,8 @@ class ScoRNNCell(_OrthogonalCell):
 
     Raises:
       ValueError: a size below 1, an unknown name, or more `negatives` than units.
-      TypeError: a size that is no int, an `rngs` that is no `nnx.Rngs`, a type that is no float.
+      TypeError: a size that is no int, a flag that is no bool, an `rngs` that is no `nnx.Rngs`, a
+        type that is no float.
 
     References:
       K. Helfrich, D. Willmott and Q. Ye, "Orthogonal recurrent neural networks with scaled Cayley

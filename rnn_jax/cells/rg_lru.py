@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnn_jax.arrays import at_least_float32, promote, spread
-from rnn_jax.cells.cell import RNNCell, bias_initializer
+from rnn_jax.cells.biases import bias_initializer
+from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.linear import LinearForm
 from rnn_jax.checks import check_flag, check_number, check_size
 from rnn_jax.initializers import InitializerLike, get_initializer, initialize
@@ -53,7 +54,8 @@ class RGLRUCell(RNNCell):
     Raises:
       ValueError: a size below 1, a number of blocks that does not divide H, decays out of range, or
         `input_map=False` with I other than H.
-      TypeError: a size that is no int, an `rngs` that is no `nnx.Rngs`, a type that is no float.
+      TypeError: a size that is no int, a flag that is no bool, an `rngs` that is no `nnx.Rngs`, a
+        type that is no float.
 
     References:
       S. De et al., "Griffin: mixing gated linear recurrences with local attention for efficient

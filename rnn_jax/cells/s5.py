@@ -93,14 +93,14 @@ class S5Cell(ComplexStateCell):
         wide = at_least_float32(kind)
         uniform = jax.random.uniform(rngs.params(), (size,), wide, np.log(low), np.log(high))
         self.log_step = nnx.Param(uniform.astype(kind))
-        self._make_maps(out_features, kernel_scale=1.0, output_scale=1.0, rngs=rngs)
+        self._set_outputs(out_features, rngs)
         # Real maps of the whole system, seen from its eigenvectors.
         b = jax.random.normal(rngs.params(), (self.in_features, 2 * size), wide)
         c = jax.random.normal(rngs.params(), (2 * size, self.out_features), wide)
         b, c = b / self.in_features**0.5, c / (2 * size) ** 0.5
         v = jnp.asarray(np.stack([vectors.real, vectors.imag]), wide)
-        self.kernel[...] = jnp.concatenate([b @ v[0], -(b @ v[1])], axis=1).astype(kind)
-        self.output_kernel[...] = jnp.concatenate([v[0].T @ c, v[1].T @ c]).astype(kind)
+        self.kernel = nnx.Param(jnp.concatenate([b @ v[0], -(b @ v[1])], axis=1).astype(kind))
+        self.output_kernel = nnx.Param(jnp.concatenate([v[0].T @ c, v[1].T @ c]).astype(kind))
 
     def eigenvalues(self) -> jax.Array:
         """λ as [real, imaginary], (2, H)."""

@@ -36,7 +36,7 @@ class SimpleRNNCell(RNNCell):
         any callable.
       kernel_init, recurrent_kernel_init, bias_init: initialisers, by name, as "orthogonal" or
         "gaussian(1.5)", or callable; see `rnn_jax.initializers`.
-      use_bias: whether there is b; without it `bias` is None.
+      use_bias: whether there is b; without it `bias` is None and `bias_init` must be left out.
       dtype: type to compute in; None takes JAX's promotion of input and parameters.
       carry_dtype: type of the carry and of all that is not a matrix product; None is that of the
         products. With dtype=bfloat16 and carry_dtype=float32, products of bfloat16 are added up in
@@ -46,7 +46,8 @@ class SimpleRNNCell(RNNCell):
 
     Raises:
       ValueError: a size below 1, or an unknown name.
-      TypeError: a size that is no int, an `rngs` that is no `nnx.Rngs`, a type that is no float.
+      TypeError: a size that is no int, a flag that is no bool, an `rngs` that is no `nnx.Rngs`, a
+        type that is no float.
 
     References:
       J. L. Elman, "Finding structure in time", 1990.

@@ -11,7 +11,8 @@ import numpy as np
 from flax import nnx
 
 from rnn_jax.arrays import at_least_float32, promote, spread
-from rnn_jax.cells.cell import RNNCell, bias_initializer
+from rnn_jax.cells.biases import bias_initializer
+from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.linear import LinearForm, rounds_products, row_matrix
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
 from rnn_jax.initializers import InitializerLike, get_initializer, initialize
@@ -51,7 +52,8 @@ class UnitaryRNNCell(RNNCell):
 
     Raises:
       ValueError: a size below 1, or an unknown name.
-      TypeError: a size that is no int, an `rngs` that is no `nnx.Rngs`, a type that is no float.
+      TypeError: a size that is no int, a flag that is no bool, an `rngs` that is no `nnx.Rngs`, a
+        type that is no float.
 
     References:
       M. Arjovsky, A. Shah and Y. Bengio, "Unitary evolution recurrent neural networks", 2016.

@@ -1,5 +1,6 @@
 """The two cells of xLSTM: exponential gates, with a scalar memory and with a matrix memory."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ from rnn_jax.arrays import promote, spread
 from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
 from rnn_jax.checks import check_flag, check_number, check_size
-from rnn_jax.initializers import Initializer, InitializerLike, get_initializer, initialize
+from rnn_jax.initializers import InitializerLike, gaussian, get_initializer, init_by_gate
 
 SLSTMCarry = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 MLSTMCarry = tuple[jax.Array, jax.Array, jax.Array]
@@ -20,16 +21,8 @@ MLSTMCarry = tuple[jax.Array, jax.Array, jax.Array]
 _EPSILON = 1e-6
 
 
-@dataclass(frozen=True)
-class _SmallInit:
-    """Normal with variance 2/(5 I) (Nguyen and Salazar, 2019)."""
-
-    def __call__(self, key: jax.Array, shape: Any, dtype: Any = float) -> jax.Array:
-        scale = (2 / (5 * shape[0])) ** 0.5
-        return (scale * jax.random.normal(key, shape, jnp.float32)).astype(dtype)
-
-
-SMALL: Initializer = _SmallInit()
+# Normal with variance 2/(5 I) (Nguyen and Salazar, 2019).
+_small = gaussian(math.sqrt(2 / 5))
 
 
 class _ExponentialCell(RNNCell):
@@ -90,7 +83,8 @@ class SLSTMCell(_ExponentialCell):
 
     Raises:
       ValueError: a size below 1, a number of heads that does not divide H, a depth outside [0, 1].
-      TypeError: a size that is no int, an `rngs` that is no `nnx.Rngs`, a type that is no float.
+      TypeError: a size that is no int, a flag that is no bool, an `rngs` that is no `nnx.Rngs`, a
+        type that is no float.
 
     References:
       M. Beck et al., "xLSTM: extended long short-term memory", 2024.
@@ -117,7 +111,7 @@ class SLSTMCell(_ExponentialCell):
             in_features,
             hidden_features,
             blocks=("input", "forget", "candidate", "output"),
-            kernel_init=SMALL if kernel_init is None else kernel_init,
+            kernel_init=_small if kernel_init is None else kernel_init,
             use_bias=use_bias,
             dtype=dtype,
             carry_dtype=carry_dtype,
@@ -285,7 +279,8 @@ class MLSTMCell(_ExponentialCell):
 
     Raises:
       ValueError: a size below 1, a number of heads that does not divide H, or an unknown name.
-      TypeError: a size that is no int, an `rngs` that is no `nnx.Rngs`, a type that is no float.
+      TypeError: a size that is no int, a flag that is no bool, an `rngs` that is no `nnx.Rngs`, a
+        type that is no float.
 
     References:
       M. Beck et al., "xLSTM: extended long short-term memory", 2024.
@@ -316,18 +311,15 @@ class MLSTMCell(_ExponentialCell):
         )
         self._check_heads(num_heads)
         size, kind, heads = self.hidden_features, self.param_dtype, self.num_heads
-        init = SMALL if kernel_init is None else get_initializer("kernel_init", kernel_init)
-        shape = (self.in_features, size)
-        kernels = [initialize("kernel_init", init, rngs.params(), shape, kind) for _ in range(4)]
+        init = get_initializer("kernel_init", _small if kernel_init is None else kernel_init)
         # Columns: queries, keys, values, output gate; then input and forget gates by head.
+        whole = init_by_gate("kernel_init", init, rngs.params(), self.in_features, size, 4, kind)
         gates = jnp.zeros((self.in_features, 2 * heads), kind)
-        self.kernel = nnx.Param(jnp.concatenate([*kernels, gates], axis=1))
+        self.kernel = nnx.Param(jnp.concatenate([whole, gates], axis=1))
         if check_flag("use_bias", use_bias):
-            b_i = 0.1 * jax.random.normal(rngs.params(), (heads,), jnp.float32)
-            b_f = jnp.linspace(3.0, 6.0, heads)
-            self.bias = nnx.Param(
-                jnp.concatenate([jnp.zeros((4 * size,), kind), b_i.astype(kind), b_f.astype(kind)])
-            )
+            b_i = 0.1 * jax.random.normal(rngs.params(), (heads,), kind)
+            b_f = jnp.linspace(3.0, 6.0, heads, dtype=kind)
+            self.bias = nnx.Param(jnp.concatenate([jnp.zeros((4 * size,), kind), b_i, b_f]))
 
     @property
     def carry_shapes(self) -> dict[str, tuple[int, ...]]:

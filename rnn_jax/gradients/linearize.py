@@ -60,6 +60,8 @@ class Linearization:
       output_rows: (start, stop) where y_t stands in carry_t; None if it is no part of it.
       diagonal_columns: (start, stop) of the columns of A_t that are known to be diagonal blocks,
         one on top of the other; None if none are.
+      diagonal_width: the columns of one such block, of which several may lie side by side; None
+        if it has all of them.
     """
 
     carries: jax.Array
@@ -73,6 +75,7 @@ class Linearization:
     carry: Carry | None = None
     output_rows: tuple[int, int] | None = struct.field(pytree_node=False, default=None)
     diagonal_columns: tuple[int, int] | None = struct.field(pytree_node=False, default=None)
+    diagonal_width: int | None = struct.field(pytree_node=False, default=None)
 
     @property
     def steps(self) -> int:
@@ -146,7 +149,9 @@ class Record:
     @property
     def steps(self) -> StepJacobians:
         """The Jacobians, without the cell."""
-        return StepJacobians(self.jacobians, self.output_rows, self.diagonal_columns)
+        return StepJacobians(
+            self.jacobians, self.output_rows, self.diagonal_columns, self.diagonal_width
+        )
 
     def varying(self, tree: Any, *others: Any) -> Any:
         """The start of a loop over the sequence, as `varying_like` all that the loop may use."""
@@ -175,6 +180,11 @@ class Record:
         """Columns of A_t that are diagonal blocks, (start, stop)."""
         return self.flat.diagonal_columns if self._given is None else self._given.diagonal_columns
 
+    @property
+    def diagonal_width(self) -> int | None:
+        """Columns of one of these blocks."""
+        return self.flat.diagonal_width if self._given is None else self._given.diagonal_width
+
     def source(self) -> Source:
         """What is known so far, from which another record of the sequence can be made."""
         if self.is_linearized:
@@ -192,6 +202,7 @@ class Record:
             carry=self.carry,
             output_rows=self.output_rows,
             diagonal_columns=self.diagonal_columns,
+            diagonal_width=self.diagonal_width,
         )
 
 

@@ -22,12 +22,13 @@ class StepJacobians:
     Attributes:
       jacobians: with a leading axis T.
       output_rows: as in `linearize.Linearization`.
-      diagonal_columns: as in `linearize.Linearization`.
+      diagonal_columns, diagonal_width: as in `linearize.Linearization`.
     """
 
     jacobians: Jacobians
     output_rows: tuple[int, int] | None = struct.field(pytree_node=False)
     diagonal_columns: tuple[int, int] | None = struct.field(pytree_node=False)
+    diagonal_width: int | None = struct.field(pytree_node=False, default=None)
 
 
 def one_step_jacobians(flat: FlatCell, states: jax.Array, xs: Any) -> Jacobians:

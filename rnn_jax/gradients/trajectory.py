@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
@@ -51,6 +52,7 @@ class FlatCell(NamedTuple):
       linear: the cell as a linear recurrence; None where it is none, or has a fused form.
       diagonal_columns: where the parts of the carry stand, (start, stop), each unit of which acts
         on the next step's same unit alone, whatever the part; None if there are none.
+      diagonal_width: the units of one of these parts; None if there is but one part.
     """
 
     cell: Any
@@ -68,6 +70,7 @@ class FlatCell(NamedTuple):
     form: FusedForm | None
     linear: LinearForm | None
     diagonal_columns: tuple[int, int] | None
+    diagonal_width: int | None
 
     @property
     def state_size(self) -> int:
@@ -136,6 +139,9 @@ def flatten_cell(cell: Any, xs: Any, carry: Carry | None) -> FlatCell:
     linear: LinearForm | str | None = None
     if form is None and not rounds_products(cell):
         linear = linear_form_for(cell, x, first.carry)
+    form_of_all = linear if isinstance(linear, LinearForm) else None
+    width = None if form_of_all is None else _width_of_diagonals(form_of_all, initial, unravel)
+    columns = _find_diagonal(cell, parts) if width is None else (0, initial.size)
     return FlatCell(
         cell=cell,
         step=partial(step_of, cell),
@@ -150,8 +156,9 @@ def flatten_cell(cell: Any, xs: Any, carry: Carry | None) -> FlatCell:
         parts=parts,
         output_rows=rows,
         form=form,
-        linear=linear if isinstance(linear, LinearForm) else None,
-        diagonal_columns=_find_diagonal(cell, parts),
+        linear=form_of_all,
+        diagonal_columns=columns,
+        diagonal_width=width,
     )
 
 
@@ -217,6 +224,20 @@ def _find_diagonal(cell: Any, parts: dict[str, tuple[int, int]]) -> tuple[int, i
             "carry_parts, in the order of the carry's leaves."
         )
     return None if name is None else parts[name]
+
+
+def _width_of_diagonals(form: LinearForm, initial: jax.Array, unravel: Any) -> int | None:
+    """Units of one part, where Λ is nothing but diagonal blocks of the flattened carry."""
+    size, kind = initial.size, initial.dtype
+    if form.kind not in ("diagonal", "complex") or jnp.finfo(kind).bits < 32:
+        return None
+    places = np.arange(size, dtype=kind)
+    with jax.ensure_compile_time_eval():
+        packed = form.pack(unravel(jnp.asarray(places)))
+    # Packed in another order, or with what is not known yet: nothing is said of the columns.
+    if isinstance(packed, jax.core.Tracer) or not np.array_equal(np.ravel(packed), places):
+        return None
+    return size if form.kind == "diagonal" else size // 2
 
 
 def _find_output(step: Step) -> tuple[int, int] | None:

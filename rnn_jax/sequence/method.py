@@ -3,9 +3,11 @@
 What is faster hangs on the kind of Λ, on the length, the batch, the size of the state and the
 device. On a CPU that was measured: `linear_recurrences.csv`, written by
 `benchmarks/linear_recurrences.py`. Taken is what was faster at the measured sizes nearest to those
-asked for; on two cores that was the scan, everywhere. On a GPU or a TPU nothing was measured. There the rule is a default with a reason: an
-associative scan does a few times the work of a scan, but takes 2 log₂ K rounds for a chunk of K
-steps instead of K, and a device with thousands of lanes waits for rounds, not for work.
+asked for; on two cores that was the scan, everywhere.
+
+On a GPU or a TPU nothing was measured. There the rule is a default with a reason: an associative
+scan does a few times the work of a scan, but takes 2 log₂ K rounds for a chunk of K steps instead
+of K, and a device with thousands of lanes waits for rounds, not for work.
 
 The choice is made when a program is lowered, by the platform that it is lowered for.
 """

@@ -149,8 +149,8 @@ def unroll(
     )
     if method == "associative" and implementation in ("kernel", "interpret"):
         raise ValueError(
-            f'implementation="{implementation}" runs kernels that go step by step; got '
-            'method="associative" beside it. Pass one of the two.'
+            f'implementation="{implementation}" runs kernels, which go step by step, so it cannot '
+            'stand beside method="associative"; got both. Pass one of the two.'
         )
     marks = read_marks(leading, lengths, mask, resets)
     for name, start in (("carry", carry), ("initial", initial)):

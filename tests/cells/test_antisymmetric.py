@@ -113,10 +113,10 @@ def test_products_of_bfloat16_are_kept_in_the_type_of_the_carry(gated):
         "Pass a bool",
     ),
     initializer=(
-        lambda: AntisymmetricRNNCell(IN, H, recurrent_kernel_init="normal", rngs=nnx.Rngs(0)),
+        lambda: AntisymmetricRNNCell(IN, H, recurrent_kernel_init="ortho", rngs=nnx.Rngs(0)),
         ValueError,
         "recurrent_kernel_init must be one of",
-        "got 'normal'",
+        "got 'ortho'",
     ),
 )
 def test_what_it_refuses(call, error, words):

@@ -15,6 +15,8 @@ import rnn_jax as rj
 from refusing import refuses
 from rnn_jax.cells import linear
 from rnn_jax.cells.linear import linear_form, linear_form_for
+from rnn_jax.gradients.jacobians.propagation import StepMatrices
+from rnn_jax.gradients.linearize import Record
 
 LINEAR = {
     "min_gru": (rj.MinGRUCell, {}),
@@ -245,6 +247,19 @@ def test_jacobians_are_those_of_automatic_differentiation(name):
     )
     for one, other in zip(found, expected(lin.carries[:-1], XS), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-13)
+
+
+def test_products_of_diagonal_jacobians_are_those_of_matrices():
+    for name, width in (("lru", H), ("min_gru", H), ("simple", None)):
+        lin = rj.linearize(build(name), XS)
+        assert lin.diagonal_width == width
+        steps = Record(lin).steps
+        at_step_1 = jax.tree.map(lambda leaf: leaf[1], StepMatrices.of(steps))
+        a = lin.state_jacobians[1]
+        assert at_step_1.dense.shape[1] == (0 if width else H)
+        p = jnp.asarray(np.random.default_rng(0).normal(size=(a.shape[0], 2, 5)))
+        expected = jnp.einsum("ij,jkl->ikl", a, p)
+        np.testing.assert_allclose(at_step_1.times(p), expected, rtol=1e-12)
 
 
 def test_log_norms_count_what_underflows():

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
+from flax import nnx
 
 import rnn_jax as rj
 import zoo
@@ -276,3 +277,14 @@ def test_where_the_derivative_is_singular_nothing_is_proven():
     found = rj.fixed_points(cell, np.zeros(2), starts=np.zeros((1, 1)))
     assert found.is_fixed.all()
     assert not found.certified.any()
+
+
+@pytest.mark.parametrize("make", [rj.SimpleRNNCell, rj.LSTMCell, rj.GRUCell])
+def test_a_cell_without_biases_has_the_formula_of_one_whose_biases_are_zero(make):
+    bare, full = (make(2, 3, use_bias=bias, rngs=nnx.Rngs(0)) for bias in (False, True))
+    full.bias[...] = 0 * full.bias[...]
+    state = np.linspace(-0.5, 0.5, zoo.flat(bare.initialize_carry((2,))).size)
+    found, expected = (formula_of(cell, X).enclose(state) for cell in (bare, full))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one.low, other.low, rtol=1e-14, atol=1e-15)
+        np.testing.assert_allclose(one.high, other.high, rtol=1e-14, atol=1e-15)

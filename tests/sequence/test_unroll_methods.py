@@ -25,7 +25,9 @@ CELLS = {
     "lru": lambda **how: rj.LRUCell(IN, H, out_features=IN, rngs=nnx.Rngs(0), **how),
     "simple": lambda **how: rj.SimpleRNNCell(IN, H, activation="identity", rngs=nnx.Rngs(0), **how),
     "learned": lambda: rj.LearnedCarry(
-        rj.MinLSTMCell(IN, H, rngs=nnx.Rngs(1)), carry_init="lecun_normal", rngs=nnx.Rngs(0)
+        rj.MinLSTMCell(IN, H, rngs=nnx.Rngs(1)),
+        carry_init=nnx.initializers.normal(0.5),
+        rngs=nnx.Rngs(0),
     ),
 }
 

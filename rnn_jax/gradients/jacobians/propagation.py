@@ -234,8 +234,9 @@ class StepMatrices:
     """A_t as what its products need: dense columns, and the diagonals of those that have no more.
 
     Attributes:
-      dense: the columns that are not diagonal, (T, S, S − D).
-      diagonals: of each block of rows of the diagonal columns, (T, S/D, D); None where D = 0.
+      dense: the columns that are not diagonal, (T, S, S − n·D).
+      diagonals: of each block of the diagonal columns, D units wide and n side by side,
+        (T, S/D, n, D); None where there are none.
       columns: (start, stop) of the diagonal columns.
     """
 
@@ -245,26 +246,38 @@ class StepMatrices:
 
     @classmethod
     def of(cls, steps: StepJacobians) -> "StepMatrices":
-        """Takes A_t apart where the cell says which columns are diagonal."""
+        """Takes A_t apart where it is known which columns are diagonal."""
         a = steps.jacobians.state_by_state
         if steps.diagonal_columns is None:
             return cls(a, None, None)
         start, stop = steps.diagonal_columns
-        blocks = a[:, :, start:stop].reshape(a.shape[0], -1, stop - start, stop - start)
+        width = steps.diagonal_width or stop - start
+        blocks = a[:, :, start:stop].reshape(a.shape[0], -1, width, (stop - start) // width, width)
         dense = jnp.concatenate([a[:, :, :start], a[:, :, stop:]], axis=2)
-        return cls(dense, jnp.diagonal(blocks, axis1=2, axis2=3), steps.diagonal_columns)
+        # (T, S/D, n, D): `jnp.diagonal` moves the units to the end.
+        diagonals = jnp.diagonal(blocks, axis1=2, axis2=4)
+        return cls(dense, diagonals, steps.diagonal_columns)
 
     def times(self, p: jax.Array) -> jax.Array:
         """A_t · P for one t: (S, ·, ·) to (S, ·, ·)."""
         if self.diagonals is None or self.columns is None:
             return _times(self.dense, p)
         start, stop = self.columns
-        own = p[None, start:stop]
-        others = jnp.concatenate([p[:start], p[stop:]])
-        weights = jnp.expand_dims(self.diagonals, (2, 3))
-        blocks = (*weights.shape[:2], *own.shape[2:])
-        direct = jnp.broadcast_to(weights, blocks) * jnp.broadcast_to(own, blocks)
-        return _times(self.dense, others) + direct.reshape(p.shape)
+        _, count, width = self.diagonals.shape
+        direct = sum(
+            self._of_block(p[start + k * width : start + (k + 1) * width], k) for k in range(count)
+        )
+        if not self.dense.shape[1]:
+            return direct
+        return _times(self.dense, jnp.concatenate([p[:start], p[stop:]])) + direct
+
+    def _of_block(self, own: jax.Array, k: int) -> jax.Array:
+        """What the k-th of the blocks side by side makes of its rows of P."""
+        assert self.diagonals is not None
+        weights = jnp.expand_dims(self.diagonals[:, k], (2, 3))
+        shape = (*weights.shape[:2], *own.shape[1:])
+        direct = jnp.broadcast_to(weights, shape) * jnp.broadcast_to(own[None], shape)
+        return direct.reshape(-1, *own.shape[1:])
 
 
 def sweep_backward(record: Record, targets: jax.Array, wrt: str, emit: EmitBackward) -> Any:

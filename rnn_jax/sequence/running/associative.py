@@ -6,9 +6,16 @@ Steps (Λ, b) are composed: first (Λ₁, b₁), then (Λ₂, b₂) is (Λ₂ Λ
 associative, so the prefixes of K steps take log K rounds of parallel work. Chunks of K steps follow
 one another, so products of Λ's are kept for one chunk at a time, and any T compiles as fast.
 
-No cumulative product is ever divided by, so one that underflows is the 0 that it stands for, in
-values and gradients. One that overflows does harm: 0 · ∞ for a carry that is 0. So Λ should not
-grow (`LinearForm.contracts`).
+Products are not kept as logarithms, and need not be. The closed form h_t = A_t (h_0 + Σ_s b_s/A_s)
+with A_t = Λ_t … Λ_1 divides by products, which is why implementations of it work in log space, and
+with positive carries alone. Here nothing is divided by a product: a prefix multiplies the carry
+that enters a chunk and is added to what the chunk itself wrote. One that underflows is off by less
+than the smallest number of its type, as in a scan, and so is the adjoint, which is the same
+recurrence of Λᵀ. Carries may have any sign. The logarithms of products that are 0 here are the
+instrument's affair, which keeps an exponent beside each (`rnn_jax.jacobian_log_norms`).
+
+A product that overflows does harm, though: 0 · ∞ for a carry that is 0. So Λ should not grow
+(`LinearForm.contracts`), or be run so only where it is known not to.
 
 Derivatives are those of the linear system h_t − Λ_t h_{t−1} = b_t, which `lax.custom_linear_solve`
 differentiates: the tangent is the same recurrence, driven by Λ̇_t h_{t−1} + ḃ_t, the adjoint is the
@@ -126,8 +133,11 @@ def _driven(
     entering = select(is_first, jnp.broadcast_to(carry[None], added.shape), nothing)
     if resets is not None:
         entering = select(resets, jnp.broadcast_to(initial[None], added.shape), entering)
-    driven = apply(kind, factor, entering) + added
-    return driven if valid is None else select(valid, driven, entering)
+    if valid is None:
+        return apply(kind, factor, entering) + added
+    # What passes by a skipped step may be infinite, which Λ's derivative, though 0, must not meet.
+    moved = apply(kind, factor, select(valid, entering, nothing))
+    return select(valid, moved + added, entering)
 
 
 def _moved(kind: Kind, factor: jax.Array, before: jax.Array, boundaries: Boundaries) -> jax.Array:

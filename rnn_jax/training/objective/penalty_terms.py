@@ -240,7 +240,8 @@ class Orthogonality(_Penalty):
       weight: a number, or a schedule of the training step; see `Term`.
 
     Raises:
-      TypeError, ValueError: a weight that is neither.
+      TypeError, ValueError: a weight that is neither; when the term is first evaluated, a cell of
+        which no square matrices multiply the state.
 
     References:
       E. Vorontsov, C. Trabelsi, S. Kadoury and C. Pal, "On orthogonality and learning recurrent
