@@ -16,6 +16,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import rnn_jax as rj
+from leaks import checking_leaks
 from two_devices import run_on_two_devices
 
 T, FEATURES, H, B = 3, 2, 2, 2
@@ -187,7 +188,7 @@ def test_modes_that_find_faults_find_none(name):
     run = functools.partial(call, make(), jnp.asarray(XS[0]))
     with jax.disable_jit(), jax.debug_nans(True):
         assert_close(run(), expected(name))
-    with jax.debug_nans(True), jax.checking_leaks():
+    with jax.debug_nans(True), checking_leaks():
         assert_close(run(), expected(name))
 
 
@@ -248,13 +249,13 @@ def on_explicit_axes(mesh, make, call):
     with jax.set_mesh(mesh):
         layer = jax.device_put(make(), NamedSharding(mesh, P()))
         xs = jax.device_put(jnp.asarray(XS), NamedSharding(mesh, P("rows")))
-        return jax.vmap(call, (None, 0))(layer, xs)
+        return jax.jit(jax.vmap(call, (None, 0)))(layer, xs)
 
 
 def ways_of():
     """(way, type of the axes, names of calls): each call one way, in turn.
 
-    What shares a gradient among devices goes all ways, and so does what calls most others.
+    What shares a gradient among devices, and what calls most others, has its sequences spread too.
     """
     ways = {
         by_shard_map: (AxisType.Auto, []),
@@ -264,9 +265,10 @@ def ways_of():
     # On explicit axes batches of these are in the file of sequences.
     layers = ("SequenceModel", "Bidirectional")
     for i, name in enumerate(CALLS):
-        for j, (_, names) in enumerate(ways.values()):
+        for j, (way, (_, names)) in enumerate(ways.items()):
             turn = i % 2 == j if name in layers else i % 3 == j
-            if turn or name in SHARED or name == "gradient_flow":
+            too = way is by_shard_map and (name in SHARED or name == "gradient_flow")
+            if turn or too:
                 names.append(name)
     return ways
 
