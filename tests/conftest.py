@@ -28,8 +28,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)
 
 # And what an earlier run compiled is not compiled again, where that took much longer than writing
-# and reading a file does: in a first run writing is what the cache costs. A folder for each worker, because one that reads what another is writing is warned, and
-# a warning is an error here.
+# and reading a file does: in a first run, writing is what the cache costs. A folder for each
+# worker, because one that reads what another is writing is warned, and a warning is an error here.
 cache = Path(__file__).parents[1] / ".jax_cache" / os.environ.get("PYTEST_XDIST_WORKER", "main")
 jax.config.update("jax_compilation_cache_dir", str(cache))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
