@@ -2,10 +2,11 @@
 
 python -m benchmarks.cells              # writes benchmarks/RESULTS_CELLS.md
 python -m benchmarks.cells --docs       # and the table of docs/cells.md
+python -m benchmarks.cells --describe   # of that table only what is not measured, in seconds
 python -m benchmarks.cells --only lru --rounds 3
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +19,14 @@ from rich.table import Table
 
 import rnn_jax as rj
 from benchmarks.cell_products import Products, bare_run, products_of
-from benchmarks.cells_page import write_page
+from benchmarks.cells_page import measured, write_page
 from benchmarks.peers import Run, Shape, inputs
 from benchmarks.report import markdown_table, where_measured
 from benchmarks.timing import Row, Timing, parts_of, ratio, time_in_turn
 
 SHAPE: Shape = (64, 200, 2, 128)
+_STEP = "training step"
+_PRODUCTS = "products with the state"
 NOTE = (
     "Milliseconds of one training step in float32, `jax.value_and_grad` of the mean square of all "
     "outputs by all weights: best of the rounds and, in brackets, their median. All cells ran in "
@@ -45,17 +48,28 @@ class Config:
     """Only cells whose name holds this text, or one of several with commas between them."""
     docs: bool = False
     """Also measure the other columns of docs/cells.md, and write its table."""
+    describe: bool = False
+    """Measure nothing; bring the other columns of docs/cells.md up to date."""
     out: Path = Path(__file__).parent / "RESULTS_CELLS.md"
     """Where the table of timings is written."""
 
 
-def every_cell() -> dict[str, type[rj.RNNCell]]:
+def every_cell() -> dict[str, Callable[..., rj.RNNCell]]:
     """The cells of `rnn_jax.cells` by name, without what wraps other cells."""
     public = {name: getattr(rj.cells, name) for name in rj.cells.__all__}
     return {
         name: found
         for name, found in public.items()
         if isinstance(found, type) and issubclass(found, rj.RNNCell) and found is not rj.RNNCell
+    }
+
+
+def abstract_cells() -> dict[str, rj.RNNCell]:
+    """Every cell of the size that is timed, of shapes without numbers."""
+    _, _, features, size = SHAPE
+    return {
+        name: nnx.eval_shape(lambda cell=cell: cell(features, size, rngs=nnx.Rngs(0)))
+        for name, cell in every_cell().items()
     }
 
 
@@ -78,17 +92,15 @@ def measure(cells: Mapping[str, rj.RNNCell], shape: Shape, rounds: int) -> dict[
     taken = time_in_turn(
         candidates | {f"{products!r}": run for products, run in bare.items()}, rounds=rounds
     )
-    return {
-        name: _row(taken[name], needed[name], taken[f"{needed[name]!r}"], shape) for name in cells
-    }
+    return {name: _row(taken[name], needed[name], taken[f"{needed[name]!r}"]) for name in cells}
 
 
-def _row(step: Timing, needed: Products, bare: Timing, shape: Shape) -> Row:
+def _row(step: Timing, needed: Products, bare: Timing) -> Row:
     return {
-        "training step": step,
+        _STEP: step,
         "its products alone": bare,
         "step / products": ratio(step, bare) if needed.recurrent or needed.readout else "–",
-        f"products with the state, at H = {shape[3]}": str(needed),
+        _PRODUCTS: str(needed),
     }
 
 
@@ -102,11 +114,15 @@ def main() -> None:
     if not chosen:
         names = ", ".join(every_cell())
         raise SystemExit(f"--only must be part of one of: {names}; got {config.only!r}.")
-    if config.docs and len(chosen) < len(every_cell()):
+    if (config.docs or config.describe) and len(chosen) < len(every_cell()):
         raise SystemExit(
-            f"--docs needs every cell; got --only {config.only!r}. Leave one of them out."
+            f"a page is of every cell; got --only {config.only!r} with --docs or --describe. Leave "
+            "one of them out."
         )
     console = Console()
+    if config.describe:
+        console.print(f"wrote {write_page(abstract_cells())}")
+        return
     _, _, features, size = SHAPE
     cells = {name: cell(features, size, rngs=nnx.Rngs(0)) for name, cell in chosen.items()}
     with console.status(f"compiling and timing {len(cells)} cells"):
@@ -115,12 +131,13 @@ def main() -> None:
     where = where_measured(("jax", "flax"))
     lines = [f"- {what}: {value}" for what, value in where.items()]
     title = f"# Every cell, (B, T, I, H) = {SHAPE}"
-    text = "\n\n".join([title, NOTE, "\n".join(lines), markdown_table(rows)])
+    table = markdown_table(rows, "cell", words=(_PRODUCTS,))
+    text = "\n\n".join([title, NOTE, "\n".join(lines), table])
     config.out.write_text(text + "\n", encoding="utf-8")
     console.print(f"wrote {config.out}")
     if config.docs:
-        steps = {name: row["training step"] for name, row in rows.items()}
-        console.print(f"wrote {write_page(cells, steps, where, console)}")
+        steps = {n: step for n, row in rows.items() if isinstance(step := row[_STEP], Timing)}
+        console.print(f"wrote {write_page(cells, measured(cells, steps, console), where)}")
 
 
 def _printed(rows: Mapping[str, Row]) -> Table:

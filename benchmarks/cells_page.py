@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,6 +12,7 @@ from rich.console import Console
 
 import rnn_jax as rj
 from benchmarks.report import markdown_table
+from benchmarks.timing import Timing
 from rnn_jax.cells.claims import claim
 from rnn_jax.cells.linear import linear_form
 
@@ -22,16 +22,17 @@ BEGIN, END = "<!-- written by python -m benchmarks.cells --docs -->", "<!-- end 
 # Of a sequence, and of what comes before it, so that no state is that at the start.
 STEPS, WARMUP = 200, 128
 THRESHOLD = 0.01
+MEASURED = ("training step, ms", "horizon", "λ₁")
 # Above this many numbers in a carry, Jacobians are estimated: formed, they would take gigabytes.
 _LARGE = 2048
 
 
-def description(name: str, cell: rj.RNNCell) -> dict[str, str]:
+def description(cell: rj.RNNCell) -> dict[str, str]:
     """What is known of a cell without measuring it; the cell may be an abstract one."""
     return {
         "parameters": _parameters(cell),
         "carry": _carry(cell),
-        "linear": ((form := linear_form(cell)) and form.kind) or "–",
+        "linear": "–" if (form := linear_form(cell)) is None else form.kind,
         "diagonal": claim(cell, "diagonal_part") or "–",
         "source": source(type(cell)),
     }
@@ -74,52 +75,68 @@ def horizon_and_exponent(cell: rj.RNNCell) -> tuple[str, str]:
     return f"{at_least or about}{horizon}", _signed(float(exponents[0]))
 
 
+def measured(
+    cells: Mapping[str, rj.RNNCell], steps: Mapping[str, Timing], console: Console
+) -> dict[str, dict[str, str]]:
+    """What is measured of each cell, by name and column; shows on a console how far it is."""
+    columns = {}
+    for name, cell in cells.items():
+        with console.status(f"horizon and exponent of {name}"):
+            values = (f"{steps[name].best:.1f}", *horizon_and_exponent(cell))
+        columns[name] = dict(zip(MEASURED, values, strict=True))
+    return columns
+
+
 def write_page(
     cells: Mapping[str, rj.RNNCell],
-    steps: Mapping[str, Any],
-    where: Mapping[str, str],
-    console: Console,
+    values: Mapping[str, Mapping[str, str]] | None = None,
+    where: Mapping[str, str] | None = None,
 ) -> Path:
-    """Measures what is missing and replaces the table of the page.
+    """Replaces the table of the page.
 
     Args:
-      cells: by name, of the size that the table is for.
-      steps: by name, the `Timing` of a training step.
-      where: machine, versions and date.
-      console: where progress is shown.
+      cells: by name, of the size that the table is for; abstract ones will do.
+      values: what is `measured` of them; None keeps what the page has, "–" for a new cell.
+      where: the machine that measured it, with versions and date; None keeps what the page says.
 
     Returns:
       The page's path.
     """
+    known = written_rows() if values is None else values
     rows = {}
     for name, cell in cells.items():
-        with console.status(f"horizon and exponent of {name}"):
-            horizon, exponent = horizon_and_exponent(cell)
-        known = description(name, cell)
-        reference = known.pop("source")
-        rows[f"`{name}`"] = known | {
-            "training step, ms": f"{steps[name].best:.1f}",
-            "horizon": horizon,
-            "λ₁": exponent,
-            "source": reference,
-        }
-    note = (
-        f"Measured on {where['machine']}, with {where['versions']}, on {where['date']}; cells with "
-        "their defaults, I = 2 and H = 128, as `rngs=nnx.Rngs(0)` draws them."
-    )
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    table = markdown_table(rows, "cell")
-    PAGE.write_text(f"{before}{BEGIN}\n\n{table}\n\n{note}\n\n{END}{after}", encoding="utf-8")
+        columns = description(cell)
+        last = {"source": columns.pop("source")}
+        found = {column: known.get(name, {}).get(column, "–") for column in MEASURED}
+        rows[f"`{name}`"] = columns | found | last
+    before, old, after = _parts()
+    if where is None:
+        lines = [line for line in old.splitlines() if line and not line.startswith("|")]
+    else:
+        lines = [
+            f"Measured on {where['machine']}, with {where['versions']}, on {where['date']}; cells "
+            "with their defaults, I = 2 and H = 128, as `rngs=nnx.Rngs(0)` draws them."
+        ]
+    table = markdown_table(rows, "cell", words=("carry", "linear", "diagonal", "source"))
+    inside = "\n\n".join([BEGIN, table, *lines, END])
+    PAGE.write_text(before + inside + after, encoding="utf-8")
     return PAGE
 
 
 def written_rows() -> dict[str, dict[str, str]]:
     """The table that stands on the page, by cell and column."""
-    text = PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
-    lines = [line for line in text.splitlines() if line.startswith("|")]
+    lines = [line for line in _parts()[1].splitlines() if line.startswith("|")]
+    if not lines:
+        return {}
     head, _, *rows = ([part.strip() for part in line.strip("|").split("|")] for line in lines)
     return {row[0].strip("`"): dict(zip(head[1:], row[1:], strict=True)) for row in rows}
+
+
+def _parts() -> tuple[str, str, str]:
+    """The page before its table, the table with what is said of it, and the page after it."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    inside, _, after = rest.partition(END)
+    return before, inside, after
 
 
 def _parameters(cell: rj.RNNCell) -> str:

@@ -3,7 +3,7 @@
 import datetime
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 
@@ -23,11 +23,17 @@ def where_measured(packages: Sequence[str]) -> dict[str, str]:
     }
 
 
-def markdown_table(rows: Mapping[str, Row], first: str = "") -> str:
-    """A table with a line for each row; `first` heads the column of their names."""
+def markdown_table(rows: Mapping[str, Row], first: str = "", words: Collection[str] = ()) -> str:
+    """A table with a line for each row.
+
+    Args:
+      rows: by name, what stands in each column.
+      first: the head of the column of names.
+      words: columns that hold words, and so stand on the left; the others hold numbers.
+    """
     names = list(next(iter(rows.values())))
     lines = [f"| {first}".rstrip() + " | " + " | ".join(names) + " |"]
-    lines.append("|---|" + "---:|" * len(names))
+    lines.append("|---|" + "".join("---|" if name in words else "---:|" for name in names))
     for label, row in rows.items():
         lines.append(f"| {label} | " + " | ".join(str(row[name]) for name in names) + " |")
     return "\n".join(lines)

@@ -238,6 +238,16 @@ def steps_to_solve(outcome: Outcome) -> str:
     return f"{solved}, {rest}" if solved else rest
 
 
+def in_short(outcome: Outcome) -> str:
+    """Mean steps to solve, and of how many seeds; or the share of chance that is left."""
+    solved = [at for at in outcome.solved_at if at is not None]
+    if not solved:
+        left = [loss for loss in outcome.loss if loss is not None]
+        return f"{max(left):.0%} left" if left else "not finite"
+    of = "" if len(solved) == len(outcome.solved_at) else f" {len(solved)}/{len(outcome.solved_at)}"
+    return f"{sum(solved) / len(solved):.0f}{of}"
+
+
 def entry_columns(entries: Sequence[Entry]) -> tuple[str, ...]:
     """The head of the second table."""
     problems = (f"{outcome.task} {outcome.length}" for outcome in entries[0].outcomes)
@@ -277,16 +287,19 @@ def show(
         table.add_row(Text(name), Text(claim.name), Text(claim.finding), verdict)
     console.print(table)
     table = Table(
-        title="Untrained: λ₁ (nats a step) and horizon (steps to 1 %). Trained: steps to solve; "
-        "where it was not solved, what is left of the loss without memory",
+        title="Untrained: λ₁ (nats a step), horizon (steps to 1 %). Trained: mean steps to solve, "
+        "the share of seeds that did, or what is left of the loss without memory",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    for index, column in enumerate(entry_columns(entries)):
+    problems = [f"{outcome.task}\n{outcome.length}" for outcome in entries[0].outcomes]
+    for index, column in enumerate(("cell", "λ₁", "horizon", *problems, "rank")):
         table.add_column(column, justify="right" if index else "left")
     for entry in entries:
-        table.add_row(*entry_row(entry))
+        name, _, exponent, horizon, *_, place = entry_row(entry)
+        trained = map(in_short, entry.outcomes)
+        table.add_row(name.removesuffix("Cell"), exponent, horizon, *trained, place)
     console.print(table)
     for prediction in found:
         console.print(sentence(prediction), highlight=False)

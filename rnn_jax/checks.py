@@ -45,6 +45,16 @@ def check_count(name: str, value: Any, *, low: int = 0, high: int | None = None)
     return count
 
 
+def check_divisor(name: str, value: Any, whole: str, size: int) -> int:
+    """Returns `value` if it is a whole number that divides `size`, the value of `whole`."""
+    count = check_size(name, value)
+    if size % count:
+        raise ValueError(
+            f"{name} must divide {whole}={size}; got {count}. Pass a divisor, for example {name}=1."
+        )
+    return count
+
+
 def check_number(name: str, value: Any) -> float:
     """Returns `value` as a float if it is one finite real number, else raises."""
     if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):

@@ -11,10 +11,10 @@ from rnn_jax.arrays import promote
 from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
 from rnn_jax.checks import check_flag, check_not_negative, check_positive
-from rnn_jax.initializers import InitializerLike, get_initializer, initialize
+from rnn_jax.initializers import InitializerLike, gaussian, get_initializer, initialize
 
-# Of variance 1/n for n rows, without cutting off what is far out.
-_normal_by_rows = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+# Of variance 1/n for n rows.
+_normal_by_rows = gaussian()
 
 
 class AntisymmetricRNNCell(RNNCell):

@@ -47,9 +47,10 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
     """Base of this package's cells: h_t = step(h_{t−1}, project(x_t)).
 
     A subclass names its blocks (`blocks`, the gates and candidates whose pre-activations lie side
-    by side in the fused kernels) and its carry's parts (`carry_parts`), and writes `step`. The
-    constructor makes the weights that it is given an initialiser for; what else the equations of a
-    subclass have, weights of other shapes too, the subclass makes itself.
+    by side in the fused kernels) and its carry's parts (`carry_parts`), and writes `step`. Where a
+    part is of another shape than (H,) it says so in `carry_shapes`, and where one does not start at
+    0 in `_initial_part`. The constructor makes the weights that it is given an initialiser for;
+    what else the equations of a subclass have, weights of other shapes too, it makes itself.
 
     Args:
       in_features, hidden_features: I and H.

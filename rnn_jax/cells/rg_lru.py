@@ -10,7 +10,7 @@ from rnn_jax.arrays import at_least_float32, promote, spread
 from rnn_jax.cells.biases import bias_initializer
 from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.linear import LinearForm
-from rnn_jax.checks import check_flag, check_number, check_size
+from rnn_jax.checks import check_divisor, check_flag, check_number
 from rnn_jax.initializers import InitializerLike, get_initializer, initialize
 
 # c of the paper.
@@ -91,12 +91,7 @@ class RGLRUCell(RNNCell):
             rngs=rngs,
         )
         size, kind = self.hidden_features, self.param_dtype
-        self.num_blocks = check_size("num_blocks", num_blocks)
-        if size % self.num_blocks:
-            raise ValueError(
-                f"num_blocks must divide hidden_features={size}; got {self.num_blocks}. Pass a "
-                "divisor, for example num_blocks=1."
-            )
+        self.num_blocks = check_divisor("num_blocks", num_blocks, "hidden_features", size)
         low, high = check_number("a_min", a_min), check_number("a_max", a_max)
         if not 0 < low < high < 1:
             raise ValueError(

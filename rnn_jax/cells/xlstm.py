@@ -11,7 +11,7 @@ from flax import nnx
 from rnn_jax.arrays import promote, spread
 from rnn_jax.cells.cell import RNNCell
 from rnn_jax.cells.structure import Blocks, FusedForm, Group, Groups
-from rnn_jax.checks import check_flag, check_number, check_size
+from rnn_jax.checks import check_divisor, check_flag, check_number
 from rnn_jax.initializers import InitializerLike, gaussian, get_initializer, init_by_gate
 
 SLSTMCarry = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
@@ -29,12 +29,8 @@ class _ExponentialCell(RNNCell):
     """Base: heads, and a stabiliser m that starts at the lowest number, element by element."""
 
     def _check_heads(self, num_heads: int) -> None:
-        self.num_heads = check_size("num_heads", num_heads)
-        if self.hidden_features % self.num_heads:
-            raise ValueError(
-                f"num_heads must divide hidden_features={self.hidden_features}; got "
-                f"{self.num_heads}. Pass a divisor, for example num_heads=1."
-            )
+        size = self.hidden_features
+        self.num_heads = check_divisor("num_heads", num_heads, "hidden_features", size)
 
     @property
     def head_features(self) -> int:

@@ -95,7 +95,7 @@ def get_initializer(name: str, initializer: InitializerLike, kind: Kind = "kerne
         return initializer
     raise TypeError(
         f"{name} must be a name or a callable (key, shape, dtype) -> array; got {initializer!r}. "
-        f"Known names: {', '.join(_KINDS[kind].factories)}."
+        f"Known names: {', '.join(sorted(_KINDS[kind].factories))}."
     )
 
 

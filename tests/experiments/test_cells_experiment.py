@@ -133,6 +133,7 @@ def test_those_that_do_not_solve_it_come_last_by_what_is_left():
     rows = [cells.entry_row(entry) for entry in found]
     assert rows[0][3:5] == ("≥ 19", "40, 20")
     assert rows[1][4] == "60, > 100 (50%)"
+    assert [cells.in_short(entry.outcomes[0]) for entry in found] == ["30", "60 1/2", "130% left"]
     assert rows[2][2] == "−∞"
     assert "nan" not in str(rows)
     assert "no rank correlation" in cells.sentence(predictions(found)[0])

@@ -94,14 +94,9 @@ def test_a_ring_is_filled_evenly_by_area_and_phase():
         np.testing.assert_allclose(quantiles, [0, 0.25, 0.5, 0.75, 1], atol=0.1)
 
 
-def test_the_lru_starts_on_the_same_ring():
-    cell = rj.LRUCell(2, 400, r_min=0.6, r_max=0.9, max_phase=1.2, rngs=nnx.Rngs(0))
-    real, imaginary = np.asarray(cell.eigenvalues())
-    shares = (real**2 + imaginary**2 - 0.36) / (0.81 - 0.36)
-    for values in (shares, np.arctan2(imaginary, real) / 1.2):
-        np.testing.assert_allclose(np.quantile(values, [0, 0.5, 1]), [0, 0.5, 1], atol=0.1)
-    on_circle = rj.LRUCell(2, 3, r_min=0.9, r_max=0.9, rngs=nnx.Rngs(0)).eigenvalues()
-    np.testing.assert_allclose(np.hypot(*np.asarray(on_circle)), 0.9, rtol=1e-12)
+def test_the_ring_of_the_lru_may_be_a_circle():
+    values = rj.LRUCell(2, 3, r_min=0.9, r_max=0.9, rngs=nnx.Rngs(0)).eigenvalues()
+    np.testing.assert_allclose(np.hypot(*np.asarray(values)), 0.9, rtol=1e-12)
 
 
 @pytest.mark.parametrize("size", [5, 6])

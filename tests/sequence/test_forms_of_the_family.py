@@ -123,6 +123,12 @@ def test_states_of_the_unitary_cell_turn_in_the_type_of_the_carry_so_there_it_ha
     assert not is_fused(rj.unroll, *point_at("unitary", dtype=jnp.bfloat16, carry_dtype="float32"))
 
 
+def test_a_large_unitary_matrix_is_not_made_for_a_sequence():
+    large, small = (rj.UnitaryRNNCell(1, size, rngs=nnx.Rngs(0)) for size in (257, 256))
+    assert fused_form(large) is None
+    assert fused_form(small) is not None
+
+
 @pytest.mark.parametrize("name", ["cornn", "lem"])
 def test_a_tangent_as_a_linear_system_is_the_scanned_one(name):
     cell, xs, carry = point_at(name)

@@ -11,10 +11,10 @@ from flax import nnx
 import rnn_jax as rj
 from refusing import refuses, table
 
-B, T, H, O = 2, 15, 4, 2
+B, T, H, OUT = 2, 15, 4, 2
 RNG = np.random.default_rng(0)
 STATES = RNG.normal(size=(B, T, H)) + 3.0
-TARGETS = RNG.normal(size=(B, T, O)) - 1.0
+TARGETS = RNG.normal(size=(B, T, OUT)) - 1.0
 
 
 def by_least_squares(states, targets, penalty):
@@ -37,7 +37,7 @@ def test_it_is_the_least_squares_of_numpy(penalty, washout):
 
 def normal_equations(states, targets, penalty):
     """(HᵀH + λI)⁻¹ HᵀO of what is centred."""
-    rows, outputs = states.reshape(-1, H), targets.reshape(-1, O)
+    rows, outputs = states.reshape(-1, H), targets.reshape(-1, OUT)
     h, o = rows - rows.mean(0, keepdims=True), outputs - outputs.mean(0, keepdims=True)
     kernel = jnp.linalg.solve(h.T @ h + penalty * jnp.eye(H), h.T @ o)
     return kernel, outputs.mean(0) - rows.mean(0) @ kernel
@@ -128,7 +128,7 @@ def built(**options):
     return rj.SequenceModel(rj.EchoStateCell(1, 3, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0), **options)
 
 
-READOUT = rj.RidgeReadout(jnp.zeros((H, O)), jnp.zeros(O))
+READOUT = rj.RidgeReadout(jnp.zeros((H, OUT)), jnp.zeros(OUT))
 
 
 @table(

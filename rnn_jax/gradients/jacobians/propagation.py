@@ -5,6 +5,8 @@ product A_t · P a step. Backward, the derivatives of a few chosen targets by al
 retreat together: R · A_t. Both carry a whole exponent for each product, so nothing underflows.
 """
 
+import functools
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -264,9 +266,8 @@ class StepMatrices:
             return _times(self.dense, p)
         start, stop = self.columns
         _, count, width = self.diagonals.shape
-        direct = sum(
-            self._of_block(p[start + k * width : start + (k + 1) * width], k) for k in range(count)
-        )
+        parts = [p[start + k * width : start + (k + 1) * width] for k in range(count)]
+        direct = functools.reduce(operator.add, map(self._of_block, parts, range(count)))
         if not self.dense.shape[1]:
             return direct
         return _times(self.dense, jnp.concatenate([p[:start], p[stop:]])) + direct
