@@ -1,5 +1,7 @@
 """The pages of docs/ are run as they stand."""
 
+import contextlib
+import importlib
 import re
 import unittest.mock
 from pathlib import Path
@@ -10,7 +12,8 @@ from jax.experimental.compilation_cache import compilation_cache
 
 import rnn_jax as rj
 
-DOCS = Path(__file__).parents[1] / "docs"
+README = Path(__file__).parents[1] / "README.md"
+DOCS = README.parent / "docs"
 PAGES = sorted(page.name for page in DOCS.glob("*.md"))
 STEPS = 4
 
@@ -26,6 +29,22 @@ def briefly(model, task, optimizer, *, steps, **options):
 
 
 rj_fit = rj.fit
+
+
+@contextlib.contextmanager
+def as_users_set_jax():
+    """In the types and with the promotion that JAX has by default."""
+    with (
+        jax.enable_x64(False),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        yield
+
+
+def blocks_of(text):
+    """The Python of a page."""
+    return re.findall(r"^```python\n(.*?)^```", text, flags=re.S | re.M)
 
 
 @pytest.fixture
@@ -54,16 +73,24 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch)
         pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(rj, "fit", briefly)
-    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.S | re.M)
+    blocks = blocks_of(text)
     assert blocks
-    # In the types and with the promotion that JAX has unless it is told otherwise.
     scope = {"__name__": page}
-    with (
-        jax.enable_x64(False),
-        jax.numpy_dtype_promotion("standard"),
-        jax.numpy_rank_promotion("allow"),
-        unittest.mock.patch("builtins.print"),
-    ):
+    with as_users_set_jax(), unittest.mock.patch("builtins.print"):
         for block in blocks:
             line = text[: text.index(block)].count("\n")
             exec(compile("\n" * line + block, str(DOCS / page), "exec"), scope)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_cell_of_your_own_has_everything(tmp_path, monkeypatch, capsys):
+    """The README's, as a module, since pickle looks a class up by it."""
+    (block,) = (b for b in blocks_of(README.read_text(encoding="utf-8")) if "PendulumCell" in b)
+    (tmp_path / "pendulum_of_readme.py").write_text(block, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(rj, "fit", briefly)
+    with as_users_set_jax():
+        module = importlib.import_module("pendulum_of_readme")
+    assert "laws hold" in capsys.readouterr().out
+    assert module.ys.shape == (100, 4)
+    assert module.result.history.loss.size
