@@ -31,14 +31,19 @@ def _ours(make: Callable[..., rj.RNNCell], **options: Any) -> Builder:
 
 
 def randomised(cell: rj.RNNCell, seed: int) -> rj.RNNCell:
-    """The cell with noise added to all weights whose initial value is constant."""
+    """The cell with noise added to all weights whose initial value is constant, or is by block."""
     rng = np.random.default_rng(seed)
-    for name in ("bias", "peephole", "candidate_recurrent_bias"):
-        param = getattr(cell, name, None)
-        if param is not None:
-            noisy = np.asarray(param[...], np.float64) + 0.5 * rng.normal(size=param.shape)
+    for param in parameters_of(cell).values():
+        values = np.asarray(param[...], np.float64)
+        if np.unique(values).size <= 2:
+            noisy = values + 0.5 * rng.normal(size=param.shape)
             param[...] = jnp.asarray(noisy, param.dtype)
     return cell
+
+
+def parameters_of(cell: rj.RNNCell) -> dict[str, nnx.Param[jax.Array]]:
+    """The parameters of one of our cells (or of a gradient by it), by attribute name."""
+    return {name: value for name, value in vars(cell).items() if isinstance(value, nnx.Param)}
 
 
 def _projected(in_features: int, hidden_features: int, seed: int = 0) -> rj.RNNCell:
@@ -65,6 +70,42 @@ CELLS: dict[str, Builder] = {
 }
 
 
+# The long-memory family: what holds of every cell is tested in tests/cells, of these too.
+FAMILY: dict[str, Builder] = {
+    "antisymmetric": _ours(rj.AntisymmetricRNNCell, epsilon=0.3),
+    "antisymmetric_gated": _ours(rj.AntisymmetricRNNCell, epsilon=0.3, gated=True),
+    "cfc": _ours(rj.CfCCell, backbone_features=3),
+    "cfc_bare": _ours(rj.CfCCell, backbone_layers=0),
+    "clockwork": _ours(rj.ClockworkRNNCell),
+    "cornn": _ours(rj.CoRNNCell, time_step=0.3),
+    "echo_state": _ours(rj.EchoStateCell, leak_rate=0.5),
+    "exprnn": _ours(rj.ExpRNNCell),
+    "fast_grnn": _ours(rj.FastGRNNCell),
+    "indrnn": _ours(rj.IndRNNCell),
+    "layer_norm_gru": _ours(rj.LayerNormGRUCell),
+    "layer_norm_lstm": _ours(rj.LayerNormLSTMCell),
+    "leaky": _ours(rj.LeakyIntegratorCell, time_constant=3.0),
+    "leaky_learnt": _ours(rj.LeakyIntegratorCell, time_constant=3.0, learn_time_constant=True),
+    "lem": _ours(rj.LEMCell),
+    "lmu": _ours(rj.LMUCell, memory_features=3, theta=5.0),
+    "lru": _ours(rj.LRUCell),
+    "mgu": _ours(rj.MGUCell),
+    "mgu_reset_after": _ours(rj.MGUCell, reset_after=True),
+    "min_gru": _ours(rj.MinGRUCell),
+    "min_lstm": _ours(rj.MinLSTMCell),
+    "minimal_rnn": _ours(rj.MinimalRNNCell),
+    "mlstm": _ours(rj.MLSTMCell, num_heads=2),
+    "rg_lru": _ours(rj.RGLRUCell, num_blocks=2),
+    "s5": _ours(rj.S5Cell),
+    "s5_stable": _ours(rj.S5Cell, stable=True),
+    "scornn": _ours(rj.ScoRNNCell),
+    "slstm": _ours(rj.SLSTMCell, num_heads=2),
+    "ugrnn": _ours(rj.UGRNNCell),
+    "unicornn": _ours(rj.UnICORNNCell, time_step=0.3),
+    "unitary": _ours(rj.UnitaryRNNCell),
+}
+
+
 class Oracle(NamedTuple):
     """A cell's NumPy twin; carries are flat, see `oracles`."""
 
@@ -88,17 +129,9 @@ def oracle(cell: rj.RNNCell) -> Oracle:
 
 
 def weights_of(cell: rj.RNNCell) -> oracles.Weights:
-    """The weights of one of our cells (or of a gradient by it), by attribute name."""
-    names = (
-        "kernel",
-        "recurrent_kernel",
-        "bias",
-        "peephole",
-        "candidate_recurrent_bias",
-        "projection_kernel",
-    )
-    present = {name: getattr(cell, name, None) for name in names}
-    return {k: np.asarray(v[...], np.float64) for k, v in present.items() if v is not None}
+    """The parameters in float64, by attribute name; see `parameters_of`."""
+    named = parameters_of(cell).items()
+    return {name: np.asarray(value[...], np.float64) for name, value in named}
 
 
 def _kind_and_form(cell: rj.RNNCell) -> tuple[str, dict[str, Any]]:

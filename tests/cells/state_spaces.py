@@ -1,31 +1,16 @@
-"""What the tests of state spaces and of the xLSTM share: equations, run by NumPy and by JAX.
+"""What the tests of state spaces and of the xLSTM share: cells, carries and bad calls."""
 
-An equation is `step(xp, weights, carry, x) -> (carry, y)`, with `xp` NumPy or jax.numpy and the
-weights by attribute name.
-"""
-
-import functools
-
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.flatten_util import ravel_pytree
+from transcribed import IN, T
 
 import rnn_jax as rj
 
-IN, H, T = 2, 4, 6
-CLOSE = {"rtol": 1e-12, "atol": 1e-12}
-
-
-def sigmoid(xp, u):
-    return 0.5 * (1 + xp.tanh(0.5 * u))
-
-
-def weights_of(cell):
-    return {k: v[...] for k, v in vars(cell).items() if isinstance(v, nnx.Param)}
+# Two heads, two blocks.
+H = 4
 
 
 def build(make, seed=0, **options):
@@ -54,55 +39,6 @@ def carry_of(cell, seed=3):
 
 def xs_of(seed=0, steps=T):
     return jnp.asarray(np.random.default_rng(seed).normal(size=(steps, IN)))
-
-
-def run_equations(xp, equations, weights, carry, xs):
-    ys = []
-    # The equations may mix real and complex numbers.
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        for x in xs:
-            carry, y = equations(xp, weights, carry, x)
-            ys.append(y)
-        return carry, xp.stack(ys)
-
-
-def assert_follows(cell, equations, seen=lambda carry: carry):
-    """Values and gradients of `unroll` are those of the equations; `seen` is what of the carry."""
-    carry, xs = carry_of(cell), xs_of()
-    numbers = jax.tree.map(np.asarray, (weights_of(cell), carry, xs))
-    chex.assert_trees_all_close(
-        rj.unroll(cell, xs, carry), run_equations(np, equations, *numbers), **CLOSE
-    )
-
-    def loss(run, weights, carry, xs):
-        last, ys = run(weights, carry, xs)
-        ends = jax.tree.leaves(seen(last))
-        return jnp.sum(jnp.sin(ys)) + sum(jnp.sum(jnp.cos(part)) for part in ends)
-
-    ours = functools.partial(loss, lambda cell, carry, xs: rj.unroll(cell, xs, carry))
-    theirs = functools.partial(loss, functools.partial(run_equations, jnp, equations))
-    found = jax.jit(jax.grad(ours, (0, 1, 2)))(cell, carry, xs)
-    expected = jax.jit(jax.grad(theirs, (0, 1, 2)))(weights_of(cell), carry, xs)
-    found = (weights_of(found[0]), *found[1:])
-    chex.assert_trees_all_close(found, expected, rtol=1e-10, atol=1e-11)
-
-
-def jacobian(cell, carry, x):
-    """∂carry'/∂carry of one call, (S, S)."""
-    flat, unravel = ravel_pytree(carry)
-    return jax.jacfwd(lambda state: ravel_pytree(cell(unravel(state), x)[0])[0])(flat)
-
-
-def assert_first_steps_and_extremes_are_finite(cell):
-    for scale in (1.0, 1e4, -1e4):
-        xs = scale * xs_of()[:3]
-
-        def loss(cell, xs):
-            _, ys = rj.unroll(cell, xs)
-            return jnp.sum(ys), ys
-
-        gradient, ys = jax.grad(loss, (0, 1), has_aux=True)(cell, xs)
-        chex.assert_tree_all_finite((gradient, ys))
 
 
 def assert_keeps_its_types(make, **options):

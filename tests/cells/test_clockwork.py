@@ -14,9 +14,7 @@ from transcribed import (
     XS,
     H,
     assert_follows,
-    assert_is_a_good_cell,
     assert_keeps_its_types,
-    assert_tells_the_truth,
     noisy,
 )
 
@@ -74,10 +72,7 @@ def test_it_is_its_equations(name):
 
 
 @EVERY
-def test_it_is_a_good_cell(name):
-    cell = noisy(make(**FORMS[name]))
-    assert_is_a_good_cell(cell)
-    assert_tells_the_truth(cell, {"memory_path"})
+def test_products_may_be_narrower_than_the_carry(name):
     assert_keeps_its_types(lambda **types: make(**FORMS[name], **types))
 
 

@@ -12,9 +12,7 @@ from transcribed import (
     H,
     T,
     assert_follows,
-    assert_is_a_good_cell,
     assert_keeps_its_types,
-    assert_tells_the_truth,
     noisy,
     random_carry,
 )
@@ -47,11 +45,9 @@ def oracle(activation):
 def test_it_is_its_equations(options):
     cell = noisy(make(**options))
     assert_follows(cell, oracle(options.get("activation", "relu")))
-    assert_tells_the_truth(cell, {"diagonal_part", "jacobian_bound"})
 
 
-def test_it_is_a_good_cell():
-    assert_is_a_good_cell(noisy(make(length=20)))
+def test_products_may_be_narrower_than_the_carry():
     assert_keeps_its_types(lambda **types: make(**types))
 
 

@@ -11,9 +11,7 @@ from transcribed import (
     XS,
     H,
     assert_follows,
-    assert_is_a_good_cell,
     assert_keeps_its_types,
-    assert_tells_the_truth,
     jacobian_of_call,
     noisy,
     random_carry,
@@ -57,12 +55,10 @@ def oracle(kind, positive_candidate=True, use_bias=False):
 def test_it_is_its_equations(kind, form):
     cell = noisy(make(kind, **form))
     assert_follows(cell, oracle(kind, **form))
-    assert_tells_the_truth(cell, {"gates", "memory_path", "diagonal_part"})
 
 
 @EVERY
-def test_it_is_a_good_cell(kind):
-    assert_is_a_good_cell(noisy(make(kind)))
+def test_products_may_be_narrower_than_the_carry(kind):
     assert_keeps_its_types(lambda **types: make(kind, **types))
 
 

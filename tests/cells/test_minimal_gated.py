@@ -6,17 +6,12 @@ import numpy as np
 import pytest
 from flax import nnx
 from transcribed import (
-    CLOSE,
     IN,
-    XS,
     H,
     assert_follows,
-    assert_is_a_good_cell,
     assert_keeps_its_types,
-    assert_tells_the_truth,
     jacobian_of_call,
     noisy,
-    random_carry,
     sigmoid,
 )
 
@@ -25,17 +20,16 @@ from refusing import refuses, table
 from rnn_jax.cells.minimal_gated import MGUCell, UGRNNCell
 from rnn_jax.cells.minimal_rnn import MinimalRNNCell
 
-GATED = {"gates", "memory_path"}
 CELLS = {
-    "mgu": (MGUCell, {}, GATED | {"fused_form"}),
-    "mgu_reset_after": (MGUCell, {"reset_after": True}, GATED | {"fused_form"}),
-    "ugrnn": (UGRNNCell, {}, GATED | {"fused_form"}),
-    "minimal_rnn": (MinimalRNNCell, {}, GATED | {"fused_form"}),
+    "mgu": (MGUCell, {}),
+    "mgu_reset_after": (MGUCell, {"reset_after": True}),
+    "ugrnn": (UGRNNCell, {}),
+    "minimal_rnn": (MinimalRNNCell, {}),
 }
 
 
 def make(name, **options):
-    kind, form, _ = CELLS[name]
+    kind, form = CELLS[name]
     return kind(IN, H, rngs=nnx.Rngs(0), **form, **options)
 
 
@@ -73,39 +67,12 @@ ORACLES = {
 def test_it_is_its_equations(name):
     cell = noisy(make(name))
     assert_follows(cell, ORACLES[name])
-    assert_tells_the_truth(cell, CELLS[name][2])
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_it_is_a_good_cell(name):
-    assert_is_a_good_cell(noisy(make(name)))
+def test_products_may_be_narrower_than_the_carry(name):
     options = {"recurrent_gain": 1.0, "input_gain": 1.0} if name == "minimal_rnn" else {}
     assert_keeps_its_types(lambda **types: make(name, **types, **options))
-
-
-@pytest.mark.parametrize("name", CELLS)
-def test_gates_are_those_of_the_step(name):
-    """From the state after and the gate, the candidate that must stand beside it."""
-    cell, x = noisy(make(name)), jnp.asarray(XS[0])
-    carry = random_carry(cell)
-    (label, gate), *others = cell.gates(carry, x).items()
-    assert not others
-    assert label == ("forget" if name.startswith("mgu") else "update")
-    assert np.all((gate > 0) & (gate < 1))
-    keeps = 1 - gate if label == "forget" else gate
-    candidate = (cell(carry, x)[0] - keeps * carry) / (1 - keeps)
-    if name == "minimal_rnn":
-        known = jnp.tanh(x @ cell.kernel[...])
-    else:
-        w = cell.recurrent_kernel[...][:, H:]
-        product = {
-            "mgu": lambda: (gate * carry) @ w,
-            "mgu_reset_after": lambda: gate * (carry @ w),
-            "ugrnn": lambda: carry @ w,
-        }[name]()
-        known = jnp.tanh((x @ cell.kernel[...] + cell.bias[...])[H:] + product)
-    np.testing.assert_allclose(candidate, known, **CLOSE)
-    np.testing.assert_allclose(cell.memory_path(carry, x)["h"], keeps, **CLOSE)
 
 
 @pytest.mark.parametrize("name", ["mgu", "ugrnn"])

@@ -5,19 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
-from equations import (
+from flax import nnx
+from transcribed import (
     CLOSE,
     IN,
-    H,
     T,
     assert_follows,
-    assert_form_is_the_step,
     called,
     example,
     jacobians_by_calls,
     noisy,
 )
-from flax import nnx
 
 import rnn_jax as rj
 from refusing import refuses, table
@@ -25,12 +23,13 @@ from rnn_jax.cells import ExpRNNCell, ScoRNNCell, UnitaryRNNCell
 from rnn_jax.cells.orthogonal import modrelu
 from rnn_jax.cells.unitary import permutation
 
-NAMES = ("kernel", "recurrent_kernel", "bias")
+# Even, for a matrix of 2 × 2 blocks.
+H = 4
 BOTH = pytest.mark.parametrize("make", [ExpRNNCell, ScoRNNCell])
 
 
 def orthogonal(make, seed=0, **options):
-    return noisy(make(IN, H, rngs=nnx.Rngs(seed), **options), NAMES, seed)
+    return noisy(make(IN, H, rngs=nnx.Rngs(seed), **options), seed)
 
 
 def skew_of(xp, w):
@@ -38,38 +37,35 @@ def skew_of(xp, w):
     return upper - upper.T
 
 
-def modrelu_step(xp, w, parts, x, matrix):
-    (h,) = parts
+def modrelu_step(w, h, x, xp, matrix):
     z = x @ w["kernel"] + matrix @ h
     h = xp.sign(z) * xp.maximum(xp.abs(z) + w["bias"], 0.0)
-    return (h,), h
+    return h, h
 
 
-def exprnn_equations(xp, w, parts, x):
+def exprnn_equations(w, carry, x, xp):
     # iA is Hermitian, so exp(A) is known from its eigenvalues, which are real.
     values, vectors = xp.linalg.eigh(1j * skew_of(xp, w).astype(complex))
     matrix = xp.real((vectors * xp.exp(-1j * values.astype(complex))[None]) @ xp.conj(vectors).T)
-    return modrelu_step(xp, w, parts, x, matrix)
+    return modrelu_step(w, carry, x, xp, matrix)
 
 
-def scornn_equations(xp, w, parts, x, negatives=1):
+def scornn_equations(w, carry, x, xp, negatives=1):
     a, eye = skew_of(xp, w), xp.eye(H)
     d = xp.diag(xp.asarray([-1.0] * negatives + [1.0] * (H - negatives)))
-    return modrelu_step(xp, w, parts, x, xp.linalg.inv(eye + a) @ (eye - a) @ d)
+    return modrelu_step(w, carry, x, xp, xp.linalg.inv(eye + a) @ (eye - a) @ d)
 
 
-def test_exprnn_follows_its_equations_and_so_does_its_fused_form():
+def test_exprnn_follows_its_equations():
     cell = orthogonal(ExpRNNCell)
-    assert_follows(cell, exprnn_equations, NAMES)
-    assert_form_is_the_step(cell)
+    assert_follows(cell, exprnn_equations)
     a = skew_of(np, {"recurrent_kernel": np.asarray(cell.recurrent_kernel[...])})
     np.testing.assert_allclose(cell.transition_kernel().T, scipy.linalg.expm(a), **CLOSE)
 
 
-def test_scornn_follows_its_equations_and_so_does_its_fused_form():
+def test_scornn_follows_its_equations():
     cell = orthogonal(ScoRNNCell, negatives=1)
-    assert_follows(cell, scornn_equations, NAMES)
-    assert_form_is_the_step(cell)
+    assert_follows(cell, scornn_equations)
 
 
 @BOTH
@@ -170,7 +166,7 @@ def test_products_of_bfloat16_are_kept_in_the_type_of_the_carry(make):
     assert {leaf.dtype for leaf in (*jax.tree.leaves(carry), out)} == {jnp.dtype(jnp.float32)}
 
 
-def unitary_equations(xp, w, parts, x):
+def unitary_equations(w, carry, x, xp):
     k, eye = np.arange(H), np.eye(H, dtype=complex)
     fourier = xp.asarray(np.exp(-2j * np.pi * np.outer(k, k) / H) / np.sqrt(H))
 
@@ -186,7 +182,7 @@ def unitary_equations(xp, w, parts, x):
     first = reflection(rows[3], rows[4]) @ fourier @ d_1
     second = reflection(rows[5], rows[6]) @ xp.conj(fourier).T @ d_2
     matrix = d_3 @ second @ xp.asarray(eye[list(permutation(H))]) @ first
-    z = joined(x @ w["kernel"][:, :H], x @ w["kernel"][:, H:]) + matrix @ joined(*parts)
+    z = joined(x @ w["kernel"][:, :H], x @ w["kernel"][:, H:]) + matrix @ joined(*carry)
     size = xp.abs(z)
     h = z * (xp.maximum(size + w["bias"], 0.0) / size).astype(complex)
     return (xp.real(h), xp.imag(h)), xp.concatenate([xp.real(h), xp.imag(h)])
@@ -196,7 +192,7 @@ def test_unitary_follows_its_equations():
     cell = orthogonal(UnitaryRNNCell)
     assert cell.output_features == 2 * H
     assert sorted(permutation(H)) == list(range(H))
-    assert_follows(cell, unitary_equations, NAMES)
+    assert_follows(cell, unitary_equations)
 
 
 def test_singular_values_of_the_unitary_cell_are_one_if_linear_and_less_with_units_held_back():

@@ -141,6 +141,24 @@ def test_members_of_an_ensemble_run_side_by_side():
         )
 
 
+@pytest.mark.parametrize("method", ["associative", "auto"])
+def test_rows_may_lie_on_devices(method, monkeypatch):
+    """Inside `jax.shard_map`, where what all devices share is of another type than what one has."""
+    monkeypatch.setattr(choosing, "_LEAST_STEPS", T)  # So that platforms differ.
+    mesh = jax.make_mesh((1,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows, every = jax.sharding.PartitionSpec("rows"), jax.sharding.PartitionSpec()
+
+    def gradient(cell, xs, lengths, method=method):
+        run = functools.partial(rj.unroll, lengths=lengths, method=method)
+        return jax.grad(lambda cell: jnp.sum(run(cell, xs)[1] ** 2))(cell)
+
+    cell, lengths = CELLS["lru"](), jnp.asarray([T, 5])
+    sharded = jax.shard_map(gradient, mesh=mesh, in_specs=(every, rows, rows), out_specs=every)
+    found = jax.jit(sharded)(cell, XS, lengths)
+    expected = gradient(cell, XS, lengths, "scan")
+    chex.assert_trees_all_close(*map(jax.tree.leaves, (found, expected)), **CLOSE)
+
+
 @pytest.mark.parametrize("name", ["lru", "turning"])
 def test_padding_holds_anything(name):
     cell = CELLS[name]()

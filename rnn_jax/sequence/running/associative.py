@@ -78,6 +78,9 @@ def linear_scan(
       The carry after each step, (T, ..., ·).
     """
     initial = carry if initial is None else initial
+    # Of one type before the solver, whose rules cannot make what all devices share their own.
+    operands = (factor, added, carry, initial)
+    factor, added, carry, initial = varying_like(operands, operands, boundaries)
     steps = added.shape[0]
     every = _interval(kind, factor, added) if every is None else every
     driven = _driven(kind, factor, added, carry, initial, boundaries, reverse)
