@@ -150,7 +150,8 @@ ELSEWHERE = {
     "recorded_gradient_norms",
     "unroll_method",  # of shapes and types, to words
     "ridge_readout",  # of states, tests/sequence/test_readout.py
-    "cells",  # a module, as the next one
+    "cells",  # modules
+    "initializers",
     "testing",
     "tasks",
 }
