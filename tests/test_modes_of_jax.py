@@ -149,6 +149,10 @@ ELSEWHERE = {
     "record_gradient_norms",  # part of an optimiser
     "recorded_gradient_norms",
     "unroll_method",  # of shapes and types, to words
+    "ridge_readout",  # of states, tests/sequence/test_readout.py
+    "cells",  # modules
+    "initializers",
+    "testing",
     "tasks",
 }
 
