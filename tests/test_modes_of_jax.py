@@ -148,6 +148,7 @@ ELSEWHERE = {
     "save",
     "record_gradient_norms",  # part of an optimiser
     "recorded_gradient_norms",
+    "unroll_method",  # of shapes and types, to words
     "tasks",
 }
 
