@@ -135,6 +135,13 @@ def log_singular_values(As: Array) -> Array:
     return logs
 
 
+def first_directions(size: int, k: int | None) -> Array:
+    """The axes, or, of fewer than all, directions that no axis of a system is special to."""
+    if k is None or k == size:
+        return np.eye(size)
+    return np.linalg.qr(np.random.default_rng(0).normal(size=(size, k)))[0]
+
+
 def lyapunov_growth(
     As: Array, k: int | None = None, warmup: int = 0, interval: int = 1
 ) -> tuple[Array, NDArray[np.int64]]:
@@ -142,7 +149,7 @@ def lyapunov_growth(
 
     A window is the product of the R of each of its steps. The first `warmup` steps turn Q only.
     """
-    Q = np.eye(As.shape[1])[:, :k]
+    Q = first_directions(As.shape[1], k)
     growth, steps = [], []
     for t, A in enumerate(As):
         Q, R = np.linalg.qr(A @ Q)
@@ -161,7 +168,7 @@ def covariant_vectors(
     As: Array, k: int | None = None, warmup: int = 0, tail: int = 0
 ) -> tuple[Array, Array]:
     """(vectors (N+1, S, k), log growth (N, k)) by Ginelli et al. 2007, step by step."""
-    Q = np.eye(As.shape[1])[:, :k]
+    Q = first_directions(As.shape[1], k)
     Qs, Rs = [Q], []
     for A in As:
         Q, R = np.linalg.qr(A @ Q)

@@ -152,9 +152,8 @@ ELSEWHERE = {
     "save",
     "record_gradient_norms",  # part of an optimiser
     "recorded_gradient_norms",
-    "unroll_method",  # of sizes, in plain Python
-    # Modules, of what is made before a network is run, or tested.
-    "cells",
+    "unroll_method",  # of shapes and types, to words
+    "cells",  # modules
     "initializers",
     "tasks",
     "testing",

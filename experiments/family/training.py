@@ -59,7 +59,7 @@ class Outcome:
       steps: training steps at most.
       learning_rate: of Adam.
       parameters: how many numbers are trained.
-      seconds: of the processor, compiling included, on the run that did not have to be resumed.
+      seconds: of the processor since the run was last started, compiling included.
     """
 
     cell: str

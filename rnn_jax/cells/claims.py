@@ -50,6 +50,8 @@ NOISE = frozenset({"noise", "noisy_project", "noisy_step"})
 
 # Names by which a claim refers to the carry: data, but of the class.
 _LABELS = frozenset({"carry_parts"})
+# Weights: data, also of a class that computes them from others, or that has none and says None.
+_WEIGHTS = frozenset({"kernel", "recurrent_kernel", "bias"})
 
 # How an object comes to be, is shown, compared and copied.
 _NO_PART_IN_A_STEP = (set(vars(object)) - {"__getattribute__"}) | {
@@ -169,6 +171,8 @@ def _differs(
 ) -> bool:
     """Whether an object has another version of an attribute than the classes of a claim have."""
     versions = [vars(cls)[name] for cls in (*overriding, *ancestry) if name in vars(cls)]
+    if name in _WEIGHTS and not any(_is_code(vars(cls).get(name)) for cls in ancestry):
+        return False
     if name.startswith("__") and name.endswith("__"):
         # Python looks for these on the class alone, and writes some that are data itself.
         if not any(map(_is_code, versions)):

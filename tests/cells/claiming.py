@@ -37,7 +37,7 @@ WRAPPERS = {
 
 
 def built(name, wrap="plain"):
-    return WRAPPERS[wrap](zoo.CELLS[name](IN, H, 1))
+    return WRAPPERS[wrap]({**zoo.CELLS, **zoo.FAMILY}[name](IN, H, 1))
 
 
 def claims_of(cell):

@@ -84,7 +84,7 @@ def override(cell, way, name, monkeypatch):
     return cell
 
 
-BARE = ("simple_tanh", "lstm", "lstm_peephole", "gru_reset_after", "gru_reset_before")
+BARE = ("simple_tanh", "lstm", "lstm_peephole", "gru_reset_after", "gru_reset_before", "min_gru")
 SWEPT = [(name, "plain") for name in BARE] + [
     ("lstm", wrap) for wrap in WRAPPERS if wrap != "plain"
 ]

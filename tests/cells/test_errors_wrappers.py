@@ -213,8 +213,9 @@ WEIGHTS = "RecurrentDropout needs a cell whose weights all multiply"
     init_matrix=(
         lambda: rj.LearnedCarry(LSTM, carry_init="orthogonal", rngs=nnx.Rngs(0)),
         ValueError,
-        "carry_init must give an array of shape (4,)",
-        'carry_init="zeros"',
+        "carry_init must be an initialiser of a few numbers for each unit",
+        "got 'orthogonal'",
+        "Pass one of",
     ),
     rngs=(
         lambda: rj.LearnedCarry(LSTM, rngs=0),

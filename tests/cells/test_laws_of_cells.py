@@ -131,6 +131,28 @@ def test_a_cell_keeps_the_laws(name):
     assert {law for law in others if report[law].status != "holds"} == set()
 
 
+# What a wrapper says of the cell in it, or of the cells.
+WRAPPED = {
+    "zoneout": lambda: (rj.Zoneout(EVERY["lem"](IN, H, 0), 0.3), GATED),
+    "learned_carry": lambda: (
+        rj.LearnedCarry(EVERY["min_gru"](IN, H, 0), rngs=nnx.Rngs(0)),
+        ("linear form", "diagonal part", *GATED),
+    ),
+    "dropout": lambda: (rj.RecurrentDropout(EVERY["ugrnn"](IN, H, 0), 0.3), GATED),
+    "stack": lambda: (
+        rj.StackedCell([EVERY["min_gru"](IN, H, 0), EVERY["fast_grnn"](H, H, 0)]),
+        GATED,
+    ),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPED)
+def test_what_wrappers_hand_on_is_true(wrap):
+    cell, claims = WRAPPED[wrap]()
+    report = rj.testing.check_cell(cell, only=["contract", *ABOUT_CLAIMS])
+    assert {law for law in ABOUT_CLAIMS if report[law].status == "holds"} >= set(claims)
+
+
 @pytest.mark.parametrize("name", STARTS)
 def test_every_parameter_starts_as_its_paper_says(name, monkeypatch):
     monkeypatch.setattr(zoo, "randomised", lambda cell, seed: cell)

@@ -22,11 +22,9 @@ from rnn_jax.sequence.running.scanned import (
 
 IN, H, T, B = 2, 4, 6, 2
 FORMS = {
-    "leaky": lambda **o: rj.LeakyIntegratorCell(IN, H, time_constant=3.0, **o),
     "leaky_learnt": lambda **o: rj.LeakyIntegratorCell(
         IN, H, time_constant=3.0, learn_time_constant=True, **o
     ),
-    "exprnn": lambda **o: rj.ExpRNNCell(IN, H, **o),
     "scornn": lambda **o: rj.ScoRNNCell(IN, H, **o),
     "antisymmetric": lambda **o: rj.AntisymmetricRNNCell(IN, H, epsilon=0.3, **o),
     "antisymmetric_gated": lambda **o: rj.AntisymmetricRNNCell(IN, H, epsilon=0.3, gated=True, **o),

@@ -32,10 +32,9 @@ def padded_size(size: int) -> int:
 
 
 def padded_to_tiles(matrices: jax.Array) -> jax.Array:
-    """(T, S, S) with zeros beside each matrix."""
-    size = matrices.shape[-1]
-    missing = padded_size(size) - size
-    return jnp.pad(matrices, [(0, 0), (0, missing), (0, missing)])
+    """Matrices (..., n, m) with zeros beside each."""
+    missing = [(0, padded_size(size) - size) for size in matrices.shape[-2:]]
+    return jnp.pad(matrices, [(0, 0)] * (matrices.ndim - 2) + missing)
 
 
 def launch(

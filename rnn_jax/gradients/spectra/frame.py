@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from rnn_jax.checks import check_count
@@ -70,10 +71,22 @@ def check_leading(k: Any, sizes: Sizes) -> int:
     return k
 
 
+def first_directions(size: int, k: int, dtype: Any) -> jax.Array:
+    """The frame to start from, (S, k): the axes if it holds all of them, else random directions.
+
+    Where units are independent of one another an axis never turns, and k of them would show the
+    growth of the first k units and not of the fastest. The directions are the same in every run.
+    """
+    if k == size:
+        return jnp.eye(size, dtype=dtype)
+    drawn = np.random.default_rng(0).normal(size=(size, k))
+    return jnp.asarray(np.linalg.qr(drawn)[0], dtype)
+
+
 def first_frame(maps: Pushes, size: int, k: int, dtype: Any, *, warmup: int) -> Frame:
-    """The frame that starts as k axes of the state, after so many steps."""
+    """The frame that starts as `first_directions`, after so many steps."""
     label = jnp.arange(k, dtype=jnp.int32)
-    frame = Frame(maps.start, jnp.eye(size, k, dtype=dtype), label)
+    frame = Frame(maps.start, first_directions(size, k, dtype), label)
     if warmup:
         frame, _ = sweep(maps, frame, 0, warmup, read=lambda *_: None)
     # Whatever the warm-up has lost is refilled: from here on every direction counts anew.

@@ -28,24 +28,25 @@ from rnn_jax.gradients.numerics.scaled import LN2, log_exactly
 
 
 def growth_by_step(
-    jacobians: jax.Array, count: int, *, interpret: bool = False
+    jacobians: jax.Array, first: jax.Array, *, interpret: bool = False
 ) -> tuple[jax.Array, jax.Array]:
-    """ln|R_ii| of every step, A_t Q_{t−1} = Q_t R_t, from the frame of the first axes on.
+    """ln|R_ii| of every step, A_t Q_{t−1} = Q_t R_t, from a frame Q_0 on.
 
     Args:
       jacobians: A_t, (T, S, S), float32.
-      count: k, the columns of the frame.
+      first: Q_0, orthonormal columns, (S, k), float32.
       interpret: run it in Pallas' interpret mode, on a CPU.
 
     Returns:
       (growth (T, k); whether all of it can be trusted, ()). It cannot where a direction is mapped
       to less than the rounding error of its step, or to what is not finite.
     """
-    steps, size, _ = jacobians.shape
+    steps = jacobians.shape[0]
+    size, count = first.shape
     side, width = padded_size(size), padded_size(count)
     pivots, exponents, lost = launch(
         _kernel(steps, side, width, count),
-        (padded_to_tiles(jacobians),),
+        (padded_to_tiles(jacobians), padded_to_tiles(first)),
         (((steps, width), jnp.float32), ((steps, width), jnp.int32), ((1,), jnp.int32)),
         blocks=1,
         name="frame",
@@ -81,9 +82,10 @@ def _kernel(steps: int, side: int, width: int, count: int) -> Any:
     """The kernel of one block, which is all there is."""
     noise_level = NOISE * float(jnp.finfo(jnp.float32).eps)
 
-    def kernel(jacobians: Any, pivots_out: Any, exponents_out: Any, lost_out: Any) -> None:
+    def kernel(
+        jacobians: Any, first: Any, pivots_out: Any, exponents_out: Any, lost_out: Any
+    ) -> None:
         column = lax.broadcasted_iota(jnp.int32, (side, width), 1)
-        row = lax.broadcasted_iota(jnp.int32, (side, width), 0)
         index = lax.broadcasted_iota(jnp.int32, (width,), 0)
         used = index < count
 
@@ -147,8 +149,8 @@ def _kernel(steps: int, side: int, width: int, count: int) -> Any:
             exponents_out[t] = found.exponents
             return found.q, ahead, lost | is_lost(found)
 
-        q = ((row == column) & (column < count)).astype(jnp.float32)
-        _, _, lost = lax.fori_loop(0, steps, step, (q, jacobians[0], jnp.int32(0)))
+        start = (first[...], jacobians[0], jnp.int32(0))
+        _, _, lost = lax.fori_loop(0, steps, step, start)
         lost_out[0] = lost
 
     return kernel

@@ -32,6 +32,7 @@ from rnn_jax.gradients.spectra.frame import (
     Frame,
     Triangle,
     check_leading,
+    first_directions,
     first_frame,
     growth_by_direction,
     sweep,
@@ -135,7 +136,9 @@ def lyapunov_exponents(
       xs: one sequence, (T, I), or a pytree of inputs; `jax.vmap` gives a batch.
       carry: initial carry; None asks the cell.
       feature_axes: trailing axes of xs that are features; as for `unroll`.
-      k: how many exponents, the leading ones; None is all S.
+      k: how many exponents, the leading ones; None is all S. Q starts as the axes if it holds all of
+        them, else as random directions, the same in every call, so that a few directions find the
+        fastest units of a cell whose units are independent; that takes a warm-up.
       warmup: steps that bring the carry to its attractor and Q into line, and are not counted;
         in [0, T).
       interval: steps between two QR decompositions. 1 is safe; longer saves time for small k and
@@ -244,7 +247,8 @@ def growth_by_kernel(
 ) -> jax.Array:
     """The same from one kernel, unless it finds a direction lost."""
     jacobians = Record(source).jacobians.state_by_state
-    growth, kept = frame_kernel.growth_by_step(jacobians, k)
+    first = first_directions(jacobians.shape[-1], k, jacobians.dtype)
+    growth, kept = frame_kernel.growth_by_step(jacobians, first)
     # A loop of at most one turn: under `vmap` a branch would be taken always.
     growth, _ = loops.while_loop(
         lambda state: ~state[1],
