@@ -4,8 +4,6 @@ Options of sequences in all combinations are in `sequence/test_modes_of_jax_sequ
 """
 
 import functools
-import pickle
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 import rnn_jax as rj
 from leaks import checking_leaks
-from two_devices import run_on_two_devices
+from two_devices import read_known, run_on_two_devices, write_known
 
 T, FEATURES, H, B = 3, 2, 2, 2
 XS = np.random.default_rng(0).normal(size=(B, T, FEATURES))
@@ -276,9 +274,9 @@ def check_on_devices(known):
     """All calls on two devices, in a process that has two.
 
     Args:
-      known: a file with the leaves of what each call gives on one device, by name.
+      known: a file with what each call gives on one device.
     """
-    known = pickle.loads(Path(known).read_bytes())
+    known = read_known(known)
     devices = jax.devices()[:2]
     for way, (axis, names) in ways_of().items():
         mesh = jax.make_mesh((2,), ("rows",), (axis,), devices=devices)
@@ -296,9 +294,8 @@ def check_on_devices(known):
 
 
 def test_calls_spread_over_devices_give_the_same(tmp_path):
-    known = {name: [np.asarray(x) for x in jax.tree.leaves(expected(name))] for name in CALLS}
     file = tmp_path / "known.pickle"
-    file.write_bytes(pickle.dumps(known))
+    write_known({name: expected(name) for name in CALLS}, file)
     run_on_two_devices(
         f"import test_modes_of_jax; test_modes_of_jax.check_on_devices({str(file)!r})"
     )
