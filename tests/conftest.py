@@ -27,12 +27,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # the backend's expensive passes over machine code, and computes the same.
 jax.config.update("jax_disable_most_optimizations", True)
 
-# And what an earlier run compiled is not compiled again, where that took longer than reading a
-# file does. A folder for each worker, because one that reads what another is writing is warned, and
-# a warning is an error here.
+# And what an earlier run compiled is not compiled again, where that took much longer than writing
+# and reading a file does: in a first run, writing is what the cache costs. A folder for each
+# worker, because one that reads what another is writing is warned, and a warning is an error here.
 cache = Path(__file__).parents[1] / ".jax_cache" / os.environ.get("PYTEST_XDIST_WORKER", "main")
 jax.config.update("jax_compilation_cache_dir", str(cache))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 # Tracing makes millions of small objects that live on in JAX's caches; looking for garbage among
 # them again and again is a tenth of the time.

@@ -18,6 +18,7 @@ from test_fixed_points import around, henon, henon_points, one_unit
 
 import rnn_jax as rj
 import zoo
+from leaks import checking_leaks
 from refusing import refuses
 
 CELL = Partial(one_unit, 2.0)
@@ -247,7 +248,7 @@ def test_in_modes_that_find_faults_it_finds_the_same():
     known = everything()
     with jax.disable_jit(), jax.debug_nans(True):
         plain = everything()
-    with jax.debug_nans(True), jax.checking_leaks():
+    with jax.debug_nans(True), checking_leaks():
         watched = everything()
     assert len(known[0]) == 1
     for one, two, three in zip(known, plain, watched, strict=True):

@@ -98,7 +98,7 @@ def test_the_flow_of_lorenz():
     np.testing.assert_allclose(np.asarray(spectrum.kaplan_yorke_dimension), 2.06215, atol=0.01)
 
 
-@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("size", [1, 3])
 def test_products_of_gaussian_matrices(size):
     As = 0.5 * np.random.default_rng(size).normal(size=(8000, size, size))
     spectrum = of_product(As)
@@ -138,7 +138,7 @@ def test_every_family_is_the_loop_in_plain_numpy(name, k, warmup, interval):
 
 
 def test_fewer_exponents_are_the_leading_ones():
-    As = np.random.default_rng(0).normal(size=(400, 5, 5))
+    As = np.random.default_rng(0).normal(size=(400, 4, 4))
     # From other directions on, so once both have turned.
     whole, part = of_product(As, warmup=200), of_product(As, k=2, warmup=200)
     for field in ("growth", "exponents", "standard_errors"):
@@ -369,7 +369,7 @@ def test_a_window_that_outgrows_the_digits_is_warned_of():
     np.testing.assert_allclose(np.asarray(spectrum.condition), 2.0**30, rtol=1e-6)
     np.testing.assert_allclose(np.asarray(of_rates(np.log([1.0, 0.5]), 120).condition), 2.0)
     # One step is as ill conditioned as it is: no shorter window would help.
-    assert np.asarray(of_rates(np.log([1.0, 1e-12]), 20).condition) > 1e11
+    assert np.asarray(of_rates(np.log([1.0, 1e-12]), 120).condition) > 1e11
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 import rnn_jax as rj
 import zoo
+from leaks import checking_leaks
 from two_devices import run_on_two_devices
 
 IN, H, T, B = 2, 3, 5, 4
@@ -105,7 +106,7 @@ def test_modes_that_find_faults_find_none(name):
     expected = jax.jit(run)()
     with jax.disable_jit():
         assert_close(run(), expected)
-    with jax.debug_nans(True), jax.checking_leaks():
+    with jax.debug_nans(True), checking_leaks():
         assert_close(run(), expected)
 
 

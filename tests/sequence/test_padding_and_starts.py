@@ -76,9 +76,16 @@ def test_padding_reaches_no_derivative_whatever_it_holds(name, reverse, bad):
     assert_close(dirty[2][0], jax.tree.map(jnp.add, cut[0][2][0], cut[1][2][0]))
 
 
-@pytest.mark.parametrize("activation", ["relu", "identity"])
-@pytest.mark.parametrize("fused", [True, False])
-@pytest.mark.parametrize("reverse", [False, True])
+# Each pair of two of the three once.
+@pytest.mark.parametrize(
+    ("activation", "fused", "reverse"),
+    [
+        ("relu", True, False),
+        ("relu", False, True),
+        ("identity", True, True),
+        ("identity", False, False),
+    ],
+)
 def test_a_neighbour_that_explodes_leaves_the_others_as_they_are(activation, fused, reverse):
     cell = rj.SimpleRNNCell(IN, H, activation=activation, rngs=nnx.Rngs(1))
     cell.kernel[...] = jnp.ones((IN, H))

@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 import rnn_jax as rj
+from leaks import checking_leaks
 from rnn_jax.tasks.digits import SequentialDigits
 from tasks import test_laws
 from tasks.drawing import draw, memoryless_loss
@@ -111,7 +112,7 @@ def test_fit_evaluates_on_all_images_held_out_and_knows_the_rest_as_bytes():
 
 def test_the_first_to_draw_may_be_traced():
     fresh = SequentialDigits(split_seed=2)
-    with jax.checking_leaks():
+    with checking_leaks():
         traced = jax.jit(fresh.sample, static_argnums=1)(jax.random.key(0), 5)
     plain = fresh.sample(jax.random.key(0), 5)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-15), traced, plain)

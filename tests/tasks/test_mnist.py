@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from leaks import checking_leaks
 from rnn_jax.tasks.mnist import SequentialMNIST
 from tasks.drawing import draw, memoryless_loss
 
@@ -95,7 +96,7 @@ def test_the_chance_loss_is_what_the_best_predictor_without_memory_pays(director
 def test_compiled_mapped_and_first_traced_it_draws_the_same(tmp_path):
     task = SequentialMNIST(write(tmp_path / "fresh", contents((4, 4), 10)))
     keys = jax.random.split(jax.random.key(0), 2)
-    with jax.checking_leaks():
+    with checking_leaks():
         both = jax.jit(jax.vmap(lambda key: task.sample(key, 6)))(keys)
     for row in range(2):
         alone = task.sample(keys[row], 6)

@@ -14,24 +14,21 @@ from training import spread
 # How the runs are spread: (what is trained, mesh, devices that the model lies on). Each name, kind
 # of axes and shape of a mesh is there at least once, and so is each thing that is trained.
 EIGHT = {
-    "a batch": ("linear", ((8,), ("batch",)), 8),
     "a batch of a network": ("network", ((8,), ("batch",)), 8),
     "a batch that is looked at": ("looking", ((4,), ("batch",)), 4),
     "another name, automatic axes": ("linear", ((8,), ("data",), "Auto"), 8),
     "some of the devices, explicit axes": ("linear", ((2,), ("batch",), "Explicit"), 2),
     "until solved": ("solved", ((8,), ("batch",)), 8),
     "networks on both": ("networks", ((2, 4), ("ensemble", "batch")), 8),
-    "both the other way round": ("members", ((4, 2), ("batch", "ensemble")), 8),
-    "both, explicit": ("members", ((2, 4), ("ensemble", "batch"), "Explicit"), 8),
     "members that share a batch": ("members", ((8,), ("batch",)), 8),
     "state": ("state", ((8,), ("batch",)), 8),
     "states on both": ("states", ((2, 4), ("ensemble", "batch")), 8),
     "members with rates": ("rates", ((8,), ("ensemble",)), 8),
     "random keys on both": ("noisy", ((2, 4), ("ensemble", "batch")), 8),
     "own arrays, members apart": ("arrays", ((4,), ("ensemble",)), 4),
-    "own arrays on both": ("arrays", ((2, 4), ("ensemble", "batch")), 8),
+    "own arrays on both, explicit": ("arrays", ((2, 4), ("ensemble", "batch"), "Explicit"), 8),
     "batches of a loader": ("loader", ((8,), ("batch",)), 8),
-    "one that breaks": ("breaking", ((4, 2), ("ensemble", "batch")), 8),
+    "one that breaks, both the other way round": ("breaking", ((4, 2), ("batch", "ensemble")), 8),
 }
 TO_EIGHT = {name: EIGHT[name] for name in ("a batch of a network", "random keys on both")}
 # A moment at which all is evaluated and measured in any case.
@@ -103,7 +100,7 @@ def test_a_run_begun_on_eight_devices_goes_on_on_one(name, eight):
 
 
 def test_a_member_that_breaks_on_one_device_leaves_the_others_alone(eight):
-    failed = eight[1]["one that breaks"]["failed_at"]
+    failed = eight[1]["one that breaks, both the other way round"]["failed_at"]
     np.testing.assert_array_equal(np.isnan(failed), [index != 1 for index in range(8)])
     assert failed[1] == 4
 

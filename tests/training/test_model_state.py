@@ -11,6 +11,7 @@ from flax import nnx
 from jax.tree_util import Partial
 
 import rnn_jax as rj
+from leaks import checking_leaks
 from rnn_jax.training.parameters.variables import in_evaluation, split, trained_leaves
 from training import toys
 
@@ -294,7 +295,7 @@ def test_a_run_that_is_debugged_is_the_same_run():
     expected = fit(Lean(), optax.sgd(0.1), steps=1).model
     with jax.disable_jit():
         toys.same(fit(Lean(), optax.sgd(0.1), steps=1).model, expected, rtol=1e-5, atol=1e-6)
-    with jax.debug_nans(True), jax.checking_leaks():
+    with jax.debug_nans(True), checking_leaks():
         toys.same(fit(Lean(), optax.sgd(0.1), steps=1).model, expected, rtol=1e-5, atol=1e-6)
 
 

@@ -37,7 +37,6 @@ def linear_fit(*probes, **options):
     ("every", "evaluate_every", "steps", "moments"),
     [
         (2, 3, 7, [0, 2, 4, 6, 7]),
-        (3, 3, 6, [0, 3, 6]),
         (4, 2, 6, [0, 4, 6]),
         (100, 3, 7, [0, 7]),
         (1, 100, 3, [0, 1, 2, 3]),
@@ -80,7 +79,7 @@ def test_probes_of_several_paces_do_not_disturb_each_other():
             np.testing.assert_allclose(together[probe.name][name], alone[name], rtol=1e-12)
 
 
-@pytest.mark.parametrize("probes", [[toys.Seen(1)], SEVERAL, [toys.Seen(100)]])
+@pytest.mark.parametrize("probes", [[toys.Seen(1)], SEVERAL])
 def test_measuring_does_not_change_the_training(probes):
     measured, plain = linear_fit(*probes), linear_fit()
     assert not plain.history.probes
