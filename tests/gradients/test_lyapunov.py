@@ -139,7 +139,8 @@ def test_every_family_is_the_loop_in_plain_numpy(name, k, warmup, interval):
 
 def test_fewer_exponents_are_the_leading_ones():
     As = np.random.default_rng(0).normal(size=(400, 4, 4))
-    whole, part = of_product(As), of_product(As, k=2)
+    # From other directions on, so once both have turned.
+    whole, part = of_product(As, warmup=200), of_product(As, k=2, warmup=200)
     for field in ("growth", "exponents", "standard_errors"):
         got, expected = getattr(part, field), getattr(whole, field)
         np.testing.assert_allclose(np.asarray(got), np.asarray(expected)[..., :2], atol=1e-11)
@@ -237,7 +238,8 @@ def test_standard_errors_need_four_windows():
     ],
 )
 def test_dimension_and_entropy_of_known_exponents(logs, k, dimension, entropy):
-    spectrum = of_rates(logs, 12, k=k)
+    # Fewer directions than all have to turn first.
+    spectrum = of_rates(logs, 12, k=k) if k is None else of_rates(logs, 72, k=k, warmup=60)
     np.testing.assert_allclose(np.asarray(spectrum.exponents), logs[:k], rtol=1e-13)
     np.testing.assert_allclose(np.asarray(spectrum.kaplan_yorke_dimension), dimension, rtol=1e-12)
     np.testing.assert_allclose(np.asarray(spectrum.entropy_rate), entropy, atol=1e-13)
@@ -248,6 +250,14 @@ def test_exponents_are_sorted_though_the_first_frame_is_not():
     # An axis of a diagonal product never turns towards a faster one.
     spectrum = of_rates((-1.0, 0.5, -2.0), 12)
     np.testing.assert_allclose(np.asarray(spectrum.exponents), [0.5, -1.0, -2.0], rtol=1e-13)
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_of_units_that_are_independent_one_direction_finds_the_fastest(place):
+    logs = np.insert([-1.0, -2.0], place, -0.25)
+    for spectrum in (of_rates(logs, 72, k=1, warmup=60), of_rates(logs, 72, k=2, warmup=60)):
+        known = np.sort(logs)[::-1][: len(spectrum.exponents)]
+        np.testing.assert_allclose(np.asarray(spectrum.exponents), known, rtol=1e-13)
 
 
 @pytest.mark.parametrize("warmup", [0, 150])

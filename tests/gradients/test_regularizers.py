@@ -12,6 +12,7 @@ from jax.tree_util import Partial
 from test_reference import FEATURES, QUICK, XS, H, T, network
 
 import oracles
+import oracles_spectra
 import rnn_jax as rj
 import zoo
 from refusing import refused
@@ -77,9 +78,9 @@ def frozen_omega(name, weights, at):
 
 
 def flossing(name, weights, k, target, warmup, interval):
-    """Mean of (λ_i − target_i)², λ by QR of the product applied to the first k unit vectors."""
+    """Mean of (λ_i − target_i)², λ by QR of the product applied to the first directions."""
     _, _, As = trajectory(name, weights)
-    Q = np.eye(As.shape[1])[:, :k]
+    Q = oracles_spectra.first_directions(As.shape[1], k)
     for A in As[:warmup]:
         Q = np.linalg.qr(A @ Q)[0]
     sums = np.zeros(Q.shape[1])

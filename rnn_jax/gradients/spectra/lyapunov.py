@@ -136,9 +136,9 @@ def lyapunov_exponents(
       xs: one sequence, (T, I), or a pytree of inputs; `jax.vmap` gives a batch.
       carry: initial carry; None asks the cell.
       feature_axes: trailing axes of xs that are features; as for `unroll`.
-      k: how many exponents, the leading ones; None is all S. Q starts as the axes if it holds all of
-        them, else as random directions, the same in every call, so that a few directions find the
-        fastest units of a cell whose units are independent; that takes a warm-up.
+      k: how many exponents, the leading ones; None is all S. Q starts as the axes if it holds all
+        of them, else as random directions, the same in every call: where units are independent an
+        axis would never turn to a faster one. To turn takes a warm-up.
       warmup: steps that bring the carry to its attractor and Q into line, and are not counted;
         in [0, T).
       interval: steps between two QR decompositions. 1 is safe; longer saves time for small k and
