@@ -3,7 +3,7 @@
 What is faster hangs on the kind of Λ, on the length, the batch, the size of the state and the
 device. On a CPU that was measured: `linear_recurrences.csv`, written by
 `benchmarks/linear_recurrences.py`. Taken is what was faster at the measured sizes nearest to those
-asked for; on two cores that was the scan, everywhere.
+asked for; on two cores that was the scan at all sizes but one, which is noise.
 
 On a GPU or a TPU nothing was measured. There the rule is a default with a reason: an associative
 scan does a few times the work of a scan, but takes 2 log₂ K rounds for a chunk of K steps instead
@@ -92,7 +92,7 @@ def unroll_method(
     """
     check_choice("implementation", implementation, IMPLEMENTATIONS)
     platform = jax.default_backend() if platform is None else platform
-    check_choice("platform", platform, ("cpu", "gpu", "tpu", jax.default_backend()))
+    check_choice("platform", platform, {"cpu", "gpu", "tpu", jax.default_backend()})
     cell = as_pytree(cell)
     feature_axes = resolve_feature_axes(cell, feature_axes)
     leading: tuple[int, ...] = ()
