@@ -194,6 +194,8 @@ def compare(config: Config, progress: Progress) -> list[Entry]:
     return rank(reaches, outcomes)
 
 
+# The share of a loss that is written out.
+MOST = 10
 VERDICTS = {True: "holds", False: "does not hold"}
 
 
@@ -232,7 +234,7 @@ def steps_to_solve(outcome: Outcome) -> str:
     if outcome.solved == len(outcome.solved_at):
         return solved
     left = [loss for loss in outcome.loss if loss is not None]
-    rest = f"> {outcome.steps} ({max(left):.0%})" if left else f"> {outcome.steps}"
+    rest = f"> {outcome.steps} ({percent(max(left))})" if left else f"> {outcome.steps}"
     return f"{solved}, {rest}" if solved else rest
 
 
@@ -241,9 +243,14 @@ def in_short(outcome: Outcome) -> str:
     solved = [at for at in outcome.solved_at if at is not None]
     if not solved:
         left = [loss for loss in outcome.loss if loss is not None]
-        return f"{max(left):.0%} left" if left else "not finite"
+        return f"{percent(max(left))} left" if left else "not finite"
     of = "" if len(solved) == len(outcome.solved_at) else f" {len(solved)}/{len(outcome.solved_at)}"
     return f"{sum(solved) / len(solved):.0f}{of}"
+
+
+def percent(share: float) -> str:
+    """A share in words that stay short where training has blown a loss up."""
+    return f"{share:.0%}" if share < MOST else f"> {MOST:.0%}"
 
 
 def entry_columns(entries: Sequence[Entry]) -> tuple[str, ...]:
