@@ -117,11 +117,11 @@ def _solved(h: jax.Array, o: jax.Array, penalty: jax.Array, washout: int) -> Rid
     size = rows.shape[-1]
     mean, mean_output = jnp.mean(rows, axis=0, keepdims=True), jnp.mean(outputs, axis=0)
     root = jnp.sqrt(penalty) * jnp.eye(size, dtype=rows.dtype)
-    q, r = jnp.linalg.qr(jnp.concatenate([rows - jnp.broadcast_to(mean, rows.shape), root]))
     # The rows of √λ I have the target 0. The mean of the targets needs no subtraction, because the
     # centred states are orthogonal to it, but what is left is smaller.
     centred = outputs - jnp.broadcast_to(mean_output, outputs.shape)
     with jax.default_matmul_precision("highest"):
+        q, r = jnp.linalg.qr(jnp.concatenate([rows - jnp.broadcast_to(mean, rows.shape), root]))
         seen = q[: rows.shape[0]].T @ centred
         kernel = jax.scipy.linalg.solve_triangular(r, seen)
         return RidgeReadout(kernel, mean_output - (mean @ kernel)[0])

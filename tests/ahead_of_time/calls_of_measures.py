@@ -94,5 +94,6 @@ CALLS: dict[str, Callable[[], Call]] = {
     "flossing_penalty": spectrum(gradient_of(functools.partial(rj.flossing_penalty, k=2))),
     "vanishing_penalty": measure(gradient_of(with_loss(rj.vanishing_penalty))),
     "orthogonality_penalty": lambda: (gradient_of(rj.orthogonality_penalty), (lstm(),)),
+    "ridge_readout": lambda: (functools.partial(rj.ridge_readout, penalty=0.1), (ROW, ROW)),
     "sample_starts": measure(lambda cell, xs: rj.sample_starts(cell, xs, 8, 0.1, key=KEY)),
 }

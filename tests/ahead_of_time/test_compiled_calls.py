@@ -17,9 +17,7 @@ CALLS = {**calls_over_time.CALLS, **calls_of_measures.CALLS}
 
 # What the other files here compile.
 IN_OTHER_FILES = {
-    "GRUCell",
-    "LSTMCell",
-    "SimpleRNNCell",  # test_compiled_cells.py
+    *(set(rj.cells.__all__) - {"Cell", "LinearForm", "RNNCell"}),  # test_compiled_cells.py
     "fixed_points",
     "continue_fixed_points",  # test_compiled_fixed_points.py
     "fit",
@@ -52,10 +50,13 @@ NO_PROGRAMS = {
         "LyapunovSpectrum",
         "MemoryPath",
         "ProbeRecord",
+        "RidgeReadout",
+        "UnrollMethod",
     },
     "What a class of the user's must have or may inherit": {
         "Activation",
         "Cell",
+        "LinearForm",
         "Probe",
         "RNNCell",
     },
@@ -67,7 +68,8 @@ NO_PROGRAMS = {
         "restore",
         "save",
     },
-    "Plain Python numbers": {"activation_slope_range"},
+    "Plain Python numbers and words": {"activation_slope_range", "unroll_method"},
+    "Holds calls of its own, or what runs where it is called": {"cells", "initializers", "testing"},
     "An exception": {"Terminated"},
 }
 

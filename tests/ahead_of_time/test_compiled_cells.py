@@ -14,17 +14,19 @@ from rnn_jax.cells.structure import sees_output_alone
 platforms.require()
 as_a_user = platforms.as_a_user
 
-# Of the long-memory family one of each kind: with weights that see nothing, or are made of others,
-# and whose weights meet what kernels do not have.
+CELLS_OF_THE_ZOO = ("SimpleRNNCell", "LSTMCell", "GRUCell")
+# The long-memory family, every class once.
 FAMILY = {
-    "leaky": rj.LeakyIntegratorCell,
-    "exprnn": rj.ExpRNNCell,
-    "slstm": rj.SLSTMCell,
-    "cornn": rj.CoRNNCell,
-    "lem": rj.LEMCell,
+    name: getattr(rj, name)
+    for name in rj.cells.__all__
+    if name.endswith("Cell") and name not in ("Cell", "RNNCell", *CELLS_OF_THE_ZOO)
 }
 
 KERNEL = "__gpu$xla.gpu.triton"
+
+
+def in_single(leaf):
+    return leaf.astype(jnp.float32) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
 
 def outputs_and_gradient(cell, xs):
@@ -38,7 +40,7 @@ def test_a_cell_compiles(name, platform):
         cell = FAMILY[name](FEATURES, H, rngs=nnx.Rngs(0))
     else:
         cell = zoo.CELLS[name](FEATURES, H, 0)
-    cell = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), cell)
+    cell = jax.tree.map(in_single, cell)
     text = platforms.compiled_for(platform, outputs_and_gradient, cell, XS)
     form = cell.fused_form()
     by_kernel = platform == "cuda" and form is not None and sees_output_alone(form.mathematics)
