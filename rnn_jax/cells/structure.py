@@ -220,14 +220,6 @@ def split_blocks(groups: Groups, grouped: Iterable[jax.Array]) -> Blocks:
     return tuple(itertools.chain.from_iterable(parts))
 
 
-def join_blocks(groups: Groups, blocks: Iterable[jax.Array]) -> Grouped:
-    """The inverse of `split_blocks`."""
-    rest = iter(blocks)
-    return tuple(
-        jnp.concatenate(list(itertools.islice(rest, group.blocks)), axis=-1) for group in groups
-    )
-
-
 def product(values: jax.Array, rows: jax.Array, product_type: Any) -> jax.Array:
     """Values times rows of a kernel, added up in the kernel's own type; see `FusedForm`."""
     if product_type is None:
