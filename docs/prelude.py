@@ -1,4 +1,4 @@
-"""What every example in a docstring starts from; the reference shows it at the head of each page."""
+"""What every example in a docstring starts from; the reference shows it."""
 
 import jax
 import jax.numpy as jnp

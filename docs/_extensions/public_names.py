@@ -260,7 +260,7 @@ def grouped() -> list[str]:
 
 
 def public() -> set[str]:
-    """Every public name of the package, in the table's form; submodules are not names but places."""
+    """Every public name of the package, in the table's form; submodules are places, not names."""
     found = set()
     for path, module in MODULES.items():
         inside = path.removeprefix("rnn_jax").lstrip(".")

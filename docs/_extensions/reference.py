@@ -72,7 +72,8 @@ def index_page() -> str:
     links = "\n".join(f"- [{group.title}]({group.slug}.md): {group.about}" for group in GROUPS)
     contents = "\n".join(group.slug for group in GROUPS)
     hidden = f"```{{toctree}}\n:hidden:\n\n{contents}\n../features\n```\n"
-    return f"{INTRODUCTION}{links}\n- [What works with what](../features.md): cells against modes.\n\n{hidden}"
+    features = "- [What works with what](../features.md): cells against modes."
+    return f"{INTRODUCTION}{links}\n{features}\n\n{hidden}"
 
 
 def pages() -> dict[str, str]:

@@ -48,8 +48,8 @@ def typed_numbers(text):
 
 
 def digits(number):
-    """The number as code would have it."""
-    return re.sub(r"^e\^?|%| |times|ms|GiB|MiB", "", number.translate(PLAIN)).strip()
+    """The number as code would have it, without its sign."""
+    return re.sub(r"^e?\^?-?|%| |times|ms|GiB|MiB", "", number.translate(PLAIN))
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=lambda page: str(page.relative_to(DOCS)))
