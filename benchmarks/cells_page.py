@@ -1,4 +1,4 @@
-"""The table of docs/cells/index.md: what each cell is, what it claims, and what is measured of it."""
+"""The table of docs/cells/index.md: what each cell is, what it claims, what is measured of it."""
 
 import math
 import re
