@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from public_names import GROUPS
+from results import ROOT, Rows, row, table
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
 from benchmarks.cells import every_cell
-from benchmarks.cells_page import PAGE
-from public_names import GROUPS
-from results import ROOT, Rows, row, table
 
 MAPS = "cells/maps"
 MEASURE = Path(__file__).parent / "cell_maps.py"
@@ -126,8 +125,8 @@ class CellPicture(CellDirective):
         figure += nodes.raw("", "\n".join(panels), format="html")
         caption = (
             f"$\\ln\\|\\partial y_t/\\partial x_s\\|$ at initialization, above its mean at lag 0; "
-            f"H = {measured['hidden']}, normal inputs, one seed. {said(cell, measured).capitalize()}. "
-            "The colors are those of every cell."
+            f"H = {measured['hidden']}, normal inputs, one seed; {said(cell, measured)}. The colors "
+            "are those of every cell."
         )
         return [figure, *self.parse_text_to_nodes(caption)]
 
@@ -190,7 +189,7 @@ class CellClaims(CellDirective):
             lines.append("| " + " | ".join(cells) + " |")
         lines += [
             "",
-            "Measured by `experiments/cells.py` in float64, H = 32, T = 200, on the untrained cell.",
+            "Measured by `experiments/cells.py` in float64 on untrained cells, H = 32, T = 200.",
         ]
         return self.parse_text_to_nodes("\n".join(lines))
 
