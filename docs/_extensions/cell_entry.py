@@ -124,9 +124,9 @@ class CellPicture(CellDirective):
         figure = nodes.container(classes=["cell-picture"])
         figure += nodes.raw("", "\n".join(panels), format="html")
         caption = (
-            "$\\ln\\|\\partial y_t/\\partial x_s\\|$ at initialization, above its mean at lag 0; H = "
-            f"{measured['hidden']}, normal inputs, one seed; {said(cell, measured)}. The colors are "
-            "those of every cell."
+            "$\\ln\\|\\partial y_t/\\partial x_s\\|$ at initialization, above its mean at lag 0; "
+            f"H = {measured['hidden']}, normal inputs, one seed; {said(cell, measured)}. "
+            "The colors are those of every cell."
         )
         return [figure, *self.parse_text_to_nodes(caption)]
 
