@@ -94,4 +94,4 @@ $(VENV)/.lint: $(VENV)/bin/python pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-* results docs/_build docs/reference
+	rm -rf $(VENV) .venv-* results docs/_build docs/reference docs/cells/maps

@@ -24,6 +24,8 @@ APART = [  # What is no prose.
     re.compile(r"\$\$.*?\$\$", flags=re.S),
     re.compile(r"\$[^$\n]*\$"),
     re.compile(r"\]\([^)]*\)"),
+    # Tables that a benchmark writes into a page are themselves results.
+    re.compile(r"<!-- written by python .*?<!-- end of the table -->", flags=re.S),
     re.compile(r"<!--.*?-->", flags=re.S),
     re.compile(r"(Python|jax|flax|PyTorch|Keras|version|CFF|Apache-) ?\d+\.\d+(\.\d+)?"),
 ]
