@@ -35,7 +35,7 @@ class SequenceModel(nnx.Module):
 
     h¹ = unroll(cell₁, x),  h² = unroll(cell₂, h¹), …,    o = h_last W_o + b_o
 
-    With all options, layer l makes of its input hˡ⁻¹ (h⁰ = x, or the embedding of a token x)
+    With all options, layer l makes of its input hˡ⁻¹ (h⁰ = x, or the embedding of a token x):
 
     hˡ = [hˡ⁻¹ +] [dropout] unroll(cellₗ, [layer_norm] hˡ⁻¹)
 
