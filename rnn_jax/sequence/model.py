@@ -76,6 +76,16 @@ class SequenceModel(nnx.Module):
       TypeError: a layer that is no cell or has no initial carry, inputs of unknown size, or an
         `rngs` that is no `nnx.Rngs`.
 
+    Example:
+      >>> model = rj.SequenceModel(cell, 1, rngs=nnx.Rngs(0))
+      >>> model(jnp.stack([xs, xs])).shape  # One output for each sequence
+      (2, 1)
+      >>> carry = model.initialize_carry()
+      >>> for x in xs:  # One step at a time
+      ...     carry, output = model.step(carry, x)
+      >>> bool(jnp.allclose(output, model(xs), atol=1e-6))
+      True
+
     References:
       W. Zaremba, I. Sutskever and O. Vinyals, "Recurrent neural network regularization", 2014 (the
       dropout).
