@@ -60,6 +60,17 @@ class GradientFlow:
       weight_log_norms: ln‖share of dL/dW by step‖, (B, T); None without a loss.
       wrt: "input" or "state".
       omissions: (measure, what it would need) of those that could not be had; see `omitted`.
+
+    Example:
+      >>> flow = rj.gradient_flow(cell, xs)
+      >>> flow.regime, int(flow.horizon())
+      ('vanishing', 12)
+      >>> flow.log_norms.shape, flow.by_lag().shape
+      ((20, 20), (20,))
+      >>> round(float(flow.rate), 1)  # Nats a step of lag
+      -0.3
+      >>> sorted(flow.gates)
+      ['reset', 'update']
     """
 
     log_norms: jax.Array
@@ -213,6 +224,15 @@ def gradient_flow(
       ValueError: wrong shapes, unknown names, k below 1, an empty sequence, a loss that is no
         scalar, or a result too large for memory.
       TypeError: inputs or carries of the wrong type, or a cell that needs `carry`.
+
+    Example:
+      >>> flow = rj.gradient_flow(cell, xs)
+      >>> print(flow.summary())
+      Gradient flow over T = 20 steps, ‖∂y_t/∂x_s‖ by lag t − s
+        regime        vanishing: later outputs hardly depend on early steps; what must
+                      be remembered longer than the horizon will be hard to learn
+        horizon       12 steps until the norm is 1 % of that at lag 0
+      ...
     """
     check_choice("wrt", wrt, ("input", "state"))
     k = check_count("k", k, low=1)

@@ -51,6 +51,14 @@ class FixedPoints:
       lower_period: starts that led to an orbit of a shorter period, which is none of period n.
       unsettled: starts that led to none: still moving after `max_steps`, at a point too fast to be
         called slow, or diverged.
+
+    Example:
+      >>> starts = rj.sample_starts(cell, xs, 16, key=jax.random.key(0))
+      >>> found = rj.fixed_points(cell, jnp.zeros(2), starts=starts)
+      >>> print(found.summary().splitlines()[0])
+      1 fixed points: 1 stable, 0 unstable; 0 slow points
+      >>> bool(found.certified.all())  # Proven to exist
+      True
     """
 
     points: np.ndarray

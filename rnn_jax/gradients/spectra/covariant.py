@@ -71,6 +71,15 @@ class CovariantLyapunovVectors:
       spectrum: `lyapunov_exponents` of the same steps, which come with it; vector i belongs to
         spectrum.exponents[i].
       start: steps before the first vectors.
+
+    Example:
+      >>> found = rj.covariant_lyapunov_vectors(rj.linearize(cell, xs), k=3)
+      >>> found.vectors.shape
+      (21, 8, 3)
+      >>> found.angles(0).shape  # Between the leading vector and the other two
+      (21,)
+      >>> found.exponents.shape
+      (3,)
     """
 
     local_exponents: jax.Array
@@ -236,6 +245,13 @@ def covariant_lyapunov_vectors(
       ValueError: wrong shapes, k, warmup or tail out of range, an empty sequence, or a result too
         large for memory.
       TypeError: inputs or carries of the wrong type, or a cell that needs `carry`.
+
+    Example:
+      >>> lin = rj.linearize(cell, xs)
+      >>> v = rj.covariant_lyapunov_vectors(lin, k=3).vectors[..., 1]
+      >>> onwards = lin.state_jacobians[9] @ v[9]  # Along v[10], whose length is 1
+      >>> bool(jnp.allclose(jnp.abs(onwards @ v[10]), jnp.linalg.norm(onwards), rtol=1e-3))
+      True
 
     References:
       F. Ginelli et al., "Characterizing dynamics with covariant Lyapunov vectors", 2007;

@@ -26,6 +26,13 @@ class LocalLyapunovExponents:
       exponents: nats a step, (N, k); −inf in a window in which a direction is mapped to 0.
       window: steps in each window.
       start: steps before the first one.
+
+    Example:
+      >>> local = rj.local_lyapunov_exponents(cell, xs, window=5)
+      >>> [int(step) for step in local.ends]
+      [5, 10, 15, 20]
+      >>> local.mean.shape
+      (8,)
     """
 
     exponents: jax.Array
@@ -94,6 +101,14 @@ def local_lyapunov_exponents(
       ValueError: wrong shapes, window, k or warmup out of range, an empty sequence, or a result
         too large for memory.
       TypeError: inputs or carries of the wrong type, or a cell that needs `carry`.
+
+    Example:
+      >>> local = rj.local_lyapunov_exponents(cell, xs, window=5)
+      >>> local.exponents.shape
+      (4, 8)
+      >>> whole = rj.lyapunov_exponents(cell, xs)
+      >>> bool(jnp.allclose(local.mean, whole.exponents, atol=1e-3))
+      True
 
     References:
       H. Abarbanel, R. Brown and M. Kennel, "Variation of Lyapunov exponents on a strange
