@@ -14,10 +14,16 @@ EVERY  ?= 8
 # Small LAPACK calls on several threads wait for one another on a machine that is shared.
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: demo test test-part test-aot test-gpu lint bench bench-gpu clean
+.PHONY: demo docs test test-part test-aot test-gpu lint bench bench-gpu clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python experiments/vanishing_gradient.py
+
+# Checks that need no pages, then the pages: every notebook is run, and any warning is an error.
+docs: $(VENV)/.docs
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal docs/checks --ignore docs/checks/browser
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --jobs auto --quiet docs docs/_build/html
+	@echo "The guide: docs/_build/html/index.html"
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
@@ -63,6 +69,12 @@ $(VENV)/.test: $(VENV)/bin/python pyproject.toml
 			"what is held against them will be skipped.")
 	touch $@
 
+# The guide converts weights from PyTorch and Keras, so it cannot do without them.
+$(VENV)/.docs: $(VENV)/.test
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet torch
+	$(BIN)/python -m pip install --quiet --editable '.[test,docs]'
+	touch $@
+
 $(VENV)-gpu/.peers: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-gpu
 	$(VENV)-gpu/bin/python -m pip install --quiet --upgrade pip
@@ -82,4 +94,4 @@ $(VENV)/.lint: $(VENV)/bin/python pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-* results
+	rm -rf $(VENV) .venv-* results docs/_build docs/reference

@@ -1,7 +1,7 @@
 """Every cell: the time of a training step, beside the matrix products that it must contain.
 
 python -m benchmarks.cells              # writes benchmarks/RESULTS_CELLS.md
-python -m benchmarks.cells --docs       # and the table of docs/cells.md
+python -m benchmarks.cells --docs       # and the table of docs/cells/index.md
 python -m benchmarks.cells --describe   # of that table only what is not measured, in seconds
 python -m benchmarks.cells --only lru --rounds 3
 """
@@ -47,9 +47,9 @@ class Config:
     only: str = ""
     """Only cells whose name holds this text, or one of several with commas between them."""
     docs: bool = False
-    """Also measure the other columns of docs/cells.md, and write its table."""
+    """Also measure the other columns of docs/cells/index.md, and write its table."""
     describe: bool = False
-    """Measure nothing; bring the other columns of docs/cells.md up to date."""
+    """Measure nothing; bring the other columns of docs/cells/index.md up to date."""
     out: Path = Path(__file__).parent / "RESULTS_CELLS.md"
     """Where the table of timings is written."""
 

@@ -1,4 +1,4 @@
-"""The table of docs/cells.md: what each cell is, what it claims, and what is measured of it."""
+"""The table of docs/cells/index.md: what each cell is, what it claims, what is measured of it."""
 
 import math
 import re
@@ -19,7 +19,7 @@ from benchmarks.timing import Timing
 from rnn_jax.cells.claims import claim
 from rnn_jax.cells.linear import linear_form
 
-PAGE = Path(__file__).parents[1] / "docs" / "cells.md"
+PAGE = Path(__file__).parents[1] / "docs" / "cells" / "index.md"
 BEGIN, END = "<!-- written by python -m benchmarks.cells --docs -->", "<!-- end of the table -->"
 
 # Of a sequence; and before it, so that no state is that at the start, and again so that changes of

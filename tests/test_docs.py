@@ -14,12 +14,8 @@ import rnn_jax as rj
 
 README = Path(__file__).parents[1] / "README.md"
 DOCS = README.parent / "docs"
-PAGES = sorted(page.name for page in DOCS.glob("*.md"))
+PAGES = ["howto/bring.md", "cells/index.md", "background/gpu.md", "background/platforms.md"]
 STEPS = 4
-
-
-def test_there_are_pages():
-    assert "bring.md" in PAGES
 
 
 def briefly(model, task, optimizer, *, steps, **options):

@@ -9,7 +9,7 @@ import platforms
 platforms.require()
 as_a_user = platforms.as_a_user
 
-PAGE = Path(__file__).parents[2] / "docs" / "platforms.md"
+PAGE = Path(__file__).parents[2] / "docs" / "background" / "platforms.md"
 
 
 def test_the_code_of_the_page_compiles_for_a_tpu():

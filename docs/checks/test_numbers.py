@@ -1,0 +1,67 @@
+"""No number of a page is merely typed: an assertion of its notebook, or a results file, holds it.
+
+A number is held if it stands in the text by the role `eval`, or, with the same digits, in a line of
+a code cell of the page that asserts. Numbers in code and in formulas are no claims.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[1]
+WRITTEN = sorted(
+    page
+    for page in DOCS.rglob("*.md")
+    if not {"_build", "reference", "jupyter_execute"} & set(page.relative_to(DOCS).parts)
+)
+CELL = re.compile(r"^(`{3,}|~{3,})\{code-cell\}.*?\n(.*?)^\1", flags=re.S | re.M)
+APART = [  # What is no prose.
+    re.compile(r"\A---\n.*?\n---\n", flags=re.S),
+    re.compile(r"^(`{3,}|~{3,}).*?^\1", flags=re.S | re.M),
+    re.compile(r"\{eval\}`[^`]*`"),
+    re.compile(r"`+[^`]*`+"),
+    re.compile(r"\$\$.*?\$\$", flags=re.S),
+    re.compile(r"\$[^$\n]*\$"),
+    re.compile(r"\]\([^)]*\)"),
+    re.compile(r"<!--.*?-->", flags=re.S),
+    re.compile(r"(Python|jax|flax|PyTorch|Keras|version|CFF|Apache-) ?\d+\.\d+(\.\d+)?"),
+]
+# Decimals, percentages, powers of e or ten, and so many times.
+NUMBER = re.compile(
+    r"[−-]?\d+\.\d+|\d+ ?%|e\^?[−⁻-][\d⁰¹²³⁴-⁹]+|10[⁻⁰¹²³⁴-⁹]+|\b\d+ times\b|\b\d+ (?:ms|GiB|MiB)\b"
+)
+PLAIN = str.maketrans("−⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "--0123456789")
+
+
+def typed_numbers(text):
+    """The numbers in the prose of a page that none of its assertions holds."""
+    held = "\n".join(
+        line
+        for cell in CELL.finditer(text)
+        for line in cell[2].splitlines()
+        if "assert" in line or "# asserted" in line
+    ).translate(PLAIN)
+    for pattern in APART:
+        text = pattern.sub(" ", text)
+    return [n for n in NUMBER.findall(text) if digits(n) not in held]
+
+
+def digits(number):
+    """The number as code would have it, without its sign."""
+    return re.sub(r"^e?\^?-?|%| |times|ms|GiB|MiB", "", number.translate(PLAIN))
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: str(page.relative_to(DOCS)))
+def test_every_number_is_held(page):
+    typed = typed_numbers(page.read_text(encoding="utf-8"))
+    assert not typed, (
+        f"{page.relative_to(DOCS)} states {typed}: assert each in a code cell of the page, or read "
+        "it from a results file and put it in with the role eval."
+    )
+
+
+def test_a_typed_number_is_found():
+    page = "The rate is −0.41, of 1.5.\n\n```{code-cell}\nassert abs(rate + 1.5) < 0.1\n```\n"
+    assert typed_numbers(page) == ["−0.41"]
+    assert typed_numbers(page.replace("1.5)", "1.5 + 0.41)")) == []

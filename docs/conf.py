@@ -1,0 +1,82 @@
+"""How the guide is built: `make docs`."""
+
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+for folder in (HERE.parent, HERE, HERE / "_extensions"):
+    sys.path.insert(0, str(folder))
+# Kernels of notebooks import the package, and what the pages share, from this checkout.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), str(HERE)])
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import rnn_jax  # noqa: E402
+
+project = "rnn_jax"
+author = "The rnn_jax authors"
+copyright = author
+version = release = rnn_jax.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx_design",
+    "sphinx_copybutton",
+    "docstrings",
+    "offline_mathjax",
+    "reference",
+]
+exclude_patterns = ["_build", "checks", "images", "Thumbs.db", "**/.ipynb_checkpoints"]
+nitpicky = True
+# Types of other libraries have no page here.
+nitpick_ignore_regex = [("py:class", r"(?!rnn_jax).*")]
+
+# Notebooks: text in, executed at each build; what raises fails the build.
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist", "attrs_inline"]
+myst_heading_anchors = 3
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 120
+nb_execution_show_tb = True
+nb_merge_streams = True
+
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+add_module_names = False
+python_maximum_signature_line_length = 88
+napoleon_google_docstring = True
+napoleon_use_ivar = True
+napoleon_use_param = False
+napoleon_use_rtype = False
+default_role = "code"
+
+html_theme = "pydata_sphinx_theme"
+html_title = "rnn_jax"
+html_static_path = ["_static"]
+html_css_files = ["guide.css"]
+html_show_sourcelink = False
+html_copy_source = False
+html_theme_options = {
+    "logo": {"text": "rnn_jax"},
+    "navbar_align": "left",
+    "navbar_end": ["theme-switcher"],
+    "header_links_before_dropdown": 7,
+    "show_prev_next": True,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": [],
+    "footer_end": [],
+    "pygments_light_style": "default",
+    "pygments_dark_style": "github-dark",
+    "show_toc_level": 2,
+}
+mathjax_path = "mathjax/tex-svg.js"
+mathjax_loading_method = "defer"
+# Assistive MathML and the menu would fetch files that are not here.
+mathjax3_config = {"options": {"enableMenu": False}}
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
