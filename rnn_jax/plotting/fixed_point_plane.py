@@ -66,10 +66,11 @@ def plot_fixed_points(
         or a figsize that do not fit.
 
     Example:
-      >>> found = rj.fixed_points(cell, rj.sample_starts(cell, xs, 16, key=jax.random.key(0)))
+      >>> starts = rj.sample_starts(cell, xs, 16, key=jax.random.key(0))
+      >>> found = rj.fixed_points(cell, x=np.zeros(2), starts=starts)
       >>> ax = rj.plotting.plot_fixed_points(found, title="GRU")
-      >>> ax.get_aspect()
-      1.0
+      >>> ax.get_title(loc="left")
+      'GRU'
     """
     paths = _paths(trajectories, result)
     cloud = result.points if paths is None else paths.reshape(-1, paths.shape[-1])

@@ -50,8 +50,8 @@ def plot_gates(
 
     Example:
       >>> ax = rj.plotting.plot_gates(rj.gradient_flow(cell, xs), labels=["r", "z"])
-      >>> ax.get_ylim()
-      (0.0, 1.0)
+      >>> [text.get_text() for text in ax.get_legend().get_texts()]
+      ['r', 'z']
     """
     gates = result if isinstance(result, Mapping) else result.gates
     if not gates:

@@ -100,6 +100,9 @@ def style(name: str | None) -> contextlib.ExitStack:
       * None: nothing is written. Colours, colour map, grid, spines, text and the size of new
         figures are your own.
 
+    `rnn_jax.plotting.COLUMN` and `PAGE` are these widths in inches, `COLORS` are the colours by
+    name, and `STYLES` the parameters of each style.
+
     Args:
       name: "column", "page" or None.
 
