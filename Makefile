@@ -105,4 +105,4 @@ $(VENV)/.lint: $(VENV)/bin/python pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-* results docs/_build docs/reference
+	rm -rf $(VENV) .venv-* dist results docs/_build docs/reference

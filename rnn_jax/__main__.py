@@ -5,7 +5,6 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
@@ -14,8 +13,6 @@ import jax
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-
-from rnn_jax import __version__
 
 CORE = ("jax", "jaxlib", "flax", "optax")
 
@@ -48,6 +45,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints what is here, or exits with 2 and one line for arguments that it does not know."""
+    from rnn_jax import __version__  # Here, as parts of the package do not import the whole.
+
     parser = _Parser(prog="python -m rnn_jax", description=__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"rnn_jax {__version__}")
     parser.parse_args(arguments)
@@ -99,4 +98,4 @@ def _version(package: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -46,13 +46,9 @@ def version() -> str:
 
 def data_files() -> list[str]:
     """Everything in the package that is no Python, by its path inside it."""
-    command = ["git", "ls-files", "rnn_jax"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return [
-        name.removeprefix("rnn_jax/")
-        for name in listed.stdout.splitlines()
-        if not name.endswith(".py")
-    ]
+    package = ROOT / "rnn_jax"
+    files = [path for path in package.rglob("*") if path.is_file()]
+    return [str(path.relative_to(package)) for path in files if path.suffix not in (".py", ".pyc")]
 
 
 def try_distribution(path: Path) -> str:
