@@ -132,7 +132,7 @@ def _draw_lines(
             ax.axhline(
                 mean, color=color, linewidth=line_width(0.6), linestyle=(0, (5, 2)), alpha=0.8
             )
-    ax.set_ylabel("local exponent  (nats a step)")
+    ax.set_ylabel("exponent  (nats a step)")
     add_legend(
         ax,
         loc="upper left",
@@ -167,9 +167,7 @@ def _draw_map(
     ax.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     below, above = (finite < low).any(), (finite > high).any()
     extend = ("both" if above else "min") if below else ("max" if above else "neither")
-    bar = ax.figure.colorbar(
-        image, ax=ax, label="local exponent  (nats a step)", extend=extend, pad=0.02
-    )
+    bar = ax.figure.colorbar(image, ax=ax, label="exponent  (nats a step)", extend=extend, pad=0.02)
     bar.outline.set_visible(False)
     if isinstance(norm, TwoSlopeNorm):
         # Some on either side: even steps would leave the narrower one without any.

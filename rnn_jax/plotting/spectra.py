@@ -82,7 +82,7 @@ def plot_exponents(
             label=label,
         )
     ax.set_xlabel("rank $i$")
-    ax.set_ylabel(r"Lyapunov exponent $\lambda_i$  (nats a step)")
+    ax.set_ylabel(r"exponent $\lambda_i$  (nats a step)")
     add_legend(ax)
     return finish(ax, title)
 

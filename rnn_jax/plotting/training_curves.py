@@ -226,7 +226,7 @@ def plot_flow_while_learning(
     add_legend(ax, loc="upper left", frameon=True, framealpha=0.85)
     if colorbar:
         if label is None:
-            label = log_norm_label("input", "t-k") + (", less lag 0" if relative else "")
+            label = log_norm_label("input", "t-k") + ("\nless lag 0" if relative else "")
         extend = "min" if finite.size and finite.min() < low else "neither"
         bar = ax.figure.colorbar(image, ax=ax, label=label, extend=extend)
         bar.outline.set_visible(False)

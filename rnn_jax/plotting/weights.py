@@ -67,7 +67,7 @@ def plot_weight_shares(
         curves.append(shares)
     mark_float32_floor(ax, curves)
     ax.set_xlabel("step $s$ at which the weights are used")
-    ax.set_ylabel("ln share of the weight gradient  (nats)")
+    ax.set_ylabel(r"$\ln$ of its share  (nats)")
     add_legend(ax)
     return finish(ax, title)
 
