@@ -117,7 +117,7 @@ def style(name: str | None) -> contextlib.ExitStack:
       >>> import rnn_jax.plotting as rp
       >>> with rp.style("column"):
       ...     ax = rp.plot_by_lag(rj.gradient_flow(cell, xs))
-      >>> ax.figure.get_figwidth()
+      >>> float(ax.figure.get_figwidth())
       3.5
     """
     if name is not None and name not in STYLES:
