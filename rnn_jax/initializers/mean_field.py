@@ -89,7 +89,7 @@ def fixed_point_variance(
     Example:
       >>> rj.initializers.fixed_point_variance(0.9, "tanh")  # below gain 1 the network rests
       0.0
-      >>> rj.initializers.fixed_point_variance(1.5, "tanh") > 0.5  # and is chaotic above
+      >>> rj.initializers.fixed_point_variance(1.5, "tanh") > 0.1  # and is chaotic above
       True
 
     References:
