@@ -26,6 +26,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx_design",
     "sphinx_copybutton",
+    "cell_entry",
     "docstrings",
     "offline_mathjax",
     "reference",
@@ -48,17 +49,21 @@ autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 add_module_names = False
+toc_object_entries_show_parents = "hide"
 python_maximum_signature_line_length = 88
 napoleon_google_docstring = True
 napoleon_use_ivar = True
 napoleon_use_param = False
 napoleon_use_rtype = False
+napoleon_attr_annotations = False
+# Else they are called variables, and annotations are looked up for them.
+napoleon_custom_sections = [("Attributes", "params_style")]
 default_role = "code"
 
 html_theme = "pydata_sphinx_theme"
 html_title = "rnn_jax"
 html_static_path = ["_static"]
-html_css_files = ["guide.css"]
+html_css_files = ["guide.css", "reference.css"]
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {

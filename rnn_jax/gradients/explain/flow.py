@@ -60,6 +60,17 @@ class GradientFlow:
       weight_log_norms: ln‖share of dL/dW by step‖, (B, T); None without a loss.
       wrt: "input" or "state".
       omissions: (measure, what it would need) of those that could not be had; see `omitted`.
+
+    Example:
+      >>> flow = rj.gradient_flow(cell, xs)
+      >>> flow.regime, int(flow.horizon())
+      ('vanishing', 12)
+      >>> flow.log_norms.shape, flow.by_lag().shape
+      ((20, 20), (20,))
+      >>> round(float(flow.rate), 1)  # Nats a step of lag
+      -0.3
+      >>> sorted(flow.gates)
+      ['reset', 'update']
     """
 
     log_norms: jax.Array
@@ -142,11 +153,14 @@ class GradientFlow:
         """A few lines that say in words what the numbers mean."""
         return summarize(self)
 
-    def plot(self, *, figsize: tuple[float, float] | None = None) -> Figure:
+    def plot(
+        self, *, figsize: tuple[float, float] | None = None, title: str | None = None
+    ) -> Figure:
         """One figure: the (t, s) map, norm by lag, and gates and weight shares where known.
 
         Args:
           figsize: width and height in inches; None gives each panel the room that it needs.
+          title: above all; None says what was found, "" leaves it out.
 
         Returns:
           A matplotlib `Figure`; needs the `experiments` extra.
@@ -158,7 +172,7 @@ class GradientFlow:
         # must not.
         from rnn_jax.plotting.flow_figure import flow_figure
 
-        return flow_figure(self, figsize=figsize)
+        return flow_figure(self, figsize=figsize, title=title)
 
 
 @functools.partial(compiled, marks_unknown=True)
@@ -213,6 +227,15 @@ def gradient_flow(
       ValueError: wrong shapes, unknown names, k below 1, an empty sequence, a loss that is no
         scalar, or a result too large for memory.
       TypeError: inputs or carries of the wrong type, or a cell that needs `carry`.
+
+    Example:
+      >>> flow = rj.gradient_flow(cell, xs)
+      >>> print(flow.summary())
+      Gradient flow over T = 20 steps, ‖∂y_t/∂x_s‖ by lag t − s
+        regime        vanishing: later outputs hardly depend on early steps; what must
+                      be remembered longer than the horizon will be hard to learn
+        horizon       12 steps until the norm is 1 % of that at lag 0
+      ...
     """
     check_choice("wrt", wrt, ("input", "state"))
     k = check_count("k", k, low=1)

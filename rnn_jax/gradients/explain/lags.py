@@ -19,6 +19,14 @@ def by_lag(table: jax.Array, statistic: str = "mean") -> jax.Array:
 
     Raises:
       ValueError: an unknown statistic, or a table that is not square.
+
+    Example:
+      >>> logs = rj.jacobian_log_norms(cell, xs)
+      >>> curve = rj.by_lag(logs)
+      >>> curve.shape
+      (20,)
+      >>> bool((rj.by_lag(logs, "min") <= curve).all())
+      True
     """
     check_choice("statistic", statistic, ("mean", "min", "max"))
     table = jnp.asarray(table)
