@@ -27,6 +27,7 @@ extensions = [
     "sphinx_design",
     "sphinx_copybutton",
     "docstrings",
+    "feature_matrix",
     "offline_mathjax",
     "reference",
 ]
