@@ -75,7 +75,7 @@ def has_kernel(cell: rj.RNNCell) -> bool:
 
 
 def _holds(name: str, law: str) -> bool:
-    # The sweep holds that laws on claims hold for those in its table, and all others for every cell.
+    # The sweep asserts laws on claims for the cells in its table, and all others for every cell.
     return law not in laws.ABOUT_CLAIMS or law in laws.CLAIMS[name]
 
 
