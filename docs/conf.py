@@ -26,6 +26,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx_design",
     "sphinx_copybutton",
+    "cell_entry",
     "docstrings",
     "feature_matrix",
     "offline_mathjax",

@@ -97,11 +97,18 @@ class History:
         """Which members have solved the task, (…)."""
         return np.isfinite(self.solved_at)
 
-    def plot(self, *, chance: float | None = None, title: str | None = None) -> Figure:
+    def plot(
+        self,
+        *,
+        chance: float | None = None,
+        figsize: tuple[float, float] | None = None,
+        title: str | None = None,
+    ) -> Figure:
         """One figure: losses by training step; terms and gradient flow where there are some.
 
         Args:
           chance: the loss of a predictor that remembers nothing, such as task.chance_loss.
+          figsize: width and height in inches; None is as wide as the style.
           title: above all.
 
         Returns:
@@ -111,7 +118,7 @@ class History:
         # must not.
         from rnn_jax.plotting.training_curves import training_figure
 
-        return training_figure(self, chance=chance, title=title)
+        return training_figure(self, chance=chance, figsize=figsize, title=title)
 
     def keys(self) -> tuple[str, ...]:
         """Names that can be read with history[name]."""

@@ -153,11 +153,14 @@ class GradientFlow:
         """A few lines that say in words what the numbers mean."""
         return summarize(self)
 
-    def plot(self, *, figsize: tuple[float, float] | None = None) -> Figure:
+    def plot(
+        self, *, figsize: tuple[float, float] | None = None, title: str | None = None
+    ) -> Figure:
         """One figure: the (t, s) map, norm by lag, and gates and weight shares where known.
 
         Args:
           figsize: width and height in inches; None gives each panel the room that it needs.
+          title: above all; None says what was found, "" leaves it out.
 
         Returns:
           A matplotlib `Figure`; needs the `experiments` extra.
@@ -169,7 +172,7 @@ class GradientFlow:
         # must not.
         from rnn_jax.plotting.flow_figure import flow_figure
 
-        return flow_figure(self, figsize=figsize)
+        return flow_figure(self, figsize=figsize, title=title)
 
 
 @functools.partial(compiled, marks_unknown=True)

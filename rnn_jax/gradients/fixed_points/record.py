@@ -189,6 +189,9 @@ class FixedPoints:
         Args:
           ax: where to draw; None makes a figure.
           options: of `rnn_jax.plotting.plot_fixed_points`.
+
+        Returns:
+          A matplotlib `Axes`, whose `figure` can be saved; needs the `experiments` extra.
         """
         # Here and not above: importing this package must not import matplotlib.
         from rnn_jax.plotting.fixed_point_plane import plot_fixed_points

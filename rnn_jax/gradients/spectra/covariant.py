@@ -48,7 +48,7 @@ from rnn_jax.gradients.step_maps import pushes
 from rnn_jax.sequence.calling import Carry
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 
 @struct.dataclass
@@ -178,18 +178,20 @@ class CovariantLyapunovVectors:
             )
         return self.angles(range(unstable))
 
-    def plot(self, window: int | None = None) -> Figure:
+    def plot(self, ax: Axes | None = None, *, window: int | None = None, **options: Any) -> Axes:
         """Exponents of the covariant vectors by window over time.
 
         Args:
+          ax: where to draw; None makes a figure.
           window: steps in each; None makes about a hundred windows.
+          options: of `rnn_jax.plotting.plot_local_exponents`.
 
         Returns:
-          A matplotlib `Figure`; needs the `experiments` extra.
+          A matplotlib `Axes`, whose `figure` can be saved; needs the `experiments` extra.
         """
         if window is None:
             window = max(1, self.local_exponents.shape[-2] // 100)
-        return self.finite_time(window).plot()
+        return self.finite_time(window).plot(ax, **options)
 
     def _count_unstable(self) -> int:
         exponents = self.spectrum.exponents

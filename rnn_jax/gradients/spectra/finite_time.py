@@ -15,7 +15,7 @@ from rnn_jax.gradients.spectra.lyapunov import lyapunov_exponents
 from rnn_jax.sequence.calling import Carry
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 
 @struct.dataclass
@@ -49,18 +49,21 @@ class LocalLyapunovExponents:
         """The step with which each window ends, (N,): from carry_{end − window} to carry_end."""
         return self.start + self.window * jnp.arange(1, self.exponents.shape[-2] + 1)
 
-    def plot(self) -> Figure:
+    def plot(self, ax: Axes | None = None, **options: Any) -> Axes:
         """Exponents by window over time: lines for a few, a heat map for many.
 
+        Args:
+          ax: where to draw; None makes a figure.
+          options: of `rnn_jax.plotting.plot_local_exponents`.
+
         Returns:
-          A matplotlib `Figure`; needs the `experiments` extra.
+          A matplotlib `Axes`, whose `figure` can be saved; needs the `experiments` extra.
         """
         # Here and not above: only plotting may import matplotlib, and importing this package
         # must not.
         from rnn_jax.plotting.local_exponents import plot_local_exponents
 
-        figure: Any = plot_local_exponents(self).figure
-        return figure
+        return plot_local_exponents(self, ax, **options)
 
 
 def local_lyapunov_exponents(
