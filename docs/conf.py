@@ -28,6 +28,7 @@ extensions = [
     "sphinx_copybutton",
     "cell_entry",
     "docstrings",
+    "feature_matrix",
     "offline_mathjax",
     "reference",
 ]
