@@ -82,4 +82,5 @@ def skew_matrix(values: jax.Array, size: int) -> jax.Array:
 
 
 def random_angles(key: jax.Array, size: int, dtype: Any) -> jax.Array:
+    """Uniform on the circle, one for each plane, (size // 2,)."""
     return jax.random.uniform(key, (size // 2,), dtype, -math.pi, math.pi)
