@@ -63,14 +63,8 @@ class GradientFlow:
 
     Example:
       >>> flow = rj.gradient_flow(cell, xs)
-      >>> flow.regime, int(flow.horizon())
-      ('vanishing', 12)
-      >>> flow.log_norms.shape, flow.by_lag().shape
-      ((20, 20), (20,))
-      >>> round(float(flow.rate), 1)  # Nats a step of lag
-      -0.3
-      >>> sorted(flow.gates)
-      ['reset', 'update']
+      >>> flow.regime, int(flow.horizon()), flow.by_lag().shape
+      ('vanishing', 12, (20,))
     """
 
     log_norms: jax.Array
@@ -197,13 +191,11 @@ def gradient_flow(
       xs: one sequence (T, I), or a batch (B, T, I).
       carry: initial carry, its leaves with B first for a batch; None asks the cell.
       feature_axes: trailing axes of xs that are features; as for `unroll`.
-      loss: loss(ys) -> scalar, of one sequence's outputs (T, H); adds the share of the weight
-        gradient by step.
+      loss: loss(ys) -> scalar, of one sequence's outputs (T, H); adds the weight gradient by step.
       wrt: "input", outputs by inputs, or "state", carries by carries (for systems without
         input).
       k: how many Lyapunov exponents, the leading ones; all S if S is smaller.
-      spectrum: also find all singular values of ∂carry_T/∂carry_0; costs T QR decompositions of
-        S × S, seconds where S is in the hundreds.
+      spectrum: also find all singular values of ∂carry_T/∂carry_0, by T QR decompositions, S × S.
       measures: what to measure beside the log-norms, by the names of the fields of `GradientFlow`:
         "attribution", "bound", "change_log_norms", "exponents", "log_singular_values" and
         "weight_log_norms". None is all that `loss` and `spectrum` ask for.
@@ -217,13 +209,9 @@ def gradient_flow(
       TypeError: inputs or carries of the wrong type, or a cell that needs `carry`.
 
     Example:
-      >>> flow = rj.gradient_flow(cell, xs)
-      >>> print(flow.summary())
+      >>> print(rj.gradient_flow(cell, xs).summary())
       Gradient flow over T = 20 steps, ‖∂y_t/∂x_s‖ by lag t − s
-        regime        vanishing: later outputs hardly depend on early steps; what must
-                      be remembered longer than the horizon will be hard to learn
-        horizon       12 steps until the norm is 1 % of that at lag 0
-      ...
+        regime        vanishing: later outputs hardly depend on early steps; ...
     """
     check_choice("wrt", wrt, ("input", "state"))
     k = check_count("k", k, low=1)

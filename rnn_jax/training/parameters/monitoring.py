@@ -83,7 +83,7 @@ def recorded_gradient_norms(optimizer_state: Any) -> dict[str, jax.Array]:
       >>> optimizer = rj.record_gradient_norms(lambda path: "all")
       >>> _, state = optimizer.update(cell, optimizer.init(cell))  # Weights for a gradient
       >>> norms = rj.recorded_gradient_norms(state)
-      >>> bool(jnp.allclose(norms["all"], optax.global_norm(cell)))
+      >>> bool(jnp.allclose(norms["all"], optax.tree.norm(cell)))
       True
     """
     found = [
