@@ -145,13 +145,18 @@ def finish(ax: Axes, title: str | None = None, *, grid: bool = True) -> Axes:
     return ax
 
 
+def mark_level(ax: Axes, level: float) -> None:
+    """A dotted line across, for a level that curves are read against."""
+    ax.axhline(level, color=ink(), linewidth=line_width(0.6), linestyle=DOTTED)
+
+
 def mark_float32_floor(ax: Axes, curves: Sequence[np.ndarray]) -> None:
     """A line where float32 reads 0, if a curve falls that far; named where there is room."""
     floor = math.log(float(np.finfo(np.float32).tiny))
     falling = [curve for curve in curves if (curve < floor).any()]
     if not falling:
         return
-    ax.axhline(floor, color=ink(), linewidth=line_width(0.6), linestyle=DOTTED)
+    mark_level(ax, floor)
     right, above = _free_place(floor, curves, ax.get_ylim())
     ax.annotate(
         f"float32 reads 0 below −{-floor:.0f}",

@@ -13,15 +13,14 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from rnn_jax.plotting.axes import (
-    DOTTED,
     Size,
     add_legend,
     as_numpy,
     check_labels,
     cycle_color,
     finish,
-    ink,
     line_width,
+    mark_level,
     new_axes,
 )
 from rnn_jax.plotting.styles import CYCLE, drawing
@@ -114,7 +113,7 @@ def _draw_lines(
     finite = table[np.isfinite(table)]
     # Where nothing is lost, unless that is so far off that the curves would be pressed flat.
     if not finite.size or np.abs(finite).min() <= np.ptp(finite):
-        ax.axhline(0, color=ink(), linewidth=line_width(0.6), linestyle=DOTTED)
+        mark_level(ax, 0)
     for index, curve in enumerate(table.T):
         color, mean = cycle_color(index), curve.mean()
         shown = np.where(np.isfinite(curve), curve, np.nan)

@@ -9,13 +9,12 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from rnn_jax.plotting.axes import (
-    DOTTED,
     Size,
     add_legend,
     as_numpy,
     finish,
-    ink,
     line_width,
+    mark_level,
     named_series,
     new_axes,
 )
@@ -60,7 +59,7 @@ def plot_exponents(
     """
     series = list(named_series(results, labels, colors))
     ax = new_axes(ax, figsize)
-    ax.axhline(0, color=ink(), linewidth=line_width(0.6), linestyle=DOTTED)
+    mark_level(ax, 0)
     for label, result, color in series:
         # A spectrum has standard errors; a flow holds a spectrum.
         own = hasattr(result, "standard_errors")
@@ -122,7 +121,7 @@ def plot_singular_values(
     """
     series = list(named_series(results, labels, colors))
     ax = new_axes(ax, figsize)
-    ax.axhline(0, color=ink(), linewidth=line_width(0.6), linestyle=DOTTED)
+    mark_level(ax, 0)
     for label, result, color in series:
         values = getattr(result, "log_singular_values", result)
         if values is None:
