@@ -21,6 +21,7 @@ PROBE = """
 import importlib.metadata, importlib.resources, importlib.util, sys
 from pathlib import Path
 import rnn_jax
+from rnn_jax.__main__ import OPTIONAL
 
 here = Path(rnn_jax.__file__).parent
 assert Path(sys.prefix) in here.parents, here
@@ -28,8 +29,8 @@ assert rnn_jax.__version__ == importlib.metadata.version("rnn_jax") == sys.argv[
 assert (here / "py.typed").is_file()
 for name in sys.argv[2:]:
     assert (here / name).is_file(), name
-for extra in ("matplotlib", "tyro", "sklearn", "tensorboardX", "torch", "keras", "equinox"):
-    assert importlib.util.find_spec(extra) is None, extra
+for one in OPTIONAL:
+    assert importlib.util.find_spec(one.module) is None, one
 """
 
 
