@@ -191,11 +191,13 @@ def gradient_flow(
       xs: one sequence (T, I), or a batch (B, T, I).
       carry: initial carry, its leaves with B first for a batch; None asks the cell.
       feature_axes: trailing axes of xs that are features; as for `unroll`.
-      loss: loss(ys) -> scalar, of one sequence's outputs (T, H); adds the weight gradient by step.
+      loss: loss(ys) -> scalar, of one sequence's outputs (T, H); adds the share of the weight
+        gradient by step.
       wrt: "input", outputs by inputs, or "state", carries by carries (for systems without
         input).
       k: how many Lyapunov exponents, the leading ones; all S if S is smaller.
-      spectrum: also find all singular values of ∂carry_T/∂carry_0, by T QR decompositions, S × S.
+      spectrum: also find all singular values of ∂carry_T/∂carry_0; costs T QR decompositions of
+        S × S, seconds where S is in the hundreds.
       measures: what to measure beside the log-norms, by the names of the fields of `GradientFlow`:
         "attribution", "bound", "change_log_norms", "exponents", "log_singular_values" and
         "weight_log_norms". None is all that `loss` and `spectrum` ask for.
