@@ -21,7 +21,7 @@ demo: $(VENV)/.demo
 
 # Checks that need no pages, then the pages: every notebook is run, and any warning is an error.
 docs: $(VENV)/.docs
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal docs/checks --ignore docs/checks/browser
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal docs/checks
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --jobs auto --quiet docs docs/_build/html
 	@echo "The guide: docs/_build/html/index.html"
 

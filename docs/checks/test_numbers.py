@@ -38,10 +38,7 @@ PLAIN = str.maketrans("−⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "--0123456789")
 def typed_numbers(text):
     """The numbers in the prose of a page that none of its assertions holds."""
     held = "\n".join(
-        line
-        for cell in CELL.finditer(text)
-        for line in cell[2].splitlines()
-        if "assert" in line or "# asserted" in line
+        line for cell in CELL.finditer(text) for line in cell[2].splitlines() if "assert" in line
     ).translate(PLAIN)
     for pattern in APART:
         text = pattern.sub(" ", text)
