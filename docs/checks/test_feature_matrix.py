@@ -20,7 +20,7 @@ def test_every_cell_has_a_row_with_an_entry_for_each_column():
 
 def test_a_cell_that_no_test_sweeps_fails_the_build(monkeypatch):
     monkeypatch.delitem(feature_matrix.laws.CLAIMS, "lru")
-    with pytest.raises(ValueError, match="sweeps none of LRUCell. Add it to CLAIMS"):
+    with pytest.raises(ValueError, match="sweeps none of LRUCell"):
         feature_matrix.rows()
 
 
