@@ -40,7 +40,8 @@ nitpick_ignore_regex = [("py:class", r"(?!rnn_jax).*")]
 # Notebooks: text in, executed at each build; what raises fails the build.
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist", "attrs_inline"]
 myst_heading_anchors = 3
-nb_execution_mode = "force"
+nb_execution_mode = "inline"  # In order, so that the text can show what its cells computed.
+nb_eval_name_regex = ".*"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
 nb_execution_show_tb = True

@@ -28,9 +28,10 @@ from flax import nnx
 import rnn_jax as rj
 from benchmarks.cells import abstract_cells, every_cell
 from benchmarks.cells_page import description
+from rnn_jax import plotting
 from rnn_jax.cells.claims import claim
 from rnn_jax.cells.structure import fused_form, stages_of
-from rnn_jax.plotting import plot_by_lag, plot_log_norms, style
+from rnn_jax.plotting import plot_by_lag, plot_log_norms
 
 STEPS, FEATURES, HIDDEN = 100, 2, 32
 # Nats above and below the mean at lag 0: from e^−10 to e^2 of it.
@@ -110,7 +111,7 @@ def draw(name: str, folder: Path) -> dict[str, Any]:
     table = measure(name)
     flow = rj.GradientFlow(table)
     curve, horizon = np.asarray(flow.by_lag()), int(flow.horizon(LEFT))
-    image = mpl.colormaps[style.COLORMAP](mpl.colors.Normalize(*LIMITS)(table))
+    image = mpl.colormaps["cividis"](mpl.colors.Normalize(*LIMITS)(table))
     image[np.triu_indices(STEPS, 1)] = 0  # Future inputs: nothing there, so that the page shows.
     plt.imsave(folder / f"{name}.png", image)
     with mpl.rc_context(STYLE):
@@ -134,7 +135,7 @@ def _curve(flow: rj.GradientFlow, curve: np.ndarray, horizon: int) -> str:
     plot_by_lag(flow, ax)
     for note in list(ax.texts):  # On what lies below the part that is shown.
         note.remove()
-    ax.axhline(math.log(LEFT), color=style.COLORS["grey"], linewidth=1, linestyle=":")
+    ax.axhline(math.log(LEFT), color=plotting.COLORS["grey"], linewidth=1, linestyle=":")
     ax.annotate(
         "1 % left",
         (STEPS - 1, math.log(LEFT)),
@@ -143,7 +144,7 @@ def _curve(flow: rj.GradientFlow, curve: np.ndarray, horizon: int) -> str:
         ha="right",
         fontsize="small",
     )
-    ax.plot([horizon], [curve[horizon]], "o", color=style.COLORS["vermilion"])
+    ax.plot([horizon], [curve[horizon]], "o", color=plotting.COLORS["vermilion"])
     ax.set_ylim(*LIMITS)
     ax.set_xlim(-1, STEPS)
     ax.set_ylabel("nats above the mean at lag 0")

@@ -18,7 +18,7 @@ from rnn_jax.checks import check_choice, check_count, check_flag
 from rnn_jax.gradients.differentiation import Jacobians
 from rnn_jax.gradients.explain.attribution import Attribution, attribution_of
 from rnn_jax.gradients.explain.bounds import jacobian_log_bound
-from rnn_jax.gradients.explain.lags import by_lag
+from rnn_jax.gradients.explain.lags import by_lag, slope_by_lag
 from rnn_jax.gradients.explain.regime import classify
 from rnn_jax.gradients.explain.summary import summarize
 from rnn_jax.gradients.input_vectors import check_by_input
@@ -129,7 +129,7 @@ class GradientFlow:
 
         −inf if the gradient becomes exactly 0; nan if the sequence has a single step.
         """
-        return _slope(self.by_lag())
+        return slope_by_lag(self.by_lag())
 
     @property
     def regime(self) -> str:
@@ -162,22 +162,10 @@ class GradientFlow:
         Raises:
           ValueError: a figsize that is not two positive numbers.
         """
-        # Here and not above: only plotting may import matplotlib, and importing this package
-        # must not.
+        # Here and not above: importing this package must not import matplotlib.
         from rnn_jax.plotting.flow_figure import flow_figure
 
         return flow_figure(self, figsize=figsize, title=title)
-
-
-@functools.partial(compiled, marks_unknown=True)
-def _slope(curve: jax.Array) -> jax.Array:
-    """The least-squares slope of a curve (T,); −inf if it falls to −inf, NaN for one point."""
-    lags = jnp.arange(curve.shape[0], dtype=curve.dtype)
-    centred = lags - jnp.mean(lags)
-    zero = jnp.any(jnp.isneginf(curve)) & ~jnp.any(jnp.isnan(curve))
-    line = jnp.where(zero, jnp.zeros_like(curve), curve)
-    slope = jnp.sum(centred * line) / jnp.sum(centred * centred)
-    return jnp.where(zero, -jnp.inf, slope)
 
 
 def gradient_flow(
