@@ -53,10 +53,10 @@ def link(name: str, folder: str = "api/") -> str:
     return f"[`{name.rpartition('.')[2]}`]({folder}{page_of(name)}.md)"
 
 
-def table(head: str, rows: list[str], widths: str) -> str:
+def table(head: str, rows: list[str], look: str) -> str:
     """A table of two columns without a visible heading."""
     lines = [f"| {head} | |", "|---|---|", *rows]
-    return "\n".join(["````{table}", ":class: names", f":widths: {widths}", "", *lines, "````", ""])
+    return "\n".join(["````{table}", f":class: {look}", "", *lines, "````", ""])
 
 
 def module_of(group: Group) -> str:
@@ -68,7 +68,7 @@ def module_of(group: Group) -> str:
 def section_table(part: Section) -> str:
     """A section of a group's page: its names with their first lines."""
     rows = [f"| {link(name)} | {one_line(resolve(name))} |" for name in part.names]
-    return f"## {part.title}\n\n{table('Name', rows, '38 62')}"
+    return f"## {part.title}\n\n{table('Name', rows, 'names')}"
 
 
 def group_page(group: Group) -> str:
@@ -135,7 +135,7 @@ def index_page() -> str:
             f"{group.about}{module_of(group)}",
             "",
         ]
-        parts += [table("For", rows, "27 73")]
+        parts += [table("For", rows, "names all-names")]
     contents = "\n".join(group.slug for group in GROUPS)
     parts += [
         "## What works with what",

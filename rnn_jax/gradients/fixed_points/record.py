@@ -47,7 +47,7 @@ class FixedPoints:
       counts: how many starts led to it, (N,); 0 if only one halfway between two others did.
       labels: the row that each start led to, (M,); −1 for those that led to none.
       x: the input, (I,).
-      period: n.
+      period: n, the points of each orbit.
       lower_period: starts that led to an orbit of a shorter period, which is none of period n.
       unsettled: starts that led to none: still moving after `max_steps`, at a point too fast to be
         called slow, or diverged.

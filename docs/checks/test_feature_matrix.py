@@ -1,0 +1,28 @@
+"""The table of cells against modes has every cell."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path[:0] = [str(Path(__file__).parents[1] / "_extensions")]
+
+import feature_matrix  # noqa: E402
+
+
+def test_every_cell_has_a_row_with_an_entry_for_each_column():
+    rows = feature_matrix.rows()
+    assert set(rows) == feature_matrix.cells()
+    assert {len(marks) for marks in rows.values()} == {len(feature_matrix.COLUMNS) + 2}
+    assert all(rows["GRUCell"])
+    assert rows["LRUCell"][-3:] == [False, False, False]
+
+
+def test_a_cell_that_no_test_sweeps_fails_the_build(monkeypatch):
+    monkeypatch.delitem(feature_matrix.laws.CLAIMS, "lru")
+    with pytest.raises(ValueError, match="sweeps none of LRUCell"):
+        feature_matrix.rows()
+
+
+def test_a_law_that_is_renamed_is_noticed():
+    assert set(feature_matrix.COLUMNS.values()) <= set(feature_matrix.laws.LAWS)
