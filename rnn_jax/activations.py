@@ -277,6 +277,12 @@ def activation_slope_range(activation: ActivationLike) -> tuple[float, float]:
 
     Raises:
       ValueError: the name is unknown, or nothing is known about this callable.
+
+    Example:
+      >>> rj.activation_slope_range("sigmoid")
+      (0.0, 0.25)
+      >>> rj.activation_slope_range("leaky_relu")
+      (0.01, 1.0)
     """
     resolved = get_activation(activation)
     name, function = _name_of(resolved), resolved

@@ -242,3 +242,11 @@ def matrix_shape(name: str, shape: Sequence[int]) -> tuple[int, int]:
     if len(shape) != 2:
         raise ValueError(f"{name} fills matrices only; got shape {tuple(shape)}")
     return shape[0], shape[1]
+
+
+def square_size(name: str, shape: Sequence[int]) -> int:
+    """The rows of a square matrix, else raises."""
+    rows, columns = matrix_shape(name, shape)
+    if rows != columns:
+        raise ValueError(f"{name} fills square matrices only; got shape {tuple(shape)}")
+    return rows

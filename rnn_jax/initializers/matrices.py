@@ -12,8 +12,9 @@ import numpy as np
 from rnn_jax.arrays import at_least_float32
 from rnn_jax.checks import check_not_negative, check_number, check_positive
 from rnn_jax.initializers.drawing import Initializer
-from rnn_jax.initializers.entries import matrix_shape
+from rnn_jax.initializers.entries import matrix_shape, square_size
 from rnn_jax.initializers.hippo import legs_matrix
+from rnn_jax.initializers.skew import random_angles, skew_matrix
 
 
 def orthogonal(scale: float = 1.0) -> Initializer:
@@ -161,52 +162,6 @@ def henaff() -> Initializer:
     return _Rotations()
 
 
-def skew_henaff() -> Initializer:
-    """The skew-symmetric matrix whose exponential `henaff` is.
-
-    A = diag([[0, θ], [−θ, 0]], …),    θ ~ U(−π, π)
-
-    By name it is "henaff", where a constructor asks for a skew-symmetric matrix, as `ExpRNNCell`
-    does.
-
-    Returns:
-      An initialiser of square matrices; with an odd number of rows the last of them is 0.
-
-    Example:
-      >>> a = rj.initializers.skew_henaff()(jax.random.key(0), (4, 4), jnp.float32)
-      >>> bool(jnp.array_equal(a, -a.T)), int((a != 0).sum())
-      (True, 4)
-
-    References:
-      M. Henaff, A. Szlam and Y. LeCun, "Recurrent orthogonal networks and long-memory tasks", 2016.
-    """
-    return _SkewHenaff()
-
-
-def skew_cayley() -> Initializer:
-    """The skew-symmetric matrix whose Cayley transform turns planes by random angles.
-
-    A = diag([[0, s], [−s, 0]], …),    s = −√((1 − cos u)/(1 + cos u)),    u ~ U(0, π/2)
-
-    so that (I + A)⁻¹ (I − A) turns by u. By name it is "cayley", where a constructor asks for a
-    skew-symmetric matrix, as `ScoRNNCell` does.
-
-    Returns:
-      An initialiser of square matrices; with an odd number of rows the last of them is 0.
-
-    Example:
-      >>> a = rj.initializers.skew_cayley()(jax.random.key(0), (4, 4), jnp.float32)
-      >>> w = jnp.linalg.solve(jnp.eye(4) + a, jnp.eye(4) - a)
-      >>> bool(jnp.allclose(w @ w.T, jnp.eye(4), atol=1e-5)), bool((jnp.diag(w) > 0).all())
-      (True, True)
-
-    References:
-      K. Helfrich, D. Willmott and Q. Ye, "Orthogonal recurrent neural networks with scaled Cayley
-      transform", 2018.
-    """
-    return _SkewCayley()
-
-
 def hippo(step: float = 0.01) -> Initializer:
     """The memory of HiPPO-LegS, discretised by a zero-order hold.
 
@@ -262,7 +217,7 @@ class _Sparse:
     radius: float
 
     def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = float) -> jax.Array:
-        size = _square("sparse", shape)
+        size = square_size("sparse", shape)
         of_places, of_values = jax.random.split(key)
         wide = at_least_float32(dtype)
         values = jax.random.uniform(of_values, (size, size), wide, -1.0, 1.0)
@@ -296,7 +251,7 @@ class _Ring:
     max_phase: float
 
     def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = float) -> jax.Array:
-        size = _square("ring", shape)
+        size = square_size("ring", shape)
         of_area, of_turn, of_basis = jax.random.split(key, 3)
         wide = at_least_float32(dtype)
         decay, phase = draw_ring(
@@ -311,26 +266,10 @@ class _Ring:
 @dataclass(frozen=True)
 class _Rotations:
     def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = float) -> jax.Array:
-        size = _square("henaff", shape)
-        angles = _angles(key, size, at_least_float32(dtype))
+        size = square_size("henaff", shape)
+        angles = random_angles(key, size, at_least_float32(dtype))
         angles = jnp.concatenate([angles, jnp.zeros(size % 2, angles.dtype)])
         return _turning(jnp.ones_like(angles), angles, size).astype(dtype)
-
-
-@dataclass(frozen=True)
-class _SkewHenaff:
-    def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = float) -> jax.Array:
-        size = _square("henaff", shape)
-        return _skew(_angles(key, size, dtype), size)
-
-
-@dataclass(frozen=True)
-class _SkewCayley:
-    def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = float) -> jax.Array:
-        size = _square("cayley", shape)
-        angles = jax.random.uniform(key, (size // 2,), dtype, maxval=math.pi / 2)
-        # √((1 − cos u)/(1 + cos u)) = tan(u/2)
-        return _skew(-jnp.tan(angles / 2), size)
 
 
 @dataclass(frozen=True)
@@ -341,7 +280,7 @@ class _Hippo:
         from scipy.linalg import expm
 
         del key
-        return jnp.asarray(expm(self.step * legs_matrix(_square("hippo", shape))).T, dtype)
+        return jnp.asarray(expm(self.step * legs_matrix(square_size("hippo", shape))).T, dtype)
 
 
 def check_ring(r_min: float, r_max: float, max_phase: float) -> tuple[float, float, float]:
@@ -393,24 +332,5 @@ def _turning(moduli: jax.Array, angles: jax.Array, size: int) -> jax.Array:
     pairs = size // 2
     at = jnp.arange(0, 2 * pairs, 2)
     cosine, sine = (moduli[:pairs] * part(angles[:pairs]) for part in (jnp.cos, jnp.sin))
-    blocks = _skew(sine, size).at[at, at].set(cosine).at[at + 1, at + 1].set(cosine)
+    blocks = skew_matrix(sine, size).at[at, at].set(cosine).at[at + 1, at + 1].set(cosine)
     return blocks if size % 2 == 0 else blocks.at[-1, -1].set(moduli[pairs])
-
-
-def _skew(values: jax.Array, size: int) -> jax.Array:
-    """Blocks [[0, a], [−a, 0]], and a row of 0 over if the size is odd."""
-    at = jnp.arange(0, size - 1, 2)
-    upper = jnp.zeros((size, size), values.dtype).at[at, at + 1].set(values)
-    return upper - upper.T
-
-
-def _angles(key: jax.Array, size: int, dtype: Any) -> jax.Array:
-    return jax.random.uniform(key, (size // 2,), dtype, -math.pi, math.pi)
-
-
-def _square(name: str, shape: Sequence[int]) -> int:
-    """The rows of a square matrix, else raises."""
-    rows, columns = matrix_shape(name, shape)
-    if rows != columns:
-        raise ValueError(f"{name} fills square matrices only; got shape {tuple(shape)}")
-    return rows

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import jax
 
 from rnn_jax.checks import check_choice
-from rnn_jax.initializers import entries, gate_biases, matrices
+from rnn_jax.initializers import entries, gate_biases, matrices, skew
 from rnn_jax.initializers.drawing import Initializer, InitializerLike
 
 #: What is initialised, which decides the names that may stand for it: `"kernel"`, a matrix for each
@@ -74,7 +74,7 @@ _KINDS: dict[str, _Kind] = {
     "unit": _Kind("a few numbers for each unit", _EVERYWHERE),
     "skew": _Kind(
         "a skew-symmetric matrix",
-        {"henaff": matrices.skew_henaff, "cayley": matrices.skew_cayley},
+        {"henaff": skew.skew_henaff, "cayley": skew.skew_cayley},
     ),
 }
 
