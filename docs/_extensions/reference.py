@@ -3,6 +3,7 @@
 import inspect
 import sys
 from pathlib import Path
+from types import GenericAlias
 from typing import Any
 
 from public_names import GROUPS, Group, Section, grouped, resolve
@@ -46,10 +47,15 @@ def comment_of(name: str) -> str:
     raise ValueError(f"rnn_jax.{name} has no comment (#:) above it. Say there what it stands for.")
 
 
+def is_class(thing: Any) -> bool:
+    """Whether a name is a class; `tuple[int, ...]`, which passes for one, is an alias."""
+    return inspect.isclass(thing) and not isinstance(thing, GenericAlias)
+
+
 def documentation(name: str) -> str:
     """The docstring of a name."""
     thing = resolve(name)
-    if inspect.isclass(thing) or inspect.isroutine(thing):
+    if is_class(thing) or inspect.isroutine(thing):
         return inspect.getdoc(thing) or ""
     return comment_of(name)
 
@@ -132,13 +138,15 @@ def name_page(name: str) -> str:
     thing = resolve(name)
     title = name.rpartition(".")[2]
     before = ""
-    if inspect.isclass(thing):
+    if is_class(thing):
         directive = class_directive(name, thing)
         before = inherits(thing)
     elif inspect.isroutine(thing):
         directive = f".. autofunction:: rnn_jax.{name}"
     else:
-        return f"# `{title}`\n\n```{{py:data}} rnn_jax.{name}\n\n{comment_of(name)}\n```\n"
+        place = f"rnn_jax.{name}".rpartition(".")[0]
+        head = f"```{{py:data}} {title}\n:module: {place}"
+        return f"# `{title}`\n\n{head}\n\n{comment_of(name)}\n```\n"
     return f"# `{title}`\n\n{before}```{{eval-rst}}\n{directive}\n```\n"
 
 
