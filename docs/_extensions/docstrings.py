@@ -21,8 +21,10 @@ SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|References|Example|Examp
 EQUATION = re.compile(
     r"^\s*(?P<left>[^=≤≥~⊇∝≈←→]{1,40}?)\s*(?<![=!<>:])(=|≤|≥|~|⊇|∝|≈|←|→)(?!=)\s*\S"
 )
-WORD = re.compile(r"(?<![\\`\w])[A-Za-z]{5,}\b")
+WORD = re.compile(r"(?<![\\`\w])([A-Za-z]{5,}|so that)\b")
 SYMBOL = re.compile(r"[=≤≥~⊇∝≈←→ΣΠ∏√·½‖²ᵀ∂]")
+# A description of one letter, "in_features: I.", which would begin a list.
+LETTER = re.compile(r"(?<=: )(?=[A-Z]\.$)")
 CODE = re.compile(r"`+[^`]+`+")
 # Where one source ends and the next begins: not after an initial, "J. L. Ba".
 NEXT_SOURCE = re.compile(r"(?<=[^A-Z.][.;]) +(?=[A-Z]\.)")
@@ -126,7 +128,7 @@ def linked() -> frozenset[str]:
 
 def plain(text: str) -> str:
     """Text without code, its signs standing for themselves."""
-    text = re.sub(r"([*|])", r"\\\1", text)
+    text = LETTER.sub(r"\\", re.sub(r"([*|])", r"\\\1", text))
     return re.sub(r"(\w)_(?!\w)", r"\1\\_", text)
 
 

@@ -1,11 +1,14 @@
 """Writes the reference: a page for each group of names, and one for each name."""
 
 import inspect
+import sys
 from pathlib import Path
+from types import GenericAlias
 from typing import Any
 
 from public_names import GROUPS, Group, Section, grouped, resolve
 from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
 
 INTRODUCTION = """# Reference
 
@@ -33,9 +36,33 @@ Examples start from
 """
 
 
-def one_line(thing: Any) -> str:
+def comment_of(name: str) -> str:
+    """The comment (`#:`) above an alias of types, in the module of the package that defines it."""
+    place, _, alias = f"rnn_jax.{name}".rpartition(".")
+    for module in sorted(sys.modules):
+        if module.startswith(place):
+            comments = ModuleAnalyzer.for_module(module).find_attr_docs()
+            if ("", alias) in comments:
+                return "\n".join(comments["", alias]).strip()
+    raise ValueError(f"rnn_jax.{name} has no comment (#:) above it. Say there what it stands for.")
+
+
+def is_class(thing: Any) -> bool:
+    """Whether a name is a class; `tuple[int, ...]`, which passes for one, is an alias."""
+    return inspect.isclass(thing) and not isinstance(thing, GenericAlias)
+
+
+def documentation(name: str) -> str:
+    """The docstring of a name."""
+    thing = resolve(name)
+    if is_class(thing) or inspect.isroutine(thing):
+        return inspect.getdoc(thing) or ""
+    return comment_of(name)
+
+
+def one_line(name: str) -> str:
     """The first paragraph of a docstring, in one line for a cell of a Markdown table."""
-    paragraph = (inspect.getdoc(thing) or "").split("\n\n")[0]
+    paragraph = documentation(name).split("\n\n")[0]
     return " ".join(paragraph.split()).replace("|", "\\|")
 
 
@@ -67,8 +94,10 @@ def module_of(group: Group) -> str:
 
 def section_table(part: Section) -> str:
     """A section of a group's page: its names with their first lines."""
-    rows = [f"| {link(name)} | {one_line(resolve(name))} |" for name in part.names]
-    return f"## {part.title}\n\n{table('Name', rows, 'names')}"
+    rows = [f"| {link(name)} | {one_line(name)} |" for name in part.names]
+    return f"## {part.title}
+
+{table('Name', rows, 'names')}"
 
 
 def group_page(group: Group) -> str:
@@ -109,15 +138,17 @@ def inherits(thing: type) -> str:
 def name_page(name: str) -> str:
     """The page of one name."""
     thing = resolve(name)
+    title = name.rpartition(".")[2]
     before = ""
-    if inspect.isclass(thing):
+    if is_class(thing):
         directive = class_directive(name, thing)
         before = inherits(thing)
     elif inspect.isroutine(thing):
         directive = f".. autofunction:: rnn_jax.{name}"
     else:
-        directive = f".. autodata:: rnn_jax.{name}\n   :no-value:"
-    title = name.rpartition(".")[2]
+        place = f"rnn_jax.{name}".rpartition(".")[0]
+        head = f"```{{py:data}} {title}\n:module: {place}"
+        return f"# `{title}`\n\n{head}\n\n{comment_of(name)}\n```\n"
     return f"# `{title}`\n\n{before}```{{eval-rst}}\n{directive}\n```\n"
 
 

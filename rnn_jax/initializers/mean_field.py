@@ -87,10 +87,10 @@ def fixed_point_variance(
       TypeError: no number, or no activation.
 
     Example:
-      >>> rj.initializers.fixed_point_variance(0.9, "tanh")  # below gain 1 the network rests
-      0.0
-      >>> rj.initializers.fixed_point_variance(1.5, "tanh") > 0.1  # and is chaotic above
-      True
+      >>> round(rj.initializers.fixed_point_variance(0.5, "identity", 0.3), 4)  # 0.3 / (1 − 0.5²)
+      0.4
+      >>> rj.initializers.fixed_point_variance(1.0, "identity", 0.3)  # grows at each step
+      inf
 
     References:
       B. Poole et al., "Exponential expressivity in deep neural networks through transient chaos",
