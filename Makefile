@@ -14,7 +14,7 @@ EVERY  ?= 8
 # Small LAPACK calls on several threads wait for one another on a machine that is shared.
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: demo docs test test-part test-aot test-gpu lint bench bench-gpu clean
+.PHONY: demo docs test test-part test-aot test-gpu lint wheel bench bench-gpu clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python experiments/vanishing_gradient.py
@@ -44,6 +44,12 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Builds the wheel and the sdist, and tries each in an environment that holds nothing else.
+wheel: $(VENV)/.build
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python tests/distribution/try_distribution.py dist/*
 
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks
@@ -89,9 +95,14 @@ $(AOT)/.aot: pyproject.toml
 		|| echo "No compilers for other platforms here: what they compile will be skipped."
 	touch $@
 
+# Not in editable form: nothing of the package is needed to build it.
+$(VENV)/.build: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet build
+	touch $@
+
 $(VENV)/.lint: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[experiments,test,lint]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-* results docs/_build docs/reference
+	rm -rf $(VENV) .venv-* dist results docs/_build docs/reference docs/cells/maps

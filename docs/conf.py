@@ -26,7 +26,9 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx_design",
     "sphinx_copybutton",
+    "cell_entry",
     "docstrings",
+    "feature_matrix",
     "offline_mathjax",
     "reference",
 ]
@@ -38,7 +40,8 @@ nitpick_ignore_regex = [("py:class", r"(?!rnn_jax).*")]
 # Notebooks: text in, executed at each build; what raises fails the build.
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist", "attrs_inline"]
 myst_heading_anchors = 3
-nb_execution_mode = "force"
+nb_execution_mode = "inline"  # In order, so that the text can show what its cells computed.
+nb_eval_name_regex = ".*"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
 nb_execution_show_tb = True
@@ -48,17 +51,21 @@ autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 add_module_names = False
+toc_object_entries_show_parents = "hide"
 python_maximum_signature_line_length = 88
 napoleon_google_docstring = True
 napoleon_use_ivar = True
 napoleon_use_param = False
 napoleon_use_rtype = False
+napoleon_attr_annotations = False
+# Else they are called variables, and annotations are looked up for them.
+napoleon_custom_sections = [("Attributes", "params_style")]
 default_role = "code"
 
 html_theme = "pydata_sphinx_theme"
 html_title = "rnn_jax"
 html_static_path = ["_static"]
-html_css_files = ["guide.css"]
+html_css_files = ["guide.css", "reference.css"]
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {

@@ -5,7 +5,8 @@ IndRNN's, minGRU's and RG-LRU's products, eigenvalues of the AntisymmetricRNN, t
 gain, each beside its measurement. Then every cell of `rnn_jax.cells`: how far gradients reach
 before training, and how many steps until the adding and the copy problem are solved. Tables
 (table.md), one picture (cells.png) and every number (metrics.json). Each training run has a folder
-of its own under runs/, so the same line goes on where this was stopped.
+of its own under runs/, so the same line goes on where this was stopped. RESULTS_CELLS.md beside
+this script is the table.md of a whole run.
 
     python experiments/cells.py            # under half an hour on two CPU cores
     python experiments/cells.py --quick    # smaller, five cells on one task; under a minute
@@ -13,9 +14,11 @@ of its own under runs/, so the same line goes on where this was stopped.
 """
 
 import dataclasses
+import datetime
 import itertools
 import json
 import math
+import os
 import platform
 import time
 from collections.abc import Sequence
@@ -318,10 +321,23 @@ def write(
     seconds: float,
 ) -> None:
     """table.md and metrics.json."""
+    where = f"{platform.machine()}, {os.cpu_count()} cores; JAX on {jax.devices()[0].device_kind}"
     lines = [
+        "# What papers claim of gradients, and who learns",
+        "",
+        f"Written by `python experiments/cells.py` on {where}, with Python "
+        f"{platform.python_version()} and jax {jax.__version__}, on {datetime.date.today()}.",
+        "",
+        f"Claims in float64, H = {config.hidden}, T = {config.measured_steps}, untrained.",
+        "",
         _line(CLAIM_COLUMNS),
         "|---|---|---|---|---|",
         *(_line(claim_row(c)) for c in claims),
+        "",
+        f"Before training: λ₁ in nats a step, and the horizon in steps, T = "
+        f"{config.measured_steps}, medians of {config.seeds} seeds. Then steps to solve, by seed: "
+        f"H = {config.hidden}, batches of {config.batch_size}, Adam {config.learning_rate:g}, at "
+        f"most {config.steps} steps; in brackets what is left of the loss without memory.",
         "",
     ]
     columns = entry_columns(entries)

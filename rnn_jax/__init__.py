@@ -3,6 +3,9 @@
 Cells, an exact instrument for their gradients through time, tasks and experiments, in JAX.
 """
 
+import types as _types
+import typing as _typing
+
 from rnn_jax import cells, convert, initializers, tasks, testing
 from rnn_jax.activations import Activation, activation_slope_range, leaky_relu
 from rnn_jax.cells import (
@@ -115,6 +118,19 @@ from rnn_jax.training import (
     restore,
     save,
 )
+
+if _typing.TYPE_CHECKING:
+    from rnn_jax import plotting as plotting
+else:
+
+    def __getattr__(name: str) -> _types.ModuleType:
+        """`rnn_jax.plotting`, imported where it is first used: it brings in matplotlib."""
+        if name == "plotting":
+            import rnn_jax.plotting as plotting
+
+            return plotting
+        raise AttributeError(f"module 'rnn_jax' has no attribute {name!r}")
+
 
 __version__ = "0.1.0"
 

@@ -14,7 +14,7 @@ import rnn_jax as rj
 
 README = Path(__file__).parents[1] / "README.md"
 DOCS = README.parent / "docs"
-PAGES = ["howto/bring.md", "cells/index.md", "background/gpu.md", "background/platforms.md"]
+PAGES = ["howto/bring.md", "background/gpu.md", "background/platforms.md"]
 STEPS = 4
 
 

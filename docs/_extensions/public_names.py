@@ -227,6 +227,7 @@ GROUPS = (
         "Results in, matplotlib `Axes` out. The [gallery](../gallery.md) shows them all.",
         (
             section("Whole figures", "plotting.flow_figure plotting.training_figure"),
+            section("Columns, pages, or your own style", "plotting.style"),
             section(
                 "Gradients",
                 "plotting.plot_log_norms plotting.plot_by_lag plotting.plot_attribution "
@@ -260,11 +261,14 @@ def grouped() -> list[str]:
 
 
 def public() -> set[str]:
-    """Every public name of the package, in the table's form; submodules are places, not names."""
+    """Every public name of the package, in the table's form.
+
+    Submodules are places, and constants stand in the docstring of the function that has them.
+    """
     found = set()
     for path, module in MODULES.items():
         inside = path.removeprefix("rnn_jax").lstrip(".")
         for name in module.__all__:
-            if not isinstance(getattr(module, name), ModuleType):
+            if not isinstance(getattr(module, name), ModuleType | float | dict):
                 found.add(f"{inside}.{name}" if inside else name)
     return found

@@ -9,9 +9,20 @@ from sphinx.application import Sphinx
 
 INTRODUCTION = """# Reference
 
-Every public name, with shapes, units, errors, sources and an example. Logarithms are natural. T is
-the number of steps, I of input features, H of hidden features, S of numbers in the whole carry, B
-stands for a batch, E for an ensemble. Examples start from
+Every public name, with shapes, units, errors, sources and an example. The search finds them too.
+"""
+
+CONVENTIONS = """## Conventions
+
+| | |
+|---|---|
+| T | steps of a sequence |
+| I, H, O | features of an input, of the hidden state, of an output |
+| S | numbers in the whole carry: H of a GRU, 2H of an LSTM |
+| B, E | sequences of a batch, members of an ensemble |
+| ln, nats | logarithms are natural |
+
+Examples start from
 
 ```{literalinclude} ../prelude.py
 :language: python
@@ -37,43 +48,104 @@ def page_of(name: str) -> str:
     return f"{name}-class" if len(twins) > 1 and inspect.isclass(resolve(name)) else name
 
 
-def table(part: Section) -> str:
+def link(name: str, folder: str = "api/") -> str:
+    """A name, without its module, that leads to its page."""
+    return f"[`{name.rpartition('.')[2]}`]({folder}{page_of(name)}.md)"
+
+
+def table(head: str, rows: list[str], widths: str) -> str:
+    """A table of two columns without a visible heading."""
+    lines = [f"| {head} | |", "|---|---|", *rows]
+    return "\n".join(["````{table}", ":class: names", f":widths: {widths}", "", *lines, "````", ""])
+
+
+def module_of(group: Group) -> str:
+    """Where the names of a group are, in words, if that is not `rnn_jax` itself."""
+    modules = {name.rpartition(".")[0] for part in group.sections for name in part.names} - {""}
+    return "".join(f" In `rj.{module}`." for module in sorted(modules))
+
+
+def section_table(part: Section) -> str:
     """A section of a group's page: its names with their first lines."""
-    rows = [
-        f"| [`{name}`](api/{page_of(name)}.md) | {one_line(resolve(name))} |" for name in part.names
-    ]
-    return "\n".join([f"## {part.title}", "", "| | |", "|---|---|", *rows, ""])
+    rows = [f"| {link(name)} | {one_line(resolve(name))} |" for name in part.names]
+    return f"## {part.title}\n\n{table('Name', rows, '38 62')}"
 
 
 def group_page(group: Group) -> str:
     """The page of a group, which is also its part of the contents."""
     pages = [f"{name} <api/{page_of(name)}>" for part in group.sections for name in part.names]
     contents = "\n".join(["```{toctree}", ":hidden:", "", *pages, "```", ""])
-    tables = "\n".join(table(part) for part in group.sections)
-    return f"# {group.title}\n\n{group.about}\n\n{tables}\n{contents}"
+    tables = "\n".join(section_table(part) for part in group.sections)
+    return f"# {group.title}\n\n{group.about}{module_of(group)}\n\n{tables}\n{contents}"
+
+
+def is_own(member: Any) -> bool:
+    """Whether this package wrote a member of a class."""
+    return getattr(member, "__module__", "rnn_jax").startswith("rnn_jax")
+
+
+def class_directive(name: str, thing: type) -> str:
+    """A class with the members that it defines, and what it is called or indexed for."""
+    members = vars(thing)
+    foreign = [key for key, value in members.items() if key[0] != "_" and not is_own(value)]
+    special = [
+        key
+        for key in ("__call__", "__getitem__")
+        if key in members and is_own(members[key]) and inspect.getdoc(members[key])
+    ]
+    options = [":members:"]
+    options += [f":exclude-members: {', '.join(foreign)}"] if foreign else []
+    options += [f":special-members: {', '.join(special)}"] if special else []
+    return "\n   ".join([f".. autoclass:: rnn_jax.{name}", *options])
+
+
+def inherits(thing: type) -> str:
+    """A line on the public classes whose methods a class has as well."""
+    public = {resolve(name): name for name in grouped() if inspect.isclass(resolve(name))}
+    parents = [link(public[base], "") for base in thing.__mro__[1:] if base in public]
+    return f"It also has the methods of {' and '.join(parents)}.\n\n" if parents else ""
 
 
 def name_page(name: str) -> str:
     """The page of one name."""
     thing = resolve(name)
-    path = f"rnn_jax.{name}"
-    short = name.rpartition(".")[2]
+    before = ""
     if inspect.isclass(thing):
-        directive = f".. autoclass:: {path}\n   :members:"
+        directive = class_directive(name, thing)
+        before = inherits(thing)
     elif inspect.isroutine(thing):
-        directive = f".. autofunction:: {path}"
+        directive = f".. autofunction:: rnn_jax.{name}"
     else:
-        directive = f".. autodata:: {path}\n   :no-value:"
-    return f"# `{short}`\n\n```{{eval-rst}}\n{directive}\n```\n"
+        directive = f".. autodata:: rnn_jax.{name}\n   :no-value:"
+    title = name.rpartition(".")[2]
+    return f"# `{title}`\n\n{before}```{{eval-rst}}\n{directive}\n```\n"
 
 
 def index_page() -> str:
-    """The head of the reference."""
-    links = "\n".join(f"- [{group.title}]({group.slug}.md): {group.about}" for group in GROUPS)
+    """The head of the reference: all names at a glance."""
+    parts = [INTRODUCTION]
+    for group in GROUPS:
+        rows = [
+            f"| {part.title} | {', '.join(link(name) for name in part.names)} |"
+            for part in group.sections
+        ]
+        parts += [
+            f"## [{group.title}]({group.slug}.md)",
+            "",
+            f"{group.about}{module_of(group)}",
+            "",
+        ]
+        parts += [table("For", rows, "27 73")]
     contents = "\n".join(group.slug for group in GROUPS)
-    hidden = f"```{{toctree}}\n:hidden:\n\n{contents}\n../features\n```\n"
-    features = "- [What works with what](../features.md): cells against modes."
-    return f"{INTRODUCTION}{links}\n{features}\n\n{hidden}"
+    parts += [
+        "## What works with what",
+        "",
+        "[Every cell against every mode](../features.md), as the tests hold it.",
+        "",
+        CONVENTIONS,
+        f"```{{toctree}}\n:hidden:\n\n{contents}\n../features\n```\n",
+    ]
+    return "\n".join(parts)
 
 
 def pages() -> dict[str, str]:

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from exponents.arms import Arm, ArmsConfig
-from rnn_jax.plotting.style import COLORS, finish
+from rnn_jax.plotting import COLORS
+from rnn_jax.plotting.axes import finish
 
 
 def draw(arms: Sequence[Arm], config: ArmsConfig) -> Figure:

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from exponents.cells import TITLES, CellConfig, CellResult
 from exponents.gain import Spectrum, Transition, mean_field
-from rnn_jax.plotting.style import COLORS, finish
+from rnn_jax.plotting import COLORS
+from rnn_jax.plotting.axes import finish
 
 _COLOR = {"simple": "vermilion", "lstm": "blue", "gru": "green"}
 

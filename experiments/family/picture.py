@@ -11,7 +11,8 @@ from matplotlib.lines import Line2D
 
 from claims.record import Claim
 from family.ranking import Entry
-from rnn_jax.plotting.style import COLORS, finish
+from rnn_jax.plotting import COLORS
+from rnn_jax.plotting.axes import finish
 
 # Classes whose bounds by lag have a panel each.
 BOUNDED = ("CoRNNCell", "UnICORNNCell", "LEMCell")

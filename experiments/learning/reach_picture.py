@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from learning.comparison import Outcome
-from rnn_jax.plotting.style import COLORS, cycle_color, finish
+from rnn_jax.plotting import COLORS
+from rnn_jax.plotting.axes import cycle_color, finish
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 # Nats: what reaches even less is drawn at the left edge.

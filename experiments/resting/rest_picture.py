@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from resting.flip_flops import Dissection
-from rnn_jax.plotting import plot_fixed_points
-from rnn_jax.plotting.style import COLORS, cycle_color, finish
+from rnn_jax.plotting import COLORS, plot_fixed_points
+from rnn_jax.plotting.axes import cycle_color, finish
 
 
 def draw(results: Mapping[str, Sequence[Dissection]], bits: int) -> Figure:

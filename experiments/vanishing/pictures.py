@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import rnn_jax as rj
-from rnn_jax.plotting import plot_by_lag, plot_gates, plot_log_norms, plot_weight_shares
-from rnn_jax.plotting.style import COLORS, finish
+from rnn_jax.plotting import COLORS, plot_by_lag, plot_gates, plot_log_norms, plot_weight_shares
+from rnn_jax.plotting.axes import finish
 from vanishing.networks import COMPARED, SIMPLE
 from vanishing.results import Results
 

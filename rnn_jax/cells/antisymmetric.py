@@ -52,6 +52,12 @@ class AntisymmetricRNNCell(RNNCell):
       TypeError: a size that is no int, a coefficient that is no number, `gated` that is no bool, an
         `rngs` that is no `nnx.Rngs`, a type that is no float.
 
+    Example:
+      >>> antisymmetric = rj.AntisymmetricRNNCell(2, 8, gamma=0.1, rngs=nnx.Rngs(0))
+      >>> m = antisymmetric.transition_kernel()
+      >>> bool(jnp.allclose(m + m.T, -2 * 0.1 * jnp.eye(8), atol=1e-6))
+      True
+
     References:
       B. Chang, M. Chen, E. Haber and E. H. Chi, "AntisymmetricRNN: a dynamical system view on
       recurrent neural networks", 2019.

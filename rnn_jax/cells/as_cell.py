@@ -56,11 +56,17 @@ def as_cell(
       ValueError: `in_features` below 1, or `feature_axes` below 0.
 
     Example:
-      def step(parameters, h, x):
-          h = jnp.tanh(x @ parameters["in"] + h @ parameters["recurrent"])
-          return h, h
-
-      cell = rj.as_cell(Partial(step, parameters), initial_carry=jnp.zeros(64), in_features=3)
+      >>> def step(parameters, h, x):
+      ...     h = jnp.tanh(x @ parameters["in"] + h @ parameters["recurrent"])
+      ...     return h, h
+      ...
+      >>> parameters = {"in": jnp.ones((2, 8)), "recurrent": 0.5 * jnp.eye(8)}
+      >>> function = jax.tree_util.Partial(step, parameters)
+      >>> own = rj.as_cell(function, initial_carry=jnp.zeros(8), in_features=2)
+      >>> rj.unroll(own, xs)[1].shape
+      (20, 8)
+      >>> [leaf.shape for leaf in jax.tree.leaves(nnx.state(rj.LearnedCarry(own), nnx.Param))]
+      [(8,)]
     """
     return AdaptedCell(function, initial_carry, in_features, feature_axes)
 

@@ -38,7 +38,16 @@ _LEFT_OUT: Any = object()
 
 
 class Cell(Protocol):
-    """Any callable that advances a carry by one input."""
+    """Any callable that advances a carry by one input.
+
+    Example:
+      >>> def accumulate(h, x):  # (carry, x) -> (carry, y)
+      ...     return 0.5 * h + x, 0.5 * h + x
+      ...
+      >>> carry, ys = rj.unroll(accumulate, xs, jnp.zeros(2))  # no method but the call is needed
+      >>> rj.jacobian_log_norms(accumulate, xs, jnp.zeros(2), targets=[19]).shape
+      (1, 20)
+    """
 
     def __call__(self, carry: Any, x: Any, /) -> tuple[Any, Any]: ...
 
@@ -83,6 +92,17 @@ class RNNCell(nnx.RNNCellBase, SelfDescribing):
       bias: b, shape (G·H,); None without biases.
       dtype: the type that products are computed in; None takes JAX's promotion.
       carry_dtype: the type that carries are kept and gates computed in; None is that of products.
+
+    Example:
+      >>> class DecayCell(rj.RNNCell):
+      ...     def step(self, carry, z):  # h' = ½ h + ½ tanh(x W_x + b)
+      ...         h = 0.5 * carry + 0.5 * jnp.tanh(z)
+      ...         return h, h
+      ...
+      >>> decay = DecayCell(2, 8, blocks=("candidate",), kernel_init="normal(1)", rngs=nnx.Rngs(0))
+      >>> jacobian = rj.linearize(decay, xs).state_jacobians[0]
+      >>> bool(jnp.allclose(jacobian, 0.5 * jnp.eye(8)))
+      True
     """
 
     blocks: tuple[str, ...]

@@ -62,6 +62,12 @@ class CfCCell(RNNCell):
       TypeError: a size that is no int, a flag that is no bool, a Δ that is no number, an `rngs`
         that is no `nnx.Rngs`, a type that is no float.
 
+    Example:
+      >>> cfc = rj.CfCCell(2, 8, elapsed=0.5, rngs=nnx.Rngs(0))
+      >>> t = cfc.gates(jnp.zeros(8), xs[0])["time"]
+      >>> t.shape, bool(((t > 0) & (t < 1)).all())
+      ((8,), True)
+
     References:
       R. Hasani et al., "Closed-form continuous-time neural networks", 2022.
     """

@@ -68,6 +68,14 @@ class ClockworkRNNCell(RNNCell):
       TypeError: a size or a period that is no int, a flag that is no bool, an `rngs` that is no
         `nnx.Rngs`, a type that is no float.
 
+    Example:
+      >>> clockwork = rj.ClockworkRNNCell(2, 8, periods=(1, 2, 4, 8), rngs=nnx.Rngs(0))
+      >>> clockwork.unit_periods.tolist(), clockwork.cycle
+      ([1, 1, 2, 2, 4, 4, 8, 8], 8)
+      >>> carry = jnp.zeros(8), jnp.ones(1)  # before step 1, at which the fastest are evaluated
+      >>> clockwork.memory_path(carry, xs[0])["h"].tolist()
+      [0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+
     References:
       J. Koutník, K. Greff, F. Gomez and J. Schmidhuber, "A clockwork RNN", 2014.
     """

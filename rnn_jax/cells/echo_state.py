@@ -63,6 +63,13 @@ class EchoStateCell(LeakyIntegratorCell):
       TypeError: a size that is no int, a number that is none, an `rngs` that is no `nnx.Rngs`, a
         type that is no float.
 
+    Example:
+      >>> reservoir = rj.EchoStateCell(2, 50, spectral_radius=0.8, rngs=nnx.Rngs(0))
+      >>> round(float(abs(np.linalg.eigvals(reservoir.recurrent_kernel[...])).max()), 3)
+      0.8
+      >>> jax.tree.leaves(nnx.state(reservoir, nnx.Param))  # nothing is trained
+      []
+
     References:
       H. Jaeger, "The 'echo state' approach to analysing and training recurrent neural networks",
       2001.

@@ -48,6 +48,11 @@ class FastGRNNCell(RNNCell):
       TypeError: a size that is no int, a number that is none, a flag that is no bool, an `rngs`
         that is no `nnx.Rngs`, a type that is no float.
 
+    Example:
+      >>> fast = rj.FastGRNNCell(2, 8, rngs=nnx.Rngs(0))
+      >>> fast.recurrent_kernel.shape, cell.recurrent_kernel.shape  # beside a GRU's
+      ((8, 8), (8, 24))
+
     References:
       A. Kusupati, M. Singh, K. Bhatia, A. Kumar, P. Jain and M. Varma, "FastGRNN: a fast, accurate,
       stable and tiny kilobyte sized gated recurrent neural network", 2018.

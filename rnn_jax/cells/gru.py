@@ -54,6 +54,13 @@ class GRUCell(RNNCell):
       TypeError: a size that is no int, a flag that is no bool, an `rngs` that is no `nnx.Rngs`, a
         type that is no float.
 
+    Example:
+      >>> gru = rj.GRUCell(2, 8, bias_init="chrono(1, 100)", rngs=nnx.Rngs(0))
+      >>> kept = gru.memory_path(jnp.zeros(8), jnp.zeros(2))["h"]  # the update gate
+      >>> steps = 1 / (1 - kept)  # for which a unit remembers
+      >>> bool(((steps >= 2) & (steps <= 100)).all())
+      True
+
     References:
       K. Cho et al., "Learning phrase representations using RNN encoder–decoder", 2014.
       J. Chung et al., "Empirical evaluation of gated recurrent neural networks", 2014.

@@ -56,6 +56,13 @@ class IndRNNCell(RNNCell):
       TypeError: a size that is no int, a flag that is no bool, an `rngs` that is no `nnx.Rngs`, a
         type that is no float.
 
+    Example:
+      >>> independent = rj.IndRNNCell(2, 8, length=100, rngs=nnx.Rngs(0))
+      >>> round(independent.cap, 4)  # 2^(1/100)
+      1.007
+      >>> independent.recurrent_weights.shape
+      (8,)
+
     References:
       S. Li, W. Li, C. Cook, C. Zhu and Y. Gao, "Independently recurrent neural network (IndRNN):
       building a longer and deeper RNN", 2018.

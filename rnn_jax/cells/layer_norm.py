@@ -116,6 +116,15 @@ class LayerNormLSTMCell(_NormalisedCell):
       TypeError: a size that is no int, a number that is none, a flag that is no bool, an `rngs`
         that is no `nnx.Rngs`, a type that is no float.
 
+    Example:
+      >>> carry = jnp.zeros(8), jnp.linspace(-1, 1, 8)
+      >>> one, ten = (
+      ...     rj.LayerNormLSTMCell(2, 8, recurrent_kernel_init=init, rngs=nnx.Rngs(0))
+      ...     for init in ("orthogonal(1)", "orthogonal(10)")
+      ... )
+      >>> bool(jnp.allclose(one(carry, xs[0])[1], ten(carry, xs[0])[1], atol=1e-4))
+      True
+
     References:
       J. L. Ba, J. R. Kiros and G. E. Hinton, "Layer normalization", 2016.
     """
@@ -232,6 +241,12 @@ class LayerNormGRUCell(_NormalisedCell):
       ValueError: a size below 1, an unknown name, or an ε not above 0.
       TypeError: a size that is no int, a number that is none, a flag that is no bool, an `rngs`
         that is no `nnx.Rngs`, a type that is no float.
+
+    Example:
+      >>> normal = rj.LayerNormGRUCell(2, 8, rngs=nnx.Rngs(0))
+      >>> h = jnp.linspace(-1, 1, 8)
+      >>> bool(jnp.allclose(normal(h, 10 * xs[0])[1], normal(h, 1e3 * xs[0])[1], atol=1e-3))
+      True
 
     References:
       J. L. Ba, J. R. Kiros and G. E. Hinton, "Layer normalization", 2016.

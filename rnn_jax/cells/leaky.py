@@ -55,6 +55,11 @@ class LeakyIntegratorCell(RNNCell):
       TypeError: a size that is no int, a number that is none, a flag that is no bool, an `rngs`
         that is no `nnx.Rngs`, a type that is no float.
 
+    Example:
+      >>> leaky = rj.LeakyIntegratorCell(2, 8, time_constant=10.0, rngs=nnx.Rngs(0))
+      >>> round(float(leaky.memory_path(jnp.zeros(8), xs[0])["h"][0]), 3)  # 1 − Δt/τ
+      0.9
+
     References:
       H. Jaeger, M. Lukoševičius, D. Popovici and U. Siewert, "Optimization and applications of echo
       state networks with leaky-integrator neurons", 2007.

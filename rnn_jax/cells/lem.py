@@ -51,6 +51,13 @@ class LEMCell(RNNCell):
       TypeError: a size that is no int, a step that is no number, a flag that is no bool, an `rngs`
         that is no `nnx.Rngs`, a type that is no float.
 
+    Example:
+      >>> lem = rj.LEMCell(2, 8, time_step=0.5, rngs=nnx.Rngs(0))
+      >>> carry = lem.initialize_carry((2,))
+      >>> steps = lem.gates(carry, xs[0])  # of time, by unit
+      >>> {name: bool(((step > 0) & (step < 0.5)).all()) for name, step in steps.items()}
+      {'step_y': True, 'step_z': True}
+
     References:
       T. K. Rusch, S. Mishra, N. B. Erichson and M. W. Mahoney, "Long expressive memory for sequence
       modeling", 2022.

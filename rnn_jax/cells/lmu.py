@@ -47,6 +47,12 @@ class LMUCell(RNNCell):
       ValueError: a size below 1, a θ that is not above 0, or an unknown name.
       TypeError: a size that is no int, an `rngs` that is no `nnx.Rngs`, a type that is no float.
 
+    Example:
+      >>> lmu = rj.LMUCell(2, 8, memory_features=6, theta=10.0, rngs=nnx.Rngs(0))
+      >>> (m, h), y = lmu(lmu.initialize_carry((2,)), xs[0])
+      >>> m.shape, bool(jnp.array_equal(h, y))
+      ((6,), True)
+
     References:
       A. Voelker, I. Kajić and C. Eliasmith, "Legendre memory units: continuous-time representation
       in recurrent neural networks", 2019.

@@ -44,6 +44,12 @@ class LRUCell(ComplexStateCell):
       ValueError: a size below 1, or a ring or a phase out of range.
       TypeError: a size that is no int, an `rngs` that is no `nnx.Rngs`, a type that is no float.
 
+    Example:
+      >>> lru = rj.LRUCell(2, 8, r_min=0.9, r_max=0.999, rngs=nnx.Rngs(0))
+      >>> moduli = jnp.hypot(*lru.eigenvalues())  # by what a unit's derivative shrinks a step
+      >>> bool(((moduli > 0.899) & (moduli < 1)).all())
+      True
+
     References:
       A. Orvieto et al., "Resurrecting recurrent neural networks for long sequences", 2023.
     """

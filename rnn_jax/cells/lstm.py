@@ -67,6 +67,15 @@ class LSTMCell(RNNCell):
       TypeError: a size that is no int, a forget bias that is no number, a flag that is no bool, an
         `rngs` that is no `nnx.Rngs`, a type that is no float.
 
+    Example:
+      >>> lstm = rj.LSTMCell(2, 8, forget_bias=2.0, rngs=nnx.Rngs(0))
+      >>> c, h = lstm.initialize_carry((2,))
+      >>> sorted(lstm.gates((c, h), xs[0]))
+      ['forget', 'input', 'output']
+      >>> kept = lstm.memory_path((c, h), jnp.zeros(2))["c"]  # the forget gate
+      >>> round(float(kept.mean()), 3)  # σ(2)
+      0.881
+
     References:
       S. Hochreiter and J. Schmidhuber, "Long short-term memory", 1997.
       F. Gers, J. Schmidhuber and F. Cummins, "Learning to forget", 2000.

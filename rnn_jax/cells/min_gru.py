@@ -123,6 +123,15 @@ class MinGRUCell(_MinimalCell):
       TypeError: a size that is no int, a flag that is no bool, an `rngs` that is no `nnx.Rngs`, a
         type that is no float.
 
+    Example:
+      >>> mingru = rj.MinGRUCell(2, 8, rngs=nnx.Rngs(0))
+      >>> form = mingru.linear_form()
+      >>> form.kind, form.contracts
+      ('diagonal', True)
+      >>> factors, added = form.transition(mingru.project(xs))  # of all steps at once
+      >>> factors.shape
+      (20, 8)
+
     References:
       L. Feng, F. Tung, M. O. Ahmed, Y. Bengio and H. Hajimirsadeghi, "Were RNNs all we needed?",
       2024.
@@ -225,6 +234,12 @@ class MinLSTMCell(_MinimalCell):
       ValueError: a size below 1, or an unknown name.
       TypeError: a size that is no int, a flag that is no bool, an `rngs` that is no `nnx.Rngs`, a
         type that is no float.
+
+    Example:
+      >>> minlstm = rj.MinLSTMCell(2, 8, rngs=nnx.Rngs(0))
+      >>> gates = minlstm.gates(jnp.zeros(8), xs[0])
+      >>> bool(jnp.allclose(gates["forget"] + gates["input"], 1))
+      True
 
     References:
       L. Feng, F. Tung, M. O. Ahmed, Y. Bengio and H. Hajimirsadeghi, "Were RNNs all we needed?",

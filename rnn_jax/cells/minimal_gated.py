@@ -45,6 +45,12 @@ class MGUCell(RNNCell):
       TypeError: a size that is no int, a flag that is no bool, an `rngs` that is no `nnx.Rngs`, a
         type that is no float.
 
+    Example:
+      >>> mgu, h = rj.MGUCell(2, 8, rngs=nnx.Rngs(0)), jnp.zeros(8)
+      >>> f, kept = mgu.gates(h, xs[0])["forget"], mgu.memory_path(h, xs[0])["h"]
+      >>> bool(jnp.allclose(f + kept, 1))
+      True
+
     References:
       G.-B. Zhou, J. Wu, C.-L. Zhang and Z.-H. Zhou, "Minimal gated unit for recurrent neural
       networks", 2016.
@@ -177,6 +183,12 @@ class UGRNNCell(RNNCell):
       ValueError: a size below 1, an unknown name, or a bias that is not finite.
       TypeError: a size that is no int, a bias that is no number, a flag that is no bool, an `rngs`
         that is no `nnx.Rngs`, a type that is no float.
+
+    Example:
+      >>> ugrnn = rj.UGRNNCell(2, 8, rngs=nnx.Rngs(0))
+      >>> kept = ugrnn.memory_path(jnp.zeros(8), jnp.zeros(2))["h"]
+      >>> round(float(kept.mean()), 3)  # σ(1)
+      0.731
 
     References:
       J. Collins, J. Sohl-Dickstein and D. Sussillo, "Capacity and trainability in recurrent neural

@@ -50,6 +50,12 @@ class MinimalRNNCell(RNNCell):
       TypeError: a size that is no int, a gain or bias that is no number, a flag that is no bool, an
         `rngs` that is no `nnx.Rngs`, a type that is no float.
 
+    Example:
+      >>> minimal = rj.MinimalRNNCell(2, 8, rngs=nnx.Rngs(0))
+      >>> _, z = jnp.split(minimal.project(xs), 2, axis=-1)  # z V + b, and z
+      >>> z.shape, bool((abs(z) < 1).all())
+      ((20, 8), True)
+
     References:
       M. Chen, "MinimalRNN: toward more interpretable and trainable recurrent neural networks",
       2017.

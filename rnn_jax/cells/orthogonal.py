@@ -133,6 +133,12 @@ class ExpRNNCell(_OrthogonalCell):
       TypeError: a size that is no int, a flag that is no bool, an `rngs` that is no `nnx.Rngs`, a
         type that is no float.
 
+    Example:
+      >>> exprnn = rj.ExpRNNCell(2, 8, rngs=nnx.Rngs(0))
+      >>> w = exprnn.transition_kernel()
+      >>> bool(jnp.allclose(w @ w.T, jnp.eye(8), atol=1e-5))
+      True
+
     References:
       M. Lezcano-Casado and D. Martínez-Rubio, "Cheap orthogonal constraints in neural networks: a
       simple parametrization of the orthogonal and unitary group", 2019.
@@ -199,6 +205,12 @@ class ScoRNNCell(_OrthogonalCell):
       ValueError: a size below 1, an unknown name, or more `negatives` than units.
       TypeError: a size that is no int, a flag that is no bool, an `rngs` that is no `nnx.Rngs`, a
         type that is no float.
+
+    Example:
+      >>> scornn = rj.ScoRNNCell(2, 8, negatives=3, rngs=nnx.Rngs(0))
+      >>> w = scornn.transition_kernel()
+      >>> bool(jnp.allclose(w @ w.T, jnp.eye(8), atol=1e-5)), round(float(jnp.linalg.det(w)), 3)
+      (True, -1.0)
 
     References:
       K. Helfrich, D. Willmott and Q. Ye, "Orthogonal recurrent neural networks with scaled Cayley

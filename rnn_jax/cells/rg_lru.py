@@ -57,6 +57,12 @@ class RGLRUCell(RNNCell):
       TypeError: a size that is no int, a flag that is no bool, an `rngs` that is no `nnx.Rngs`, a
         type that is no float.
 
+    Example:
+      >>> rglru = rj.RGLRUCell(2, 8, num_blocks=2, rngs=nnx.Rngs(0))
+      >>> kept = rglru.memory_path(jnp.zeros(8), xs[0])["h"]
+      >>> bool(((kept > 0) & (kept < 1)).all())
+      True
+
     References:
       S. De et al., "Griffin: mixing gated linear recurrences with local attention for efficient
       language models", 2024.

@@ -48,6 +48,12 @@ class S5Cell(ComplexStateCell):
       ValueError: a size below 1, or steps that are not 0 < step_min < step_max.
       TypeError: a size that is no int, an `rngs` that is no `nnx.Rngs`, a type that is no float.
 
+    Example:
+      >>> s5 = rj.S5Cell(2, 8, step_min=0.01, step_max=0.1, rngs=nnx.Rngs(0))
+      >>> memory = -1 / jnp.log(jnp.hypot(*s5.eigenvalues()))  # in steps, 2/Δ
+      >>> bool(((memory > 19) & (memory < 201)).all())
+      True
+
     References:
       J. Smith, A. Warrington and S. Linderman, "Simplified state space layers for sequence
       modeling", 2023.

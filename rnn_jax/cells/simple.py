@@ -49,6 +49,15 @@ class SimpleRNNCell(RNNCell):
       TypeError: a size that is no int, a flag that is no bool, an `rngs` that is no `nnx.Rngs`, a
         type that is no float.
 
+    Example:
+      >>> relu = rj.SimpleRNNCell(
+      ...     2, 8, activation="relu", recurrent_kernel_init="identity", rngs=nnx.Rngs(0)
+      ... )
+      >>> sorted(set(relu.slopes(jnp.zeros(8), xs[0]).tolist()))  # φ' of the units
+      [0.0, 1.0]
+      >>> rj.jacobian_log_bound(relu, 3).tolist()  # by lag: no product of Jacobians grows
+      [0.0, 0.0, 0.0]
+
     References:
       J. L. Elman, "Finding structure in time", 1990.
     """

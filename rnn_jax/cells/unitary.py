@@ -60,6 +60,12 @@ class UnitaryRNNCell(RNNCell):
       TypeError: a size that is no int, a flag that is no bool, an `rngs` that is no `nnx.Rngs`, a
         type that is no float.
 
+    Example:
+      >>> unitary = rj.UnitaryRNNCell(2, 8, rngs=nnx.Rngs(0))
+      >>> carry, y = unitary((jnp.ones(8), jnp.zeros(8)), jnp.zeros(2))  # turned, no input, b = 0
+      >>> y.shape, round(float((y**2).sum()), 3)
+      ((16,), 8.0)
+
     References:
       M. Arjovsky, A. Shah and Y. Bengio, "Unitary evolution recurrent neural networks", 2016.
     """

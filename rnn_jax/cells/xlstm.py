@@ -82,6 +82,14 @@ class SLSTMCell(_ExponentialCell):
       TypeError: a size that is no int, a flag that is no bool, an `rngs` that is no `nnx.Rngs`, a
         type that is no float.
 
+    Example:
+      >>> slstm = rj.SLSTMCell(2, 8, num_heads=2, rngs=nnx.Rngs(0))
+      >>> list(slstm.carry_shapes)
+      ['c', 'n', 'm', 'h']
+      >>> carry, y = slstm(slstm.initialize_carry((2,)), 1e4 * xs[0])  # exponents of thousands
+      >>> bool(jnp.isfinite(y).all())
+      True
+
     References:
       M. Beck et al., "xLSTM: extended long short-term memory", 2024.
     """
@@ -277,6 +285,11 @@ class MLSTMCell(_ExponentialCell):
       ValueError: a size below 1, a number of heads that does not divide H, or an unknown name.
       TypeError: a size that is no int, a flag that is no bool, an `rngs` that is no `nnx.Rngs`, a
         type that is no float.
+
+    Example:
+      >>> mlstm = rj.MLSTMCell(2, 8, num_heads=2, rngs=nnx.Rngs(0))
+      >>> mlstm.carry_shapes
+      {'C': (2, 4, 4), 'n': (2, 4), 'm': (2,)}
 
     References:
       M. Beck et al., "xLSTM: extended long short-term memory", 2024.

@@ -45,6 +45,15 @@ def from_flax(source: Any, params: Mapping[str, Any] | None = None) -> SequenceM
     Raises:
       TypeError: it is something else.
       ValueError: options that have no counterpart, or params that are not those of the cell.
+
+    Example:
+      >>> flax_cell = nnx.LSTMCell(2, 8, rngs=nnx.Rngs(0))
+      >>> lstm = rj.convert.from_flax(flax_cell)
+      >>> carry = jnp.zeros(8), jnp.zeros(8)
+      >>> bool(jnp.allclose(lstm(carry, xs[0])[1], flax_cell(carry, xs[0])[1], atol=1e-6))
+      True
+      >>> sorted(lstm.gates(carry, xs[0]))
+      ['forget', 'input', 'output']
     """
     if params is not None:
         return cell_of(_read_linen(source, params))
@@ -80,6 +89,12 @@ def to_flax(model: Any, *, api: str = "nnx", optimized: bool = True) -> Any:
     Raises:
       TypeError: it is no such model.
       ValueError: Flax has nothing that computes the same.
+
+    Example:
+      >>> flax_cell = rj.convert.to_flax(cell)
+      >>> (_, ours), (_, theirs) = cell(jnp.zeros(8), xs[0]), flax_cell(jnp.zeros(8), xs[0])
+      >>> type(flax_cell).__name__, bool(jnp.allclose(ours, theirs, atol=1e-6))
+      ('GRUCell', True)
     """
     check_choice("api", api, ("linen", "nnx"))
     check_flag("optimized", optimized)

@@ -62,6 +62,14 @@ def from_keras(
       TypeError: it is something else, or its weights are no floats.
       ValueError: options that have no counterpart, or arrays whose number, sizes or kind do not
         fit.
+
+    Example:
+      >>> arrays = rj.convert.to_keras(cell, layer=False)  # as layer.get_weights() gives them
+      >>> [array.shape for array in arrays]
+      [(2, 24), (8, 24), (2, 24)]
+      >>> gru = rj.convert.from_keras(arrays).cells[0]
+      >>> bool(jnp.array_equal(gru.kernel[...], cell.kernel[...]))
+      True
     """
     if isinstance(source, (list, tuple)) and source and not _is_layer(source[0]):
         if kind is not None:
@@ -118,6 +126,14 @@ def to_keras(model: Any, *, layer: bool = True, bias: bool | None = None) -> Any
       TypeError: it is no such model.
       ValueError: Keras has nothing that computes the same.
       ImportError: there is no Keras.
+
+    Example:
+      >>> import os
+      >>> os.environ["KERAS_BACKEND"] = "jax"  # as wherever Keras has no TensorFlow to run on
+      >>> import keras
+      >>> layer = rj.convert.to_keras(rj.SequenceModel(cell, rngs=nnx.Rngs(0)))
+      >>> type(layer).__name__, [array.shape for array in layer.get_weights()]
+      ('GRU', [(2, 24), (8, 24), (2, 24)])
     """
     check_flag("layer", layer)
     if isinstance(model, RNNCell):

@@ -56,6 +56,14 @@ def from_torch(
       TypeError: it is something else, or its weights are no floats.
       ValueError: names are unknown or missing, sizes or kinds do not fit, or the weights' type is
         one that JAX is not set to compute in.
+
+    Example:
+      >>> import torch
+      >>> lstm = torch.nn.LSTM(2, 8, num_layers=2, batch_first=True)
+      >>> model = rj.convert.from_torch(lstm)
+      >>> theirs, _ = lstm(torch.tensor(np.array(xs)))
+      >>> bool(jnp.allclose(model(xs), theirs.detach().numpy(), atol=1e-5))
+      True
     """
     if isinstance(source, Mapping):
         state = own_entries(source, prefix)
@@ -100,6 +108,14 @@ def to_torch(model: Any, *, module: bool = True, bias: bool | None = None) -> An
       TypeError: it is no such model.
       ValueError: PyTorch has no one module for it.
       ImportError: there is no PyTorch.
+
+    Example:
+      >>> weights = rj.convert.to_torch(cell, module=False)  # a state dict of NumPy arrays
+      >>> {name: array.shape for name, array in weights.items()}
+      {'weight_ih': (24, 2), 'weight_hh': (24, 8), 'bias_ih': (24,), 'bias_hh': (24,)}
+      >>> import torch
+      >>> rj.convert.to_torch(cell)
+      GRUCell(2, 8)
     """
     check_flag("module", module)
     if isinstance(model, RNNCell):

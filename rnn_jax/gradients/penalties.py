@@ -56,6 +56,12 @@ def vanishing_penalty(
       TypeError: a loss that is not callable, inputs or carries of the wrong type, or a cell that
         needs `carry`.
 
+    Example:
+      >>> def penalty(cell):
+      ...     return rj.vanishing_penalty(lambda ys: ys[-1].sum(), cell, xs, immediate=True)
+      >>> jax.grad(penalty)(cell).recurrent_kernel.shape
+      (8, 24)
+
     References:
       R. Pascanu, T. Mikolov and Y. Bengio, "On the difficulty of training recurrent neural
       networks", 2013, equations 9 (Ω) and 10 (its immediate derivative).
@@ -136,6 +142,14 @@ def flossing_penalty(
       ValueError: a target of another shape, and as `lyapunov_exponents`.
       TypeError: as `lyapunov_exponents`.
 
+    Example:
+      >>> value, gradient = jax.value_and_grad(rj.flossing_penalty)(cell, xs)
+      >>> exponents = rj.lyapunov_exponents(cell, xs).exponents
+      >>> bool(jnp.allclose(value, jnp.mean(exponents**2), rtol=1e-4))
+      True
+      >>> gradient.recurrent_kernel.shape
+      (8, 24)
+
     References:
       R. Engelken, "Gradient flossing: improving gradient descent through dynamic control of
       Jacobians", 2023.
@@ -174,6 +188,12 @@ def orthogonality_penalty(cell: Any) -> jax.Array:
     Raises:
       TypeError: there is no such matrix.
       ValueError: the kernel does not consist of square blocks.
+
+    Example:
+      >>> bool(rj.orthogonality_penalty(cell) < 1e-8)  # GRUs start orthogonal
+      True
+      >>> float(rj.orthogonality_penalty(2 * jnp.eye(3)))
+      27.0
 
     References:
       E. Vorontsov, C. Trabelsi, S. Kadoury and C. Pal, "On orthogonality and learning recurrent

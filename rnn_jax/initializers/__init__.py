@@ -29,8 +29,6 @@ from rnn_jax.initializers.matrices import (
     identity,
     orthogonal,
     ring,
-    skew_cayley,
-    skew_henaff,
     sparse,
 )
 from rnn_jax.initializers.mean_field import (
@@ -40,6 +38,7 @@ from rnn_jax.initializers.mean_field import (
     susceptibility,
 )
 from rnn_jax.initializers.named import Kind, get_initializer, names, sets_gates
+from rnn_jax.initializers.skew import skew_cayley, skew_henaff
 
 __all__ = [
     "Initializer",

@@ -17,15 +17,41 @@ Distribution = Literal["truncated_normal", "normal", "uniform"]
 
 
 def constant(value: float) -> Initializer:
-    """All entries `value`."""
+    """All entries equal: w = v.
+
+    Args:
+      value: v.
+
+    Returns:
+      An initialiser of arrays of any shape.
+
+    Raises:
+      TypeError, ValueError: `value` is not one finite number.
+
+    Example:
+      >>> rj.initializers.constant(0.5)(jax.random.key(0), (3,), jnp.float32).tolist()
+      [0.5, 0.5, 0.5]
+    """
     return _Constant(check_number("value", value))
 
 
 def uniform(low: float, high: float) -> Initializer:
-    """Uniform in [low, high).
+    """Entries uniform between two numbers: w ~ U[low, high).
+
+    Args:
+      low, high: the two ends, low ≤ high.
+
+    Returns:
+      An initialiser of arrays of any shape.
 
     Raises:
-      ValueError: the two are not low <= high.
+      ValueError: the two are not low <= high, or not finite.
+      TypeError: one of them is no number.
+
+    Example:
+      >>> w = rj.initializers.uniform(-0.1, 0.3)(jax.random.key(0), (8, 8), jnp.float32)
+      >>> w.shape, bool(((w >= -0.1) & (w < 0.3)).all())
+      ((8, 8), True)
     """
     low, high = check_number("low", low), check_number("high", high)
     if low > high:
@@ -37,21 +63,70 @@ def uniform(low: float, high: float) -> Initializer:
 
 
 def uniform_to(bound: float) -> Initializer:
-    """Uniform between ±bound."""
+    """Entries uniform about 0: w ~ U[−bound, bound).
+
+    Args:
+      bound: at least 0.
+
+    Returns:
+      An initialiser of arrays of any shape, equal to uniform(−bound, bound).
+
+    Raises:
+      ValueError: a bound below 0.
+
+    Example:
+      >>> rj.initializers.uniform_to(0.1) == rj.initializers.uniform(-0.1, 0.1)
+      True
+    """
     return uniform(-bound, bound)
 
 
 def normal(deviation: float) -> Initializer:
-    """Gaussian entries of this standard deviation, whatever the shape."""
+    """Gaussian entries of one standard deviation, whatever the shape: w ~ N(0, σ²).
+
+    Args:
+      deviation: σ, at least 0.
+
+    Returns:
+      An initialiser of arrays of any shape.
+
+    Raises:
+      ValueError: a deviation below 0 or not finite.
+      TypeError: a deviation that is no number.
+
+    Example:
+      >>> w = rj.initializers.normal(0.1)(jax.random.key(0), (100, 100), jnp.float32)
+      >>> round(float(w.std()), 2)
+      0.1
+    """
     return _Normal(check_not_negative("deviation", deviation))
 
 
 def gaussian(gain: float = 1.0) -> Initializer:
-    """Gaussian entries of standard deviation g/√rows; of wide kernels the spectral radius is g.
+    """Gaussian entries scaled by the number of rows, with a gain.
+
+    W_ij ~ N(0, g²/rows)
+
+    Of a wide square matrix the spectral radius is g. As the recurrent kernel of an autonomous tanh
+    network it is chaotic above g = 1.
 
     Args:
-      gain: g, at least 0. As the recurrent kernel of a tanh network it is chaotic above 1
-        (Sompolinsky, Crisanti and Sommers, 1988).
+      gain: g, at least 0.
+
+    Returns:
+      An initialiser of matrices.
+
+    Raises:
+      ValueError: a gain below 0 or not finite.
+      TypeError: a gain that is no number.
+
+    Example:
+      >>> w = rj.initializers.gaussian(1.5)(jax.random.key(0), (200, 200), jnp.float32)
+      >>> round(float(w.std() * 200**0.5), 1)
+      1.5
+
+    References:
+      H. Sompolinsky, A. Crisanti and H. J. Sommers, "Chaos in random neural networks", 1988.
     """
     return _Gaussian(check_not_negative("gain", gain))
 
@@ -61,14 +136,57 @@ def critical(
 ) -> Initializer:
     """`gaussian` of the gain at which gradients of a wide network neither vanish nor explode.
 
+    W_ij ~ N(0, σ_w²/rows),    σ_w = critical_gain(activation, bias_variance, input_variance)
+
     Args:
-      activation, bias_variance, input_variance: see `critical_gain`.
+      activation: φ, by name, as an `Activation`, or any callable that acts element by element.
+      bias_variance: σ_b², of the biases.
+      input_variance: σ_x², of x W_x, which the inputs add to a unit's pre-activation.
+
+    Returns:
+      An initialiser of matrices.
+
+    Raises:
+      ValueError, TypeError: as `critical_gain`.
+
+    Example:
+      >>> init = rj.initializers.critical("relu")  # of gain √2
+      >>> w = init(jax.random.key(0), (200, 200), jnp.float32)
+      >>> round(float(w.std() * 200**0.5), 1)
+      1.4
+
+    References:
+      M. Chen, J. Pennington and S. S. Schoenholz, "Dynamical isometry and a mean field theory of
+      RNNs: gating enables signal propagation in recurrent neural networks", 2018.
     """
     return gaussian(critical_gain(activation, bias_variance, input_variance))
 
 
 def variance_scaling(scale: float, mode: Mode, distribution: Distribution) -> Initializer:
-    """That of JAX, `jax.nn.initializers.variance_scaling`, as a value that can be compared."""
+    """Entries of a variance that goes with the shape, as JAX's initialiser of this name draws them.
+
+    Var W_ij = scale / n,    n = rows, columns, or their mean
+
+    It wraps `jax.nn.initializers.variance_scaling` in a value that can be compared and pickled. The
+    names "lecun_normal", "glorot_uniform", "he_normal" and their like are this one with arguments.
+
+    Args:
+      scale: of the variance, above 0.
+      mode: what n is: "fan_in" the rows, "fan_out" the columns, "fan_avg" their mean.
+      distribution: "truncated_normal", "normal" or "uniform".
+
+    Returns:
+      An initialiser of matrices.
+
+    Raises:
+      ValueError: when it draws, of a mode or a distribution that JAX does not know.
+
+    Example:
+      >>> lecun = rj.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+      >>> w = lecun(jax.random.key(0), (400, 100), jnp.float32)
+      >>> round(float(w.std() * 400**0.5), 1)
+      1.0
+    """
     return _VarianceScaling(scale, mode, distribution)
 
 
@@ -124,3 +242,11 @@ def matrix_shape(name: str, shape: Sequence[int]) -> tuple[int, int]:
     if len(shape) != 2:
         raise ValueError(f"{name} fills matrices only; got shape {tuple(shape)}")
     return shape[0], shape[1]
+
+
+def square_size(name: str, shape: Sequence[int]) -> int:
+    """The rows of a square matrix, else raises."""
+    rows, columns = matrix_shape(name, shape)
+    if rows != columns:
+        raise ValueError(f"{name} fills square matrices only; got shape {tuple(shape)}")
+    return rows

@@ -11,19 +11,39 @@ import jax.numpy as jnp
 from rnn_jax.arrays import at_least_float32
 from rnn_jax.checks import check_number
 
-# Blocks and the sign of the bias with which each keeps the state: 1 for a gate that keeps it near
-# 1, −1 for one that overwrites it there. The first is the one that a forget bias is for.
+#: The gates that decide how much of a cell's state is kept: a tuple of (block, sign), as
+#: `(("forget", 1), ("input", -1))` of an LSTM. The sign is 1 for a gate that keeps the state where
+#: it is near 1, −1 for one that overwrites it there; `forget_bias` and `chrono` set the biases with
+#: these signs. The first gate is the one that a forget bias is for.
 MemoryGates = tuple[tuple[str, int], ...]
 
 
 def forget_bias(value: float = 1.0) -> "GateBias":
-    """The bias with which the gate that keeps the state is open at first; the others start at 0.
+    """A bias with which the gate that keeps the state is open at first; the others start at 0.
 
-    LSTM: b_f = v (Gers et al., 2000; Jozefowicz et al., 2015). A gate that overwrites the state
+    b_f = v
+
+    for the forget gate of an LSTM or the update gate of a GRU. A gate that overwrites the state
     where it is near 1, as the forget gate of the MGU, gets −v.
 
     Args:
       value: v.
+
+    Returns:
+      An initialiser of the biases of all gates, for the `bias_init` of a cell.
+
+    Raises:
+      TypeError, ValueError: `value` is not one finite number.
+
+    Example:
+      >>> gru = rj.GRUCell(2, 4, bias_init="forget_bias(2)", rngs=nnx.Rngs(0))
+      >>> dict(zip(gru.blocks, gru.bias[...].reshape(3, 4)[:, 0].tolist()))
+      {'reset': 0.0, 'update': 2.0, 'candidate': 0.0}
+
+    References:
+      F. Gers, J. Schmidhuber and F. Cummins, "Learning to forget", 2000.
+      R. Jozefowicz, W. Zaremba and I. Sutskever, "An empirical exploration of recurrent network
+      architectures", 2015.
     """
     return _ForgetBias(check_number("value", value))
 
@@ -38,8 +58,22 @@ def chrono(t_min: float, t_max: float) -> "GateBias":
     sign if it overwrites the state near 1.
 
     Args:
-      t_min: the shortest memory, above 0; 1 in the paper.
-      t_max: the longest one, T_max, at least t_min + 1.
+      t_min: the shortest memory in steps, above 0; 1 in the paper.
+      t_max: the longest one, T_max, in steps, at least t_min + 1.
+
+    Returns:
+      An initialiser of the biases of all gates, for the `bias_init` of a cell.
+
+    Raises:
+      ValueError: the two are not 0 < t_min <= t_max − 1.
+      TypeError: one of them is no number.
+
+    Example:
+      >>> lstm = rj.LSTMCell(2, 8, bias_init=rj.initializers.chrono(1, 100), rngs=nnx.Rngs(0))
+      >>> kept = lstm.memory_path(lstm.initialize_carry((2,)), jnp.zeros(2))["c"]
+      >>> steps = 1 / (1 - kept)  # for which a unit remembers
+      >>> bool(((steps >= 2) & (steps <= 100)).all())
+      True
 
     References:
       C. Tallec and Y. Ollivier, "Can recurrent neural networks warp time?", 2018.

@@ -6,9 +6,21 @@ import numpy as np
 
 
 def legs_matrix(size: int) -> np.ndarray:
-    """A of HiPPO-LegS, (N, N), which acts on column vectors, x' = A x + B u.
+    """The matrix A of HiPPO-LegS, which keeps the past of a signal in Legendre polynomials.
 
-    A_nk = −√(2n+1) √(2k+1) for n > k, −(n+1) for n = k, else 0, from n = k = 0 on.
+    A_nk = −√(2n+1) √(2k+1) for n > k, −(n+1) for n = k, else 0
+
+    with n and k from 0 on. It acts on column vectors, x' = A x + B u.
+
+    Args:
+      size: N.
+
+    Returns:
+      A, (N, N), a NumPy array in float64.
+
+    Example:
+      >>> rj.initializers.legs_matrix(3).diagonal().tolist()
+      [-1.0, -2.0, -3.0]
 
     References:
       A. Gu et al., "HiPPO: recurrent memory with optimal polynomial projections", 2020.

@@ -12,17 +12,61 @@ import numpy as np
 from rnn_jax.arrays import at_least_float32
 from rnn_jax.checks import check_not_negative, check_number, check_positive
 from rnn_jax.initializers.drawing import Initializer
-from rnn_jax.initializers.entries import matrix_shape
+from rnn_jax.initializers.entries import matrix_shape, square_size
 from rnn_jax.initializers.hippo import legs_matrix
+from rnn_jax.initializers.skew import random_angles, skew_matrix
 
 
 def orthogonal(scale: float = 1.0) -> Initializer:
-    """A random orthogonal matrix times `scale` (Saxe, McClelland and Ganguli, 2014)."""
+    """A random orthogonal matrix, times a number.
+
+    Wᵀ W = s² I
+
+    A matrix that is not square has orthonormal rows or columns, whichever are fewer, times s.
+
+    Args:
+      scale: s.
+
+    Returns:
+      An initialiser of matrices.
+
+    Raises:
+      TypeError, ValueError: `scale` is not one finite number.
+
+    Example:
+      >>> w = rj.initializers.orthogonal()(jax.random.key(0), (8, 8), jnp.float32)
+      >>> bool(jnp.allclose(w.T @ w, jnp.eye(8), atol=1e-5))
+      True
+
+    References:
+      A. M. Saxe, J. L. McClelland and S. Ganguli, "Exact solutions to the nonlinear dynamics of
+      learning in deep linear neural networks", 2014.
+    """
     return _Orthogonal(check_number("scale", scale))
 
 
 def identity(scale: float = 1.0) -> Initializer:
-    """The identity times `scale`: with ReLU the IRNN of Le, Jaitly and Hinton (2015)."""
+    """The identity matrix, times a number: the recurrent kernel of the IRNN, with ReLU.
+
+    W = s I
+
+    Args:
+      scale: s.
+
+    Returns:
+      An initialiser of matrices; of one that is not square, ones stand on the main diagonal.
+
+    Raises:
+      TypeError, ValueError: `scale` is not one finite number.
+
+    Example:
+      >>> rj.initializers.identity(0.5)(jax.random.key(0), (2, 2), jnp.float32).tolist()
+      [[0.5, 0.0], [0.0, 0.5]]
+
+    References:
+      Q. Le, N. Jaitly and G. Hinton, "A simple way to initialize recurrent networks of rectified
+      linear units", 2015.
+    """
     return _Identity(check_number("scale", scale))
 
 
@@ -30,11 +74,30 @@ def sparse(density: float = 0.1, radius: float = 0.9) -> Initializer:
     """A sparse square matrix of a given spectral radius: the reservoir of an echo state network.
 
     Each unit sees k = max(1, density · H) units, by weights uniform in (−1, 1), and all of
-    them are then scaled until the largest eigenvalue has modulus `radius` (Jaeger, 2001).
+    them are then scaled until the largest eigenvalue has modulus ρ.
 
     Args:
       density: the share of units that each unit sees, in (0, 1].
       radius: ρ, at least 0.
+
+    Returns:
+      An initialiser of square matrices.
+
+    Raises:
+      ValueError: a density outside (0, 1], or a radius below 0; when it draws, a matrix whose
+        eigenvalues are all 0.
+      TypeError: one of them is no number.
+
+    Example:
+      >>> w = rj.initializers.sparse(0.1, 0.9)(jax.random.key(0), (50, 50), jnp.float32)
+      >>> sorted(set((w != 0).sum(0).tolist()))  # units seen by each
+      [5]
+      >>> round(float(abs(np.linalg.eigvals(w)).max()), 3)
+      0.9
+
+    References:
+      H. Jaeger, "The 'echo state' approach to analysing and training recurrent neural networks",
+      2001.
     """
     share = check_number("density", density)
     if not 0 < share <= 1:
@@ -48,7 +111,9 @@ def sparse(density: float = 0.1, radius: float = 0.9) -> Initializer:
 def ring(r_min: float = 1.0, r_max: float = 1.0, max_phase: float = 2 * math.pi) -> Initializer:
     """A real normal matrix with eigenvalues on a ring of the complex plane, as the LRU starts.
 
-    W = Qᵀ R Q, with Q orthogonal at random and R of 2×2 blocks that turn by θ and scale by r; so
+    W = Qᵀ R Q
+
+    with Q orthogonal at random and R of 2×2 blocks that turn by θ and scale by r; so
     singular values are the moduli of the eigenvalues r e^{±iθ}. r is such that eigenvalues are
     uniform in the ring's area, θ uniform in [0, max_phase]; with an odd number of rows one
     eigenvalue is real and positive. The default is the unit circle, where W is orthogonal.
@@ -56,39 +121,72 @@ def ring(r_min: float = 1.0, r_max: float = 1.0, max_phase: float = 2 * math.pi)
     Args:
       r_min, r_max: the ring, 0 ≤ r_min ≤ r_max ≤ 1.
       max_phase: in radians, in (0, 2π].
+
+    Returns:
+      An initialiser of square matrices.
+
+    Raises:
+      ValueError: a ring or a phase out of range.
+      TypeError: one of them is no number.
+
+    Example:
+      >>> w = rj.initializers.ring(0.9, 0.99)(jax.random.key(0), (8, 8), jnp.float32)
+      >>> moduli = np.linalg.svd(w, compute_uv=False)
+      >>> bool(((moduli > 0.899) & (moduli < 0.991)).all())
+      True
+
+    References:
+      A. Orvieto et al., "Resurrecting recurrent neural networks for long sequences", 2023.
     """
     return _Ring(*check_ring(r_min, r_max, max_phase))
 
 
 def henaff() -> Initializer:
-    """Rotations in planes, of 2×2 blocks, by angles uniform in (−π, π) (Henaff et al., 2016).
+    """Rotations in planes by random angles: an orthogonal matrix of 2×2 blocks.
 
-    Orthogonal; with an odd number of rows the last of them is that of the identity.
+    W = diag([[cos θ, sin θ], [−sin θ, cos θ]], …),    θ ~ U(−π, π)
+
+    With an odd number of rows the last of them is that of the identity.
+
+    Returns:
+      An initialiser of square matrices.
+
+    Example:
+      >>> w = rj.initializers.henaff()(jax.random.key(0), (5, 5), jnp.float32)
+      >>> bool(jnp.allclose(w @ w.T, jnp.eye(5), atol=1e-6)), float(w[-1, -1])
+      (True, 1.0)
+
+    References:
+      M. Henaff, A. Szlam and Y. LeCun, "Recurrent orthogonal networks and long-memory tasks", 2016.
     """
     return _Rotations()
 
 
-def skew_henaff() -> Initializer:
-    """The skew-symmetric matrix whose exponential `henaff` is: blocks [[0, θ], [−θ, 0]]."""
-    return _SkewHenaff()
-
-
-def skew_cayley() -> Initializer:
-    """Skew-symmetric of 2×2 blocks with s = −√((1 − cos u)/(1 + cos u)), u uniform in (0, π/2).
-
-    Its Cayley transform turns by u (Helfrich, Willmott and Ye, 2018).
-    """
-    return _SkewCayley()
-
-
 def hippo(step: float = 0.01) -> Initializer:
-    """The memory of HiPPO-LegS, discretised by a zero-order hold: x' = x W, W = exp(Δ A)ᵀ.
+    """The memory of HiPPO-LegS, discretised by a zero-order hold.
+
+    W = exp(Δ A)ᵀ,    x' = x W
 
     A is `legs_matrix`, which is lower triangular with −1, −2, … on its diagonal, so that the
-    eigenvalues of W are e^{−nΔ}.
+    eigenvalues of W are e^{−nΔ}, n from 1 on.
 
     Args:
       step: Δ, above 0.
+
+    Returns:
+      An initialiser of square matrices, the same for every key.
+
+    Raises:
+      ValueError: a step that is not above 0.
+      TypeError: a step that is no number.
+
+    Example:
+      >>> w = rj.initializers.hippo(0.1)(jax.random.key(0), (4, 4), jnp.float32)
+      >>> jnp.round(-jnp.log(jnp.diag(w)), 3).tolist()  # nΔ
+      [0.1..., 0.2..., 0.3..., 0.4...]
+
+    References:
+      A. Gu et al., "HiPPO: recurrent memory with optimal polynomial projections", 2020.
     """
     return _Hippo(check_positive("step", step))
 
@@ -119,7 +217,7 @@ class _Sparse:
     radius: float
 
     def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = float) -> jax.Array:
-        size = _square("sparse", shape)
+        size = square_size("sparse", shape)
         of_places, of_values = jax.random.split(key)
         wide = at_least_float32(dtype)
         values = jax.random.uniform(of_values, (size, size), wide, -1.0, 1.0)
@@ -153,7 +251,7 @@ class _Ring:
     max_phase: float
 
     def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = float) -> jax.Array:
-        size = _square("ring", shape)
+        size = square_size("ring", shape)
         of_area, of_turn, of_basis = jax.random.split(key, 3)
         wide = at_least_float32(dtype)
         decay, phase = draw_ring(
@@ -168,26 +266,10 @@ class _Ring:
 @dataclass(frozen=True)
 class _Rotations:
     def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = float) -> jax.Array:
-        size = _square("henaff", shape)
-        angles = _angles(key, size, at_least_float32(dtype))
+        size = square_size("henaff", shape)
+        angles = random_angles(key, size, at_least_float32(dtype))
         angles = jnp.concatenate([angles, jnp.zeros(size % 2, angles.dtype)])
         return _turning(jnp.ones_like(angles), angles, size).astype(dtype)
-
-
-@dataclass(frozen=True)
-class _SkewHenaff:
-    def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = float) -> jax.Array:
-        size = _square("henaff", shape)
-        return _skew(_angles(key, size, dtype), size)
-
-
-@dataclass(frozen=True)
-class _SkewCayley:
-    def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = float) -> jax.Array:
-        size = _square("cayley", shape)
-        angles = jax.random.uniform(key, (size // 2,), dtype, maxval=math.pi / 2)
-        # √((1 − cos u)/(1 + cos u)) = tan(u/2)
-        return _skew(-jnp.tan(angles / 2), size)
 
 
 @dataclass(frozen=True)
@@ -198,7 +280,7 @@ class _Hippo:
         from scipy.linalg import expm
 
         del key
-        return jnp.asarray(expm(self.step * legs_matrix(_square("hippo", shape))).T, dtype)
+        return jnp.asarray(expm(self.step * legs_matrix(square_size("hippo", shape))).T, dtype)
 
 
 def check_ring(r_min: float, r_max: float, max_phase: float) -> tuple[float, float, float]:
@@ -250,24 +332,5 @@ def _turning(moduli: jax.Array, angles: jax.Array, size: int) -> jax.Array:
     pairs = size // 2
     at = jnp.arange(0, 2 * pairs, 2)
     cosine, sine = (moduli[:pairs] * part(angles[:pairs]) for part in (jnp.cos, jnp.sin))
-    blocks = _skew(sine, size).at[at, at].set(cosine).at[at + 1, at + 1].set(cosine)
+    blocks = skew_matrix(sine, size).at[at, at].set(cosine).at[at + 1, at + 1].set(cosine)
     return blocks if size % 2 == 0 else blocks.at[-1, -1].set(moduli[pairs])
-
-
-def _skew(values: jax.Array, size: int) -> jax.Array:
-    """Blocks [[0, a], [−a, 0]], and a row of 0 over if the size is odd."""
-    at = jnp.arange(0, size - 1, 2)
-    upper = jnp.zeros((size, size), values.dtype).at[at, at + 1].set(values)
-    return upper - upper.T
-
-
-def _angles(key: jax.Array, size: int, dtype: Any) -> jax.Array:
-    return jax.random.uniform(key, (size // 2,), dtype, -math.pi, math.pi)
-
-
-def _square(name: str, shape: Sequence[int]) -> int:
-    """The rows of a square matrix, else raises."""
-    rows, columns = matrix_shape(name, shape)
-    if rows != columns:
-        raise ValueError(f"{name} fills square matrices only; got shape {tuple(shape)}")
-    return rows

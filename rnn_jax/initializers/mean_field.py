@@ -44,7 +44,11 @@ _ZERO = 1e-30
 
 
 def gaussian_mean(function: Callable[[np.ndarray], Any], variance: Any) -> Any:
-    """E f(√q z) for z ~ N(0, 1), in float64.
+    """The mean of a function of a Gaussian number.
+
+    E f(√q z),    z ~ N(0, 1)
+
+    in float64, by the trapezoid rule.
 
     Args:
       function: f, of a NumPy array, element by element.
@@ -53,6 +57,11 @@ def gaussian_mean(function: Callable[[np.ndarray], Any], variance: Any) -> Any:
     Returns:
       The means, of the shape of `variance`. Where f jumps elsewhere than at 0, to about 1e-3 of
       the jump; of smooth functions to rounding.
+
+    Example:
+      >>> mean = rj.initializers.gaussian_mean(np.square, [0.5, 2.0])  # the variances themselves
+      >>> mean.round(6).tolist()
+      [0.5, 2.0]
     """
     values = function(np.sqrt(variance)[..., None] * _NODES)
     return np.asarray(values, np.float64) @ _WEIGHTS
@@ -61,7 +70,9 @@ def gaussian_mean(function: Callable[[np.ndarray], Any], variance: Any) -> Any:
 def fixed_point_variance(
     gain: float, activation: ActivationLike, source_variance: float = 0.0
 ) -> float:
-    """q, the variance of pre-activations that a wide network comes to from a state of 0.
+    """The variance of pre-activations that a wide network comes to from a state of 0.
+
+    q = σ_w² E φ(√q z)² + σ_s²,    z ~ N(0, 1)
 
     Args:
       gain: σ_w.
@@ -69,11 +80,21 @@ def fixed_point_variance(
       source_variance: σ_s², of what biases and inputs add to a pre-activation.
 
     Returns:
-      The smallest q = σ_w² E φ(√q z)² + σ_s²; infinity if it grows without bound.
+      The smallest such q, a Python float; infinity if it grows without bound.
 
     Raises:
       ValueError: a number below 0 or not finite, or an unknown name.
       TypeError: no number, or no activation.
+
+    Example:
+      >>> rj.initializers.fixed_point_variance(0.9, "tanh")  # below gain 1 the network rests
+      0.0
+      >>> rj.initializers.fixed_point_variance(1.5, "tanh") > 0.1  # and is chaotic above
+      True
+
+    References:
+      B. Poole et al., "Exponential expressivity in deep neural networks through transient chaos",
+      2016.
     """
     means = _means_of(get_activation(activation))
     square = check_not_negative("gain", gain) ** 2
@@ -88,16 +109,30 @@ def fixed_point_variance(
 
 
 def susceptibility(gain: float, activation: ActivationLike, source_variance: float = 0.0) -> float:
-    """χ = σ_w² E φ'(√q z)² at the fixed point q: what a step multiplies squared gradients by.
+    """What a step multiplies squared gradients by in a wide network.
+
+    χ = σ_w² E φ'(√q z)²,    z ~ N(0, 1)
+
+    at the fixed point q of `fixed_point_variance`: gradients shrink by √χ a step below χ = 1, and
+    grow above.
 
     Args:
-      gain, activation, source_variance: as in `fixed_point_variance`.
+      gain: σ_w.
+      activation: φ, by name, as an `Activation`, or any callable that acts element by element.
+      source_variance: σ_s², of what biases and inputs add to a pre-activation.
 
     Returns:
-      χ; where q is 0 or infinite, its limit from above or below.
+      χ, a Python float; where q is 0 or infinite, its limit from above or below.
 
     Raises:
       ValueError, TypeError: as `fixed_point_variance`.
+
+    Example:
+      >>> round(rj.initializers.susceptibility(0.9, "tanh"), 4)  # 0.9²
+      0.81
+
+    References:
+      S. Schoenholz et al., "Deep information propagation", 2017.
     """
     q = fixed_point_variance(gain, activation, source_variance)
     within = min(max(q, _ZERO), _ABOVE[-1])
@@ -107,10 +142,12 @@ def susceptibility(gain: float, activation: ActivationLike, source_variance: flo
 def critical_gain(
     activation: ActivationLike = "tanh", bias_variance: float = 0.0, input_variance: float = 0.0
 ) -> float:
-    """The smallest gain σ_w at which gradients of a wide network neither vanish nor explode: χ = 1.
+    """The smallest gain at which gradients of a wide network neither vanish nor explode.
 
-    σ_w² E φ'(√q z)² = 1 where q = σ_w² E φ(√q z)² + σ_b² + σ_x². Without biases and inputs it is 1
-    for tanh and the identity and √2 for ReLU.
+    σ_w² E φ'(√q z)² = 1,    q = σ_w² E φ(√q z)² + σ_b² + σ_x²,    z ~ N(0, 1)
+
+    the first being χ = 1 for the `susceptibility` χ. Without biases and inputs the gain is 1 for
+    tanh and the identity and √2 for ReLU.
 
     Args:
       activation: φ, by name, as an `Activation`, or any callable that acts element by element.
@@ -124,6 +161,16 @@ def critical_gain(
       ValueError: a variance below 0, an unknown name, or no such gain (ReLU with inputs, whose
         variance grows at each step).
       TypeError: a variance that is no number, an activation that is neither a name nor callable.
+
+    Example:
+      >>> round(rj.initializers.critical_gain("relu"), 4)  # √2
+      1.4142
+      >>> rj.initializers.critical_gain("tanh", input_variance=0.1) > 1  # inputs lower its slopes
+      True
+
+    References:
+      M. Chen, J. Pennington and S. S. Schoenholz, "Dynamical isometry and a mean field theory of
+      RNNs: gating enables signal propagation in recurrent neural networks", 2018.
     """
     source = check_not_negative("bias_variance", bias_variance) + check_not_negative(
         "input_variance", input_variance

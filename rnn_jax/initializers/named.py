@@ -15,9 +15,12 @@ from typing import Any, Literal
 import jax
 
 from rnn_jax.checks import check_choice
-from rnn_jax.initializers import entries, gate_biases, matrices
+from rnn_jax.initializers import entries, gate_biases, matrices, skew
 from rnn_jax.initializers.drawing import Initializer, InitializerLike
 
+#: What is initialised, which decides the names that may stand for it: `"kernel"`, a matrix for each
+#: gate, (rows, columns); `"bias"`, the biases of all gates side by side, (G·H,); `"unit"`, a few
+#: numbers for each unit, (H,); `"skew"`, a skew-symmetric matrix, (H, H).
 Kind = Literal["kernel", "bias", "unit", "skew"]
 Factory = Callable[..., Initializer]
 
@@ -71,23 +74,30 @@ _KINDS: dict[str, _Kind] = {
     "unit": _Kind("a few numbers for each unit", _EVERYWHERE),
     "skew": _Kind(
         "a skew-symmetric matrix",
-        {"henaff": matrices.skew_henaff, "cayley": matrices.skew_cayley},
+        {"henaff": skew.skew_henaff, "cayley": skew.skew_cayley},
     ),
 }
 
 
 def get_initializer(name: str, initializer: InitializerLike, kind: Kind = "kernel") -> Initializer:
-    """Returns the initialiser that a name stands for; a callable is returned as it is.
+    """The initialiser that a name stands for; a callable is returned as it is.
 
     Args:
       name: the argument's name, for the error message.
       initializer: a name, with arguments or without, or a callable (key, shape, dtype) -> array.
-      kind: what is initialised: a "kernel" (a matrix by gate), a "bias" (all gates side by side),
-        numbers by "unit" (H,), or a "skew" matrix. Each has names of its own.
+      kind: what is initialised; see `Kind`. Each kind has names of its own, which `names` lists.
+
+    Returns:
+      An initialiser (key, shape, dtype) -> array. Equal names give the same object.
 
     Raises:
       ValueError: the name is not known, is one for another kind, or its arguments are wrong.
       TypeError: the argument is neither a name nor callable.
+
+    Example:
+      >>> init = rj.initializers.get_initializer("kernel_init", "sparse(0.1, radius=0.9)")
+      >>> init == rj.initializers.sparse(0.1, 0.9)
+      True
     """
     if isinstance(initializer, str):
         return _named(name, initializer, kind)
@@ -100,12 +110,44 @@ def get_initializer(name: str, initializer: InitializerLike, kind: Kind = "kerne
 
 
 def sets_gates(bias_init: InitializerLike) -> bool:
-    """Whether an initialiser of biases sets gates by itself, as `chrono` does."""
+    """Whether an initialiser of biases sets gates by itself, as `chrono` does.
+
+    A cell asks before it adds a default of its own to the gate's bias.
+
+    Args:
+      bias_init: by name or callable.
+
+    Returns:
+      A bool.
+
+    Raises:
+      ValueError, TypeError: as `get_initializer`, for a bias.
+
+    Example:
+      >>> [rj.initializers.sets_gates(init) for init in ("zeros", "forget_bias(2)", "chrono(1, 9)")]
+      [False, True, True]
+    """
     return isinstance(get_initializer("bias_init", bias_init, "bias"), gate_biases.GateBias)
 
 
 def names(kind: Kind) -> dict[str, str]:
-    """The names for a kind, each as it is written with all its arguments."""
+    """The names of the initialisers for one kind of weights.
+
+    Args:
+      kind: "kernel", "bias", "unit" or "skew"; see `Kind`.
+
+    Returns:
+      {name: how it is written with all its arguments and their defaults}.
+
+    Raises:
+      KeyError: no such kind.
+
+    Example:
+      >>> rj.initializers.names("kernel")["sparse"]
+      'sparse(density=0.1, radius=0.9)'
+      >>> sorted(rj.initializers.names("skew"))
+      ['cayley', 'henaff']
+    """
     return {name: _usage(name, factory) for name, factory in _KINDS[kind].factories.items()}
 
 

@@ -1,4 +1,20 @@
-"""Results in, matplotlib Axes out: the only part of the package that imports matplotlib."""
+"""Results in, matplotlib Axes out: the only part of the package that imports matplotlib.
+
+Functions named `plot_…` draw on one `Axes`, given as `ax` or of a new figure, and return it; those
+named `…_figure` make a whole figure. `style` says how, for a screen or for one or two columns of a
+page.
+"""
+
+try:
+    import matplotlib  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "matplotlib":
+        raise
+    raise ModuleNotFoundError(
+        "pictures are drawn with matplotlib, which this environment does not have. "
+        "Run pip install 'rnn_jax[experiments]'.",
+        name="matplotlib",
+    ) from None
 
 from rnn_jax.plotting.attribution_panels import plot_attribution
 from rnn_jax.plotting.fixed_point_plane import plot_fixed_points
@@ -8,6 +24,7 @@ from rnn_jax.plotting.local_exponents import plot_local_exponents
 from rnn_jax.plotting.maps import plot_log_norms
 from rnn_jax.plotting.norm_by_lag import plot_by_lag
 from rnn_jax.plotting.spectra import plot_exponents, plot_singular_values
+from rnn_jax.plotting.styles import COLORS, COLUMN, PAGE, STYLES, style
 from rnn_jax.plotting.training_curves import (
     plot_flow_while_learning,
     plot_learning,
@@ -17,6 +34,10 @@ from rnn_jax.plotting.training_curves import (
 from rnn_jax.plotting.weights import plot_weight_shares
 
 __all__ = [
+    "COLORS",
+    "COLUMN",
+    "PAGE",
+    "STYLES",
     "flow_figure",
     "plot_attribution",
     "plot_by_lag",
@@ -30,5 +51,6 @@ __all__ = [
     "plot_singular_values",
     "plot_terms",
     "plot_weight_shares",
+    "style",
     "training_figure",
 ]

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
-from rnn_jax.plotting.style import COLORS, new_axes
+from rnn_jax.plotting.axes import (
+    Size,
+    add_legend,
+    check_labels,
+    cycle_color,
+    finish,
+    ink,
+    line_width,
+    new_axes,
+)
+from rnn_jax.plotting.styles import COLORS, drawing
 
 if TYPE_CHECKING:
     from rnn_jax.gradients.fixed_points.record import FixedPoints
@@ -18,15 +30,18 @@ if TYPE_CHECKING:
 _ARM = 0.05
 
 
+@drawing()
 def plot_fixed_points(
     result: FixedPoints,
     trajectories: Any = None,
     ax: Axes | None = None,
     *,
     directions: bool = True,
+    labels: str | Sequence[str] | None = None,
+    figsize: Size | None = None,
     title: str | None = None,
 ) -> Axes:
-    """Fixed points, slow points and trajectories in the plane of the leading principal components.
+    """Fixed points, slow points and trajectories in the plane of two principal components.
 
     The components are those of the trajectories if there are some, else of the points. Filled
     circles are stable; diamonds are saddles, larger with more unstable directions, which are drawn
@@ -39,13 +54,23 @@ def plot_fixed_points(
         the same axes, such as those of `unroll(..., return_carries=True)`.
       ax: where to draw; None makes a figure.
       directions: whether to draw the unstable directions.
+      labels: names in the legend, in its order; () leaves the legend out.
+      figsize: width and height of a new figure, inches; None is as wide as the style.
       title: above the picture.
 
     Returns:
       The `Axes`.
 
     Raises:
-      ValueError: there is nothing to draw, or trajectories of another size than the points.
+      ValueError: there is nothing to draw, trajectories of another size than the points, or labels
+        or a figsize that do not fit.
+
+    Example:
+      >>> starts = rj.sample_starts(cell, xs, 16, key=jax.random.key(0))
+      >>> found = rj.fixed_points(cell, x=np.zeros(2), starts=starts)
+      >>> ax = rj.plotting.plot_fixed_points(found, title="GRU")
+      >>> ax.get_title(loc="left")
+      'GRU'
     """
     paths = _paths(trajectories, result)
     cloud = result.points if paths is None else paths.reshape(-1, paths.shape[-1])
@@ -55,7 +80,9 @@ def plot_fixed_points(
             "more starts, or pass trajectories=."
         )
     centre, plane, shares = _plane(cloud)
-    ax = new_axes(ax, size=(6.2, 5.2))
+    kinds = _kinds(result)
+    names = check_labels(labels, list(kinds))
+    ax = new_axes(ax, figsize, natural=(6.2, 5.2))
 
     def project(states: np.ndarray) -> np.ndarray:
         return (states - centre) @ plane.T
@@ -64,7 +91,7 @@ def plot_fixed_points(
         lines = LineCollection(
             list(project(paths)),
             colors=COLORS["grey"],
-            linewidths=0.6,
+            linewidths=line_width(0.35),
             alpha=min(0.5, max(0.08, 12 / len(paths))),
             zorder=1,
         )
@@ -77,19 +104,24 @@ def plot_fixed_points(
     if result.period > 1:
         for orbit in project(result.orbits):
             closed = np.concatenate([orbit, orbit[:1]])
-            ax.plot(*closed.T, color="0.35", linewidth=0.8, linestyle=(0, (3, 2)), zorder=2)
-    _draw_points(ax, result, project(result.orbits))
+            ax.plot(
+                *closed.T,
+                color=COLORS["grey"],
+                linewidth=line_width(0.5),
+                linestyle=(0, (3, 2)),
+                zorder=2,
+            )
+    orbits = project(result.orbits)
+    for name, (rows, look) in zip(names, kinds.values(), strict=True):
+        flat = orbits[rows].reshape(-1, 2)
+        ax.scatter(*flat.T, label=name, zorder=4, linewidths=line_width(0.65), **look)
     ax.autoscale_view()
     ax.margins(0.06)
     for axis, index in ((ax.xaxis, 0), (ax.yaxis, 1)):
         axis.set_label_text(f"principal component {index + 1}  ({shares[index]:.0%} of variance)")
-    ax.spines[["top", "right"]].set_visible(False)
     ax.set_aspect("equal", adjustable="datalim")
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    if title:
-        ax.set_title(title, loc="left", fontsize="medium")
-    return ax
+    add_legend(ax, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return finish(ax, title, grid=False)
 
 
 def _paths(trajectories: Any, result: FixedPoints) -> np.ndarray | None:
@@ -146,34 +178,35 @@ def _draw_directions(
                 segments.append([place - arm * seen, place + arm * seen])
     if segments:
         ax.add_collection(
-            LineCollection(segments, colors=COLORS["vermilion"], linewidths=1.4, zorder=3)
+            LineCollection(segments, colors=cycle_color(1), linewidths=line_width(0.8), zorder=3)
         )
 
 
-def _draw_points(ax: Axes, result: FixedPoints, orbits: np.ndarray) -> None:
-    """Markers by kind, with how many there are of each."""
-    fixed, stable, unstable = result.is_fixed, result.stable, result.unstable_directions
-    noun = "point" if result.period == 1 else f"orbit of period {result.period}"
-    kinds: list[tuple[str, np.ndarray, dict[str, Any]]] = [
-        ("slow", ~fixed, {"marker": "x", "color": COLORS["black"], "s": 26, "linewidths": 1.2}),
+def _kinds(result: FixedPoints) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:
+    """By name and number, the points of each kind that there is, and how they are marked."""
+    fixed, stable = result.is_fixed, result.stable
+    scale = line_width() ** 2
+    saddles = fixed & ~stable
+    size = np.repeat(9.0 + 3.1 * np.minimum(result.unstable_directions[saddles], 6), result.period)
+    background, (first, second) = mpl.rcParams["axes.facecolor"], map(cycle_color, (0, 1))
+    marks: list[tuple[str, np.ndarray, dict[str, Any]]] = [
+        ("slow", ~fixed, {"marker": "x", "color": ink(), "s": 9 * scale}),
         (
             "unstable",
-            fixed & ~stable,
-            {"marker": "D", "facecolor": "white", "edgecolor": COLORS["vermilion"]},
+            saddles,
+            {"marker": "D", "facecolor": background, "edgecolor": second, "s": size * scale},
         ),
         (
             "stable",
             fixed & stable,
-            {"marker": "o", "facecolor": COLORS["blue"], "edgecolor": "white", "s": 62},
+            {"marker": "o", "facecolor": first, "edgecolor": background, "s": 21 * scale},
         ),
     ]
-    for name, rows, look in kinds:
+    noun = "point" if result.period == 1 else f"orbit of period {result.period}"
+    kinds = {}
+    for name, rows, look in marks:
         count = int(rows.sum())
-        if not count:
-            continue
-        label = f"{count} {name} {noun}{'s' if count > 1 and result.period == 1 else ''}"
-        if "s" not in look:
-            per_row = 26 + 9.0 * np.minimum(unstable[rows], 6)
-            look["s"] = np.repeat(per_row, result.period)
-        flat = orbits[rows].reshape(-1, 2)
-        ax.scatter(flat[:, 0], flat[:, 1], label=label, zorder=4, **{"linewidths": 1.1, **look})
+        plural = "s" if count > 1 and result.period == 1 else ""
+        if count:
+            kinds[f"{count} {name} {noun}{plural}"] = (rows, look)
+    return kinds

@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from rnn_jax.plotting.attribution_panels import plot_attribution
+from rnn_jax.plotting.axes import Size, as_numpy, check_figsize
 from rnn_jax.plotting.gate_panels import plot_gates
 from rnn_jax.plotting.maps import plot_log_norms
 from rnn_jax.plotting.norm_by_lag import plot_by_lag
 from rnn_jax.plotting.spectra import plot_exponents, plot_singular_values
-from rnn_jax.plotting.style import as_numpy, check_figsize
+from rnn_jax.plotting.styles import drawing, is_chosen
 from rnn_jax.plotting.weights import plot_weight_shares
 
 if TYPE_CHECKING:
@@ -27,42 +28,74 @@ Panel = Callable[[Axes], Axes]
 # Inches of a panel in which text of ten points has the right size.
 _WIDTH, _HEIGHT = 4.6, 3.7
 _POINTS = 10.0
+_MOST = 3  # panels beside one another
 
 
-def flow_figure(flow: GradientFlow, *, figsize: tuple[float, float] | None = None) -> Figure:
-    """The (t, s) map, the norm by lag, and beside and below them all that this flow holds besides.
+@drawing()
+def flow_figure(
+    flow: GradientFlow, *, figsize: Size | None = None, title: str | None = None
+) -> Figure:
+    """All that a flow holds: the map and the norm by lag in nats, and what they are made of.
 
     Args:
       flow: what was measured.
-      figsize: width and height in inches; None gives each panel the room that it needs. Text
-        shrinks and grows with the panels.
+      figsize: width and height in inches; None gives each panel the room that it needs, as many
+        beside one another as the style is wide. Text shrinks and grows with the panels, unless a
+        style was chosen.
+      title: above all; None says what was found, "" leaves it out.
 
     Returns:
       A matplotlib `Figure`.
 
     Raises:
       ValueError: a figsize that is not two positive numbers.
+
+    Example:
+      >>> figure = rj.plotting.flow_figure(rj.gradient_flow(cell, xs), figsize=(9, 6))
+      >>> figure.axes[0].get_ylabel()
+      'output step $t$'
     """
     panels = _panels(flow)
-    rows = _rows(len(panels))
+    size = None if figsize is None else check_figsize(figsize)
+    if is_chosen():
+        return _draw(panels, *_print_size(len(panels), size), title, flow)
+    rows = _rows(len(panels), _MOST)
     natural = (_WIDTH * max(rows), _HEIGHT * len(rows))
-    width, height = natural if figsize is None else check_figsize(figsize)
+    width, height = size or natural
     scale = min(max(min(width / natural[0], height / natural[1]), 0.3), 1.6)
     with mpl.rc_context({"font.size": _POINTS * scale}):
-        layout = ConstrainedLayoutEngine(w_pad=0.08 * scale, h_pad=0.08 * scale, wspace=0.04)
-        figure = plt.figure(figsize=(width, height), layout=layout)
-        for panel, ax in zip(panels, _axes(figure, rows), strict=True):
-            panel(ax)
+        figure = _draw(panels, rows, (width, height), title, flow)
         for ax in figure.axes:  # Ticks are made when they are drawn, outside of this context.
             for one in (ax, *ax.child_axes):
                 one.tick_params(labelsize=_POINTS * scale)
-        figure.suptitle(_headline(flow), x=0.01, ha="left", fontsize="large", fontweight="bold")
     return figure
 
 
-def _rows(panels: int) -> list[int]:
-    """How many panels stand in each row: at most three, none missing, the larger rows below."""
-    rows = -(-panels // 3)
+def _draw(
+    panels: list[Panel], rows: list[int], size: Size, title: str | None, flow: GradientFlow
+) -> Figure:
+    scale = mpl.rcParams["font.size"] / _POINTS
+    layout = ConstrainedLayoutEngine(w_pad=0.08 * scale, h_pad=0.08 * scale, wspace=0.04)
+    figure = plt.figure(figsize=size, layout=layout)
+    for panel, ax in zip(panels, _axes(figure, rows), strict=True):
+        panel(ax)
+    headline = _headline(flow) if title is None else title
+    if headline:
+        figure.suptitle(headline, x=0.01, ha="left", fontsize="large", fontweight="bold")
+    return figure
+
+
+def _print_size(panels: int, size: Size | None) -> tuple[list[int], Size]:
+    """(panels in each row, inches) in which text of the style's size has the room that it needs."""
+    scale = mpl.rcParams["font.size"] / _POINTS
+    width = float(mpl.rcParams["figure.figsize"][0]) if size is None else size[0]
+    rows = _rows(panels, min(max(round(width / (_WIDTH * scale)), 1), _MOST))
+    return rows, size or (width, len(rows) * width / max(rows) * _HEIGHT / _WIDTH)
+
+
+def _rows(panels: int, most: int) -> list[int]:
+    """How many panels stand in each row: the most or fewer, none missing, larger rows below."""
+    rows = -(-panels // most)
     fewer, more = panels // rows, panels % rows
     return [fewer] * (rows - more) + [fewer + 1] * more
 

@@ -4,40 +4,52 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
-from rnn_jax.plotting.style import COLORMAP, as_numpy, new_axes
+from rnn_jax.plotting.axes import Size, as_numpy, finish, log_norm_label, new_axes
+from rnn_jax.plotting.styles import COLORS, drawing
 
 if TYPE_CHECKING:
     from rnn_jax.gradients.explain.flow import GradientFlow
 
 
+@drawing()
 def plot_log_norms(
     result: GradientFlow | Any,
     ax: Axes | None = None,
     *,
     limits: tuple[float, float] | None = None,
-    title: str | None = None,
+    label: str | None = None,
     colorbar: bool = True,
+    figsize: Size | None = None,
+    title: str | None = None,
 ) -> Axes:
-    """Heatmap of ln‖∂y_t/∂x_s‖: row t depends on column s.
+    """Map of ln‖∂y_t/∂x_s‖, in nats: how the output of step t (down) depends on the input of s.
 
     Args:
       result: a `GradientFlow` (a batch is averaged), or a table (T, T) from `jacobian_log_norms`.
       ax: where to draw; None makes a figure.
       limits: (low, high) of the colours, in nats; None spans the finite values.
-      title: above the picture.
+      label: of the colours; None says what is measured, and its unit.
       colorbar: draw the scale beside it.
+      figsize: width and height of a new figure, inches; None is as wide as the style.
+      title: above the picture.
 
     Returns:
       The `Axes`.
 
     Raises:
-      ValueError: the table is not square.
+      ValueError: the table is not square, or the figsize does not fit.
+
+    Example:
+      >>> table = rj.jacobian_log_norms(cell, xs)
+      >>> ax = rj.plotting.plot_log_norms(table, limits=(-20.0, 0.0))
+      >>> ax.images[0].get_array().shape
+      (20, 20)
     """
-    of_states = getattr(result, "wrt", "input") == "state"
-    label = f"ln ‖{'∂carry_t / ∂carry_s' if of_states else '∂y_t / ∂x_s'}‖  (nats)"
+    wrt = getattr(result, "wrt", "input")
     table = as_numpy(getattr(result, "log_norms", result))
     if hasattr(result, "log_norms"):
         table = table.reshape(-1, *table.shape[-2:]).mean(axis=0)
@@ -46,41 +58,38 @@ def plot_log_norms(
             f"a map needs a square table (T, T); got shape {table.shape}. Call jacobian_log_norms "
             "without targets."
         )
-    ax = new_axes(ax, size=(5.2, 4.4))
+    ax = new_axes(ax, figsize, natural=(5.2, 4.4))
     finite = table[np.isfinite(table)]
     low, high = limits if limits is not None else _span(finite)
     steps = table.shape[0]
     image = ax.imshow(
         np.where(np.isfinite(table), table, np.nan),
-        cmap=COLORMAP,
         vmin=low,
         vmax=high,
         origin="upper",
         interpolation="nearest",
         extent=(0.5, steps + 0.5, steps + 0.5, 0.5),
     )
-    ax.set_xlabel("input step s")
-    ax.set_ylabel("output step t")
+    ax.set_xlabel(f"{'input' if wrt == 'input' else 'carry'} step $s$")
+    ax.set_ylabel(f"{'output' if wrt == 'input' else 'carry'} step $t$")
     ax.text(
         0.97,
         0.93,
-        "future inputs:\nexactly 0",
+        f"future {'inputs' if wrt == 'input' else 'carries'}:\nexactly 0",
         transform=ax.transAxes,
         ha="right",
         va="top",
-        fontsize="small",
-        color="0.45",
+        fontsize=mpl.rcParams["legend.fontsize"],
+        color=COLORS["grey"],
     )
-    ax.spines[["top", "right"]].set_visible(False)
-    if title:
-        ax.set_title(title, loc="left", fontsize="medium")
     if colorbar:
         extend = "min" if finite.size and finite.min() < low else "neither"
         # Inside the axes' own frame of reference, as the square leaves a part of its place empty.
         scale = ax.inset_axes((1.04, 0.06, 0.05, 0.88))
-        bar = ax.figure.colorbar(image, cax=scale, label=label, extend=extend)
+        bar = ax.figure.colorbar(image, cax=scale, extend=extend)
+        bar.set_label(log_norm_label(wrt, "s") if label is None else label)
         bar.outline.set_visible(False)
-    return ax
+    return finish(ax, title, grid=False)
 
 
 def _span(finite: np.ndarray) -> tuple[float, float]:

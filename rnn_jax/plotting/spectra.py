@@ -2,44 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from rnn_jax.plotting.style import COLORS, as_numpy, finish, labelled, new_axes
+from rnn_jax.plotting.axes import (
+    DOTTED,
+    Size,
+    add_legend,
+    as_numpy,
+    finish,
+    ink,
+    line_width,
+    named_series,
+    new_axes,
+)
+from rnn_jax.plotting.styles import drawing
 
 if TYPE_CHECKING:
     from rnn_jax.gradients.explain.flow import GradientFlow
     from rnn_jax.gradients.spectra.lyapunov import LyapunovSpectrum
 
 
+@drawing()
 def plot_exponents(
     results: GradientFlow | LyapunovSpectrum | Mapping[str, Any],
     ax: Axes | None = None,
     *,
+    labels: str | Sequence[str] | None = None,
     colors: Mapping[str, str] | None = None,
+    figsize: Size | None = None,
     title: str | None = None,
 ) -> Axes:
-    """Lyapunov exponents by rank, with their standard errors; 0 is where nothing is lost.
+    """Lyapunov exponents by rank, nats a step, with their standard errors; 0 loses nothing.
 
     Args:
       results: a `LyapunovSpectrum`, a `GradientFlow`, or a mapping from label to either. A batch is
         averaged.
       ax: where to draw; None makes a figure.
-      colors: colour by label.
+      labels: names in the legend in place of the keys of the mapping; () leaves it out.
+      colors: colour by key.
+      figsize: width and height of a new figure, inches; None is as wide as the style.
       title: above the picture.
 
     Returns:
       The `Axes`.
 
     Raises:
-      ValueError: a `GradientFlow` without exponents.
+      ValueError: a `GradientFlow` without exponents, or labels or a figsize that do not fit.
+
+    Example:
+      >>> ax = rj.plotting.plot_exponents({"GRU": rj.lyapunov_exponents(cell, xs, k=4)})
+      >>> ax.get_xlabel()
+      'rank $i$'
     """
-    ax = new_axes(ax)
-    ax.axhline(0, color=COLORS["black"], linewidth=1.0, linestyle=(0, (1, 1.5)))
-    for label, result, color in labelled(results, colors):
+    series = list(named_series(results, labels, colors))
+    ax = new_axes(ax, figsize)
+    ax.axhline(0, color=ink(), linewidth=line_width(0.6), linestyle=DOTTED)
+    for label, result, color in series:
         # A spectrum has standard errors; a flow holds a spectrum.
         own = hasattr(result, "standard_errors")
         spectrum = result if own else getattr(result, "exponents", None)
@@ -53,44 +75,55 @@ def plot_exponents(
             np.where(np.isfinite(values), values, np.nan),
             yerr=np.where(np.isfinite(errors), errors, 0.0),
             color=color,
-            linewidth=1.6,
+            linewidth=line_width(0.9),
             marker="o" if len(values) <= 20 else None,
-            markersize=4,
-            capsize=2,
+            markersize=line_width(2.4),
+            capsize=line_width(1.2),
             label=label,
         )
-    ax.set_xlabel("rank i")
-    ax.set_ylabel("Lyapunov exponent λᵢ  (nats a step)")
-    if isinstance(results, Mapping):
-        ax.legend(frameon=False, fontsize="small")
+    ax.set_xlabel("rank $i$")
+    ax.set_ylabel(r"exponent $\lambda_i$  (nats a step)")
+    add_legend(ax)
     return finish(ax, title)
 
 
+@drawing()
 def plot_singular_values(
     results: GradientFlow | Any | Mapping[str, Any],
     ax: Axes | None = None,
     *,
+    labels: str | Sequence[str] | None = None,
     colors: Mapping[str, str] | None = None,
+    figsize: Size | None = None,
     title: str | None = None,
 ) -> Axes:
-    """Logs of the singular values by rank; exact zeros are named, not drawn.
+    """Logs of the singular values by rank, in nats; exact zeros are counted, not drawn.
 
     Args:
       results: values (S,) from `jacobian_log_singular_values`, a `GradientFlow` measured with
         spectrum=True, or a mapping from label to either. A batch is averaged.
       ax: where to draw; None makes a figure.
-      colors: colour by label.
+      labels: names in the legend in place of the keys of the mapping; () leaves it out.
+      colors: colour by key.
+      figsize: width and height of a new figure, inches; None is as wide as the style.
       title: above the picture.
 
     Returns:
       The `Axes`.
 
     Raises:
-      ValueError: a `GradientFlow` without singular values.
+      ValueError: a `GradientFlow` without singular values, or labels or a figsize that do not fit.
+
+    Example:
+      >>> logs = rj.jacobian_log_singular_values(cell, xs)
+      >>> ax = rj.plotting.plot_singular_values(logs, labels="GRU", figsize=(3.5, 2.2))
+      >>> ax.get_xlabel()
+      'rank $i$'
     """
-    ax = new_axes(ax)
-    ax.axhline(0, color=COLORS["black"], linewidth=1.0, linestyle=(0, (1, 1.5)))
-    for label, result, color in labelled(results, colors):
+    series = list(named_series(results, labels, colors))
+    ax = new_axes(ax, figsize)
+    ax.axhline(0, color=ink(), linewidth=line_width(0.6), linestyle=DOTTED)
+    for label, result, color in series:
         values = getattr(result, "log_singular_values", result)
         if values is None:
             raise ValueError(
@@ -105,13 +138,12 @@ def plot_singular_values(
             np.arange(1, len(logs) + 1),
             np.where(np.isfinite(logs), logs, np.nan),
             color=color,
-            linewidth=1.8,
+            linewidth=line_width(),
             label=name,
         )
-        if name:
-            ax.legend(frameon=False, fontsize="small")
-    ax.set_xlabel("rank i")
-    ax.set_ylabel("ln σᵢ of ∂carry_T/∂carry_0  (nats)")
+    add_legend(ax)
+    ax.set_xlabel("rank $i$")
+    ax.set_ylabel(r"$\ln\,\sigma_i(\partial c_T / \partial c_0)$  (nats)")
     return finish(ax, title)
 
 

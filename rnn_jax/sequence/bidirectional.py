@@ -35,6 +35,12 @@ class Bidirectional(nnx.Module):
       ValueError: the cells take different features, or are one and the same.
       TypeError: one of them is no cell, or has no initial carry.
 
+    Example:
+      >>> backward = rj.GRUCell(2, 8, rngs=nnx.Rngs(1))
+      >>> model = rj.SequenceModel(rj.Bidirectional(cell, backward), None, readout="all")
+      >>> model(xs).shape  # Features of both directions, side by side
+      (20, 16)
+
     References:
       M. Schuster and K. K. Paliwal, "Bidirectional recurrent neural networks", 1997.
     """

@@ -48,6 +48,13 @@ class UnrollMethod(NamedTuple):
     Attributes:
       method: "scan" or "associative".
       reason: why, in words.
+
+    Example:
+      >>> how = rj.unroll_method(cell, xs)
+      >>> how.method
+      'scan'
+      >>> print(how.reason)
+      GRUCell has no linear_form that holds for its step
     """
 
     method: str
@@ -89,6 +96,13 @@ def unroll_method(
 
     Raises:
       ValueError, TypeError: as `unroll`, or an unknown platform.
+
+    Example:
+      >>> rj.unroll_method(cell, xs).method
+      'scan'
+      >>> linear, long = rj.LRUCell(2, 64, rngs=nnx.Rngs(0)), jnp.zeros((4096, 2))
+      >>> rj.unroll_method(linear, long, platform="gpu").method
+      'associative'
     """
     check_choice("implementation", implementation, IMPLEMENTATIONS)
     platform = jax.default_backend() if platform is None else platform

@@ -35,7 +35,7 @@ class SequenceModel(nnx.Module):
 
     h¹ = unroll(cell₁, x),  h² = unroll(cell₂, h¹), …,    o = h_last W_o + b_o
 
-    With all options, layer l makes of its input hˡ⁻¹ (h⁰ = x, or the embedding of a token x)
+    With all options, layer l makes of its input hˡ⁻¹ (h⁰ = x, or the embedding of a token x):
 
     hˡ = [hˡ⁻¹ +] [dropout] unroll(cellₗ, [layer_norm] hˡ⁻¹)
 
@@ -75,6 +75,16 @@ class SequenceModel(nnx.Module):
         outside [0, 1), or `residual` where no layer's input and output have the same size.
       TypeError: a layer that is no cell or has no initial carry, inputs of unknown size, or an
         `rngs` that is no `nnx.Rngs`.
+
+    Example:
+      >>> model = rj.SequenceModel(cell, 1, rngs=nnx.Rngs(0))
+      >>> model(jnp.stack([xs, xs])).shape  # One output for each sequence
+      (2, 1)
+      >>> carry = model.initialize_carry()
+      >>> for x in xs:  # One step at a time
+      ...     carry, output = model.step(carry, x)
+      >>> bool(jnp.allclose(output, model(xs), atol=1e-6))
+      True
 
     References:
       W. Zaremba, I. Sutskever and O. Vinyals, "Recurrent neural network regularization", 2014 (the

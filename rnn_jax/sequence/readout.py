@@ -18,6 +18,15 @@ class RidgeReadout(NamedTuple):
     Attributes:
       kernel: W_o, (H, O).
       bias: b_o, (O,).
+
+    Example:
+      >>> _, states = rj.unroll(cell, xs)
+      >>> readout = rj.ridge_readout(states, xs[:, :1], 1e-3)
+      >>> readout.kernel.shape, readout.bias.shape
+      ((8, 1), (1,))
+      >>> model = readout.put_into(rj.SequenceModel(cell, 1, readout="all", rngs=nnx.Rngs(0)))
+      >>> bool(jnp.allclose(model(xs), states @ readout.kernel + readout.bias, atol=1e-5))
+      True
     """
 
     kernel: jax.Array
@@ -89,6 +98,14 @@ def ridge_readout(
       ValueError: shapes that do not fit, a washout that leaves no step, a penalty that is not
         above 0.
       TypeError: no arrays of real numbers, a washout that is no int, a penalty that is no number.
+
+    Example:
+      >>> reservoir = rj.EchoStateCell(2, 50, rngs=nnx.Rngs(0))
+      >>> _, states = rj.unroll(reservoir, xs)
+      >>> readout = rj.ridge_readout(states[1:], xs[:-1], 1e-6)  # Recalls the input before
+      >>> errors = states[1:] @ readout.kernel + readout.bias - xs[:-1]
+      >>> bool(jnp.abs(errors).max() < 0.05)
+      True
 
     References:
       A. E. Hoerl and R. W. Kennard, "Ridge regression: biased estimation for nonorthogonal

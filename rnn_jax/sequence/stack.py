@@ -34,6 +34,14 @@ class StackedCell(nnx.RNNCellBase, SelfDescribing):
     Raises:
       ValueError: no cell, or layers that do not fit.
       TypeError: a layer that is no cell, or has no initial carry.
+
+    Example:
+      >>> layers = [rj.LSTMCell(2, 4, rngs=nnx.Rngs(0)), rj.GRUCell(4, 8, rngs=nnx.Rngs(1))]
+      >>> stack = rj.StackedCell(layers)
+      >>> stack.carry_parts
+      ('0.c', '0.h', '1.h')
+      >>> rj.unroll(stack, xs)[1].shape
+      (20, 8)
     """
 
     def __init__(self, cells: Any):

@@ -135,6 +135,15 @@ def unroll(
         shape.
       TypeError: inputs that are no real numbers, a cell that needs `carry`, or, with resets and a
         carry, `initial`; a flag that is no bool, or a `key` that is no key.
+
+    Example:
+      >>> carry, ys = rj.unroll(cell, xs)
+      >>> ys.shape
+      (20, 8)
+      >>> first, _ = rj.unroll(cell, xs[:12])  # In two pieces, the carry handed on
+      >>> last, _ = rj.unroll(cell, xs[12:], first)
+      >>> bool(jnp.allclose(last, carry, atol=1e-6))
+      True
     """
     xs, leading = read_inputs(xs, resolve_feature_axes(cell, feature_axes), batched=True)
     batch, steps = leading[:-1], leading[-1]

@@ -39,6 +39,15 @@ class Adding(MarkedNumbers):
         error of 0.04.
       variant: whose protocol, "arjovsky", "hochreiter" or "martens".
 
+    Example:
+      >>> task = rj.tasks.Adding(length=50)
+      >>> batch = task.sample(jax.random.key(0), 4)
+      >>> number, marker = batch.inputs[..., 0], batch.inputs[..., 1]
+      >>> bool(jnp.allclose((number * marker).sum(1, keepdims=True), batch.targets))
+      True
+      >>> round(task.chance_loss, 4)
+      0.1667
+
     References:
       S. Hochreiter and J. Schmidhuber, "Long short-term memory", 1997 (the task); J. Martens and
       I. Sutskever, "Learning recurrent neural networks with Hessian-free optimization", 2011;

@@ -39,6 +39,14 @@ class AssociativeRecall(CrossEntropy):
       filler: what the other steps show, "random" tokens or the "blank".
       solved_above: the share of right answers over which it counts as solved.
 
+    Example:
+      >>> task = rj.tasks.AssociativeRecall(length=32, pairs=4)
+      >>> batch = jax.jit(task.sample, static_argnums=1)(jax.random.key(0), 2)
+      >>> batch.weights.sum(1).tolist()  # each pair is asked for once
+      [4.0, 4.0]
+      >>> task.in_features == task.keys + task.values + 1
+      True
+
     References:
       S. Arora et al., "Zoology: measuring and improving recall in efficient language models", 2023;
       J. Ba et al., "Using fast weights to attend to the recent past", 2016 (a single query).

@@ -33,6 +33,8 @@ RESERVED = (
 class Batch(NamedTuple):
     """A batch of examples.
 
+    `fit` hands lengths and mask on to the model, and losses count no step that is not valid.
+
     Attributes:
       inputs: (B, T, I), tokens (B, T), or a pytree of such arrays, as the model takes them.
       targets: numbers, (B, O) for a task with one answer a sequence and (B, T, O) for one with an
@@ -41,7 +43,12 @@ class Batch(NamedTuple):
       lengths: valid steps of each sequence, counted from the first, (B,); None where all are.
       mask: whether each step is valid, (B, T), in place of lengths; None where all are.
 
-    `fit` hands lengths and mask on to the model, and losses count no step that is not valid.
+    Example:
+      >>> targets, weights = jnp.ones((1, 20, 1)), jnp.ones((1, 20))
+      >>> batch = rj.tasks.Batch(xs[None], targets, weights, lengths=jnp.array([5]))
+      >>> outputs = jnp.zeros((1, 20, 1)).at[:, 5:].set(jnp.nan)  # beyond its 5 steps
+      >>> float(rj.tasks.SquaredError().loss(outputs, batch))
+      1.0
     """
 
     inputs: Any
@@ -61,11 +68,32 @@ class Task(Protocol):
     A task whose examples are finite in number also has `sample_held_out`, of the same form as
     `sample`, for evaluation on examples that no training has seen; or a method `arrays`, which
     returns them as `Arrays`, to be trained on in epochs and evaluated on as a whole.
+
+    Example:
+      >>> from dataclasses import dataclass
+      >>> @dataclass(frozen=True)
+      ... class RunningSum(rj.tasks.SquaredError):  # brings loss, metrics and solved
+      ...     length: int
+      ...     solved_below: float = 0.01
+      ...     in_features, out_features, readout = 1, 1, "all"
+      ...
+      ...     @property
+      ...     def chance_loss(self):  # variance of the t − 1 numbers that are no longer shown
+      ...         return (self.length - 1) / 2
+      ...
+      ...     def sample(self, key, batch_size):
+      ...         inputs = jax.random.normal(key, (batch_size, self.length, 1))
+      ...         return rj.tasks.Batch(inputs, inputs.cumsum(1), jnp.ones(inputs.shape[:2]))
+      ...
+      >>> task = RunningSum(10)
+      >>> batch = task.sample(jax.random.key(0), 4)
+      >>> float(task.loss(batch.targets, batch)), task.chance_loss
+      (0.0, 4.5)
     """
 
     @property
     def in_features(self) -> int:
-        """I, the features of an input."""
+        """I, the features of an input; how many tokens there are where inputs are tokens."""
         ...
 
     @property
@@ -80,23 +108,39 @@ class Task(Protocol):
 
     @property
     def chance_loss(self) -> float:
-        """The loss of the best predictor that remembers nothing."""
+        """The loss of the best predictor that remembers nothing, in the unit of `loss`."""
         ...
 
     def sample(self, key: jax.Array, batch_size: int) -> Batch:
-        """Draws a batch: pure, jittable, on the device."""
+        """Draws a batch: pure, jittable, on the device.
+
+        Args:
+          key: a JAX random key.
+          batch_size: B.
+
+        Returns:
+          A `Batch`: inputs (B, T, I); targets (B, …) or (B, T, …) by `readout`; weights.
+        """
         ...
 
     def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
-        """The scalar to be minimised."""
+        """The scalar to be minimised.
+
+        Args:
+          outputs: of the model, (B, O), or (B, T, O) where `readout` is "all".
+          batch: that the outputs are for.
+        """
         ...
 
     def metrics(self, outputs: jax.Array, batch: Batch) -> Metrics:
-        """Scalars to be reported, by name; none of the names in `RESERVED`."""
+        """Scalars to be reported, by name, such as {"accuracy": …}; arguments as for `loss`.
+
+        Names that a `History` has already, such as "loss", are refused.
+        """
         ...
 
     def solved(self, metrics: Metrics) -> jax.Array:
-        """Whether metrics on fresh data say that the task is solved."""
+        """Whether metrics on fresh data say that the task is solved: a boolean scalar."""
         ...
 
 
@@ -116,6 +160,14 @@ class SquaredError:
 
     Raises:
       TypeError, ValueError: `solved_below` is no positive number.
+
+    Example:
+      >>> loss = rj.tasks.SquaredError(solved_below=0.1)
+      >>> batch = rj.tasks.Batch(xs[None], jnp.array([[1.0, 2.0]]), jnp.ones(1))
+      >>> float(loss.loss(jnp.zeros((1, 2)), batch))  # 1² + 2²
+      5.0
+      >>> bool(loss.solved({"mse": 0.05}))
+      True
     """
 
     solved_below: float | None
@@ -132,7 +184,11 @@ class SquaredError:
             )
 
     def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
-        """Weighted mean squared error of outputs of the shape of the targets, (B, O) or (B, T, O).
+        """The weighted mean squared error, a scalar.
+
+        Args:
+          outputs: of the shape of the targets, (B, O) or (B, T, O).
+          batch: of this task.
 
         Raises:
           ValueError: outputs of another shape, which would broadcast against the targets.
@@ -174,6 +230,13 @@ class CrossEntropy:
 
     Raises:
       TypeError, ValueError: arguments that are not what they should be.
+
+    Example:
+      >>> loss = rj.tasks.CrossEntropy(class_weights=[1.0, 4.0], solved_above=0.9)
+      >>> batch = rj.tasks.Batch(xs[None], jnp.array([1]), jnp.ones(1))
+      >>> metrics = loss.metrics(jnp.zeros((1, 2)), batch)  # equal logits
+      >>> round(float(metrics["cross_entropy"]), 3), float(metrics["accuracy"])  # ln 2
+      (0.693, 0.0)
     """
 
     solved_above: float | None

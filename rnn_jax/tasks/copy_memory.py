@@ -107,6 +107,15 @@ class CopyMemory(RecalledSymbols):
       counted: the steps that weigh: "all", as in the sources, or those of the "recall" alone.
       solved_above: the share of symbols recalled right over which it counts as solved.
 
+    Example:
+      >>> task = rj.tasks.CopyMemory(delay=4, symbols=3, alphabet=4)
+      >>> batch = task.sample(jax.random.key(0), 1)
+      >>> shown = batch.inputs[0].argmax(-1)  # symbols 0 to 3, the blank 4, the marker 5
+      >>> shown[:3].tolist() == batch.targets[0, -3:].tolist()
+      True
+      >>> task.steps, round(task.chance_loss, 3)  # 3 ln 4 / 10
+      (10, 0.416)
+
     References:
       S. Hochreiter and J. Schmidhuber, "Long short-term memory", 1997 (the origin); M. Arjovsky,
       A. Shah and Y. Bengio, "Unitary evolution recurrent neural networks", 2016 (this form).

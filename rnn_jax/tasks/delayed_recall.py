@@ -24,6 +24,14 @@ class DelayedRecall(SquaredError):
       length: T, in steps, more than the delay; None is three times the delay.
       solved_below: the mean squared error under which it counts as solved.
 
+    Example:
+      >>> task = rj.tasks.DelayedRecall(delay=5)
+      >>> batch = task.sample(jax.random.key(0), 4)
+      >>> batch.inputs.shape
+      (4, 15, 1)
+      >>> bool(jnp.array_equal(batch.inputs[:, :-5], batch.targets[:, 5:]))
+      True
+
     References:
       H. Jaeger, "Short term memory in echo state networks", 2001 (a uniform stream recalled);
       R. Engelken, "Gradient flossing: improving gradient descent through dynamic control of

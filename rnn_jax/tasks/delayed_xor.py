@@ -27,6 +27,15 @@ class DelayedXor(CrossEntropy):
         or, more is the parity of them all, 1 is the plain recall of a bit.
       solved_above: the share of right answers over which it counts as solved.
 
+    Example:
+      >>> task = rj.tasks.DelayedXor(delay=3)
+      >>> batch = task.sample(jax.random.key(0), 4)
+      >>> bits = batch.inputs[..., 0].astype(int)
+      >>> bool(jnp.array_equal(bits[:, :-6] ^ bits[:, 3:-3], batch.targets[:, 6:]))
+      True
+      >>> task.longest_lag
+      6
+
     References:
       R. Engelken, "Gradient flossing: improving gradient descent through dynamic control of
       Jacobians", 2023; in the code published with it the bits are d apart, the answer is scored by

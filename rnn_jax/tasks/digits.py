@@ -33,6 +33,13 @@ class SequentialDigits(SequentialImages):
       split_seed: what the images held out are drawn from.
       solved_above: the share of right answers over which it counts as solved.
 
+    Example:
+      >>> task = rj.tasks.SequentialDigits(permuted=True)
+      >>> task.sample_held_out(jax.random.key(0), 4).inputs.shape
+      (4, 64, 1)
+      >>> task.out_features, bool(task.chance_loss < np.log(10))
+      (10, True)
+
     References:
       E. Alpaydin and C. Kaynak, "Optical recognition of handwritten digits", UCI Machine Learning
       Repository, 1998 (the images); Q. Le, N. Jaitly and G. Hinton, "A simple way to initialize

@@ -37,6 +37,15 @@ class Dyck(CrossEntropy):
       depth: m, at least 2, the brackets that must be remembered at once.
       solved_above: the share of right answers over which it counts as solved.
 
+    Example:
+      >>> task = rj.tasks.Dyck(length=12, kinds=2, depth=3)
+      >>> batch = task.sample(jax.random.key(0), 1)
+      >>> word = "".join("([)]"[i] for i in batch.inputs[0].argmax(-1))
+      >>> word.count("(") == word.count(")"), word.count("[") == word.count("]")
+      (True, True)
+      >>> int(batch.weights.sum())  # answers, T/2 − 1
+      5
+
     References:
       J. Hewitt et al., "RNNs can generate bounded hierarchical languages with optimal memory", 2020
       (the language, and scoring by the brackets that close); M. Suzgun et al., "LSTM networks can

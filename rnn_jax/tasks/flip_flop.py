@@ -29,6 +29,15 @@ class FlipFlop(SquaredError):
       solved_below: the squared error, summed over channels, under which it counts as solved; 0.03
         is an error of 0.1 in each of three.
 
+    Example:
+      >>> task = rj.tasks.FlipFlop(length=20, channels=3)
+      >>> batch = task.sample(jax.random.key(0), 4)
+      >>> answer_shown = batch.inputs == batch.targets
+      >>> bool((answer_shown == (batch.inputs != 0)).all())  # by each pulse, and by nothing else
+      True
+      >>> round(task.chance_loss, 3)
+      2.565
+
     References:
       D. Sussillo and O. Barak, "Opening the black box: low-dimensional dynamics in high-dimensional
       recurrent neural networks", 2013 (three channels); M. Golub and D. Sussillo,

@@ -43,12 +43,15 @@ class Loader(OwnData):
         with a batch is said by `fit` when it comes, once the steps before it are saved.
 
     Example:
-      def batches(epoch):
-          rng = np.random.default_rng(epoch)
-          for file in rng.permutation(files):
-              yield np.load(file)["inputs"], np.load(file)["labels"]
-
-      rj.fit(model, rj.tasks.Loader(batches, validation=(xs, ys)), optimizer, steps=1000, seed=0)
+      >>> def batches(epoch):  # in an order that the epoch decides, so that a run can go on
+      ...     rng = np.random.default_rng(epoch)
+      ...     for _ in range(4):
+      ...         inputs = rng.normal(size=(8, 20, 2)).astype(np.float32)
+      ...         yield inputs, inputs.sum((1, 2))[:, None]
+      ...
+      >>> data = rj.tasks.Loader(batches, validation=next(batches(1000)))
+      >>> data.in_features, data.out_features, data.readout
+      (2, 1, 'last')
     """
 
     def __init__(self, source: Any, *, validation: Any, loss: LossLike = None):

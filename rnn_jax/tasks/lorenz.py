@@ -47,6 +47,14 @@ class LorenzForecast(Forecast):
       solved_share: the share of the chance loss under which it counts as solved; 0.05 is about as
         strict as the adding problem, solved at 0.06 of its own.
 
+    Example:
+      >>> task = rj.tasks.LorenzForecast(length=40, horizon=5)
+      >>> batch = jax.jit(task.sample, static_argnums=1)(jax.random.key(0), 4)
+      >>> batch.inputs.shape, int(batch.weights[0].sum())  # steps after the washout
+      ((4, 40, 1), 30)
+      >>> bool(jnp.array_equal(batch.inputs[:, 5:], batch.targets[:, :-5]))
+      True
+
     References:
       E. Lorenz, "Deterministic nonperiodic flow", 1963; J. Pathak, Z. Lu, B. Hunt, M. Girvan and
       E. Ott, "Using machine learning to replicate chaotic attractors and calculate Lyapunov

@@ -40,6 +40,14 @@ class MackeyGlassForecast(Forecast):
       solved_share: the share of the chance loss under which it counts as solved; 0.05 is about as
         strict as the adding problem, solved at 0.06 of its own.
 
+    Example:
+      >>> task = rj.tasks.MackeyGlassForecast(length=40, horizon=6)
+      >>> batch = task.sample(jax.random.key(0), 4)
+      >>> bool(jnp.array_equal(batch.inputs[:, 6:], batch.targets[:, :-6]))
+      True
+      >>> int(batch.weights[0].sum())  # steps after the washout
+      30
+
     References:
       M. Mackey and L. Glass, "Oscillation and chaos in physiological control systems", 1977;
       H. Jaeger and H. Haas, "Harnessing nonlinearity: predicting chaotic systems and saving energy

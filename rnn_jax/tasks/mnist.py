@@ -31,6 +31,22 @@ class SequentialMNIST(SequentialImages):
       permutation_seed: what that order is drawn from.
       solved_above: the share of right answers over which it counts as solved.
 
+    Example:
+      >>> from pathlib import Path
+      >>> def write(name, array):  # the IDX format: what it holds, sizes, bytes
+      ...     head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+      ...     Path(name).write_bytes(head + array.tobytes())
+      ...
+      >>> for part, count in ("train", 20), ("t10k", 5):
+      ...     write(f"{part}-images-idx3-ubyte", np.zeros((count, 28, 28), np.uint8))
+      ...     write(f"{part}-labels-idx1-ubyte", np.arange(count, dtype=np.uint8) % 10)
+      ...
+      >>> task = rj.tasks.SequentialMNIST(".")
+      >>> task.sample(jax.random.key(0), 4).inputs.shape
+      (4, 784, 1)
+      >>> round(task.chance_loss, 3)  # black images say nothing: ln 10
+      2.303
+
     References:
       Y. LeCun, L. Bottou, Y. Bengio and P. Haffner, "Gradient-based learning applied to document
       recognition", 1998 (the images); Q. Le, N. Jaitly and G. Hinton, "A simple way to initialize

@@ -35,6 +35,14 @@ class Multiplication(MarkedNumbers):
         paper's own tolerance, an error of 0.04.
       variant: whose protocol of marks, "hochreiter" or "martens".
 
+    Example:
+      >>> task = rj.tasks.Multiplication(length=50, variant="martens")
+      >>> batch = task.sample(jax.random.key(0), 4)
+      >>> batch.inputs.shape, batch.targets.shape  # up to 1.1 · length steps
+      ((4, 55, 2), (4, 1))
+      >>> round(task.chance_loss, 4)  # 7/144
+      0.0486
+
     References:
       S. Hochreiter and J. Schmidhuber, "Long short-term memory", 1997 (the task, and the default);
       J. Martens and I. Sutskever, "Learning recurrent neural networks with Hessian-free

@@ -162,11 +162,12 @@ class Arrays(OwnData):
         where they count, lengths out of range.
 
     Example:
-      data = rj.tasks.Arrays(inputs, labels, lengths, validation=0.2)
-      model = rj.SequenceModel(
-          rj.GRUCell(data.in_features, 32, rngs=rngs), data.out_features, rngs=rngs
-      )
-      rj.fit(model, data, optax.adam(1e-3), steps=data.steps_for(20, 32), batch_size=32, seed=0)
+      >>> inputs, labels = np.ones((50, 20, 2), np.float32), np.arange(50) % 3
+      >>> data = rj.tasks.Arrays(inputs, labels, lengths=np.full(50, 15), validation=0.2)
+      >>> len(data), data.in_features, data.out_features, data.readout
+      (40, 2, 3, 'last')
+      >>> data.steps_for(epochs=3, batch_size=8)  # 3 · 40 / 8
+      15
     """
 
     def __init__(

@@ -26,6 +26,14 @@ class Parity(CrossEntropy):
       readout: "last", one answer after the last bit, or "all", one after every bit.
       solved_above: the share of right answers over which it counts as solved.
 
+    Example:
+      >>> task = rj.tasks.Parity(length=10)
+      >>> batch = task.sample(jax.random.key(0), 4)
+      >>> bool(jnp.array_equal(batch.inputs.sum((1, 2)) % 2, batch.targets))
+      True
+      >>> round(task.chance_loss, 3)  # ln 2
+      0.693
+
     References:
       Y. Bengio, P. Simard and P. Frasconi, "Learning long-term dependencies with gradient descent
       is difficult", 1994; S. Hochreiter and J. Schmidhuber, "LSTM can solve hard long time lag

@@ -34,6 +34,15 @@ class SelectiveCopy(RecalledSymbols):
       counted: the steps that weigh: those of the "recall", or "all".
       solved_above: the share of symbols recalled right over which it counts as solved.
 
+    Example:
+      >>> task = rj.tasks.SelectiveCopy(length=12, symbols=3, alphabet=4)
+      >>> batch = task.sample(jax.random.key(0), 1)
+      >>> shown = batch.inputs[0].argmax(-1)  # symbols 0 to 3, the blank 4, the marker 5
+      >>> shown[shown < 4].tolist() == batch.targets[0, -3:].tolist()
+      True
+      >>> shown[-3:].tolist()
+      [5, 5, 5]
+
     References:
       A. Gu and T. Dao, "Mamba: linear-time sequence modeling with selective state spaces", 2023;
       L. Jing et al., "Gated orthogonal recurrent units: on learning to forget", 2019 (denoising:

@@ -32,6 +32,14 @@ class SineForecast(Forecast):
       solved_share: the share of the chance loss under which it counts as solved; 0.05 is about as
         strict as the adding problem, solved at 0.06 of its own.
 
+    Example:
+      >>> task = rj.tasks.SineForecast(length=40, horizon=2)
+      >>> batch = task.sample(jax.random.key(0), 4)
+      >>> bool(jnp.array_equal(batch.inputs[:, 2:], batch.targets[:, :-2]))
+      True
+      >>> batch.weights[0].tolist().index(1.0)  # the first step that counts
+      10
+
     References:
       No paper's protocol: the smallest forecast that needs a memory. H. Jaeger, "The 'echo state'
       approach to analysing and training recurrent neural networks", 2001, generates sines.

@@ -36,6 +36,14 @@ class TeacherRecall(SquaredError):
       solved_below: the mean squared error under which it counts as solved: a twentieth of the
         target's variance.
 
+    Example:
+      >>> task = rj.tasks.TeacherRecall(length=50, modulus=0.9)
+      >>> eigenvalues, readout = task.teacher()
+      >>> bool((abs(eigenvalues) >= 0.9).all())
+      True
+      >>> 0 < task.chance_loss < 1  # of a target of variance 1
+      True
+
     References:
       N. Zucchet and A. Orvieto, "Recurrent neural networks: vanishing and exploding gradients are
       not the end of the story", 2024; their teachers have 10 states and see 300 steps, and may also

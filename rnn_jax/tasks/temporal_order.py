@@ -38,6 +38,14 @@ class TemporalOrder(CrossEntropy):
       markers: whether E and B mark the ends; if not, distractors stand there.
       solved_above: the share of right classes over which it counts as solved.
 
+    Example:
+      >>> task = rj.tasks.TemporalOrder(length=20)
+      >>> batch = task.sample(jax.random.key(0), 1)
+      >>> shown = "".join("abcdXYEB"[i] for i in batch.inputs[0].argmax(-1))
+      >>> relevant = [symbol for symbol in shown if symbol in "XY"]
+      >>> ("XX", "XY", "YX", "YY").index("".join(relevant)) == int(batch.targets[0])
+      True
+
     References:
       S. Hochreiter and J. Schmidhuber, "Long short-term memory", 1997 (experiments 6a and 6b);
       R. Pascanu, T. Mikolov and Y. Bengio, "On the difficulty of training recurrent neural

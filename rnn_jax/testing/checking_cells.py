@@ -72,6 +72,11 @@ def check_cell(
       ValueError: a sequence of fewer than 4 steps, or `only` or `skip` name no law.
       TypeError: the cell is none, or cannot make its carry or say its features where these are not
         given.
+
+    Example:
+      >>> report = rj.testing.check_cell(cell, only=("contract", "gates"))
+      >>> report.names("holds")
+      ('contract', 'gates')
     """
     known = [law.name for law in _laws()]
     left_out = _read_names("skip", skip, known)

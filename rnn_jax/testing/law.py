@@ -51,6 +51,11 @@ class LawResult:
       difference: the largest that was found, relative to max(1, largest expected value) of each
         array; None where nothing is measured.
       allowed: the largest difference that the law tolerates.
+
+    Example:
+      >>> result = rj.testing.check_cell(cell, only="contract")["contract"]
+      >>> result.law, result.status
+      ('contract', 'holds')
     """
 
     law: str
@@ -67,6 +72,13 @@ class CellReport:
     Attributes:
       cell: the cell's class, or the name of the function.
       laws: a `LawResult` for each law, in the order in which they were checked.
+
+    Example:
+      >>> report = rj.testing.check_cell(cell, only=("contract", "gates"))
+      >>> print(str(report).splitlines()[0])
+      GRUCell: 2 laws hold, 27 left out
+      >>> report["gates"].status
+      'holds'
     """
 
     cell: str
@@ -107,6 +119,17 @@ class LawError(AssertionError):
     Attributes:
       law: the name of the first law that is broken.
       report: what became of all laws, a `CellReport`.
+
+    Example:
+      >>> def leaking(h, x):  # its carry changes its shape
+      ...     return jnp.append(h, x), h
+      ...
+      >>> try:
+      ...     rj.testing.check_cell(leaking, xs, jnp.zeros(3), only="contract")
+      ... except rj.testing.LawError as error:
+      ...     print(error.law, error.report["contract"].status)
+      ...
+      contract broken
     """
 
     def __init__(self, law: str, message: str, report: CellReport):

@@ -43,9 +43,11 @@ def ensemble(make_model: Callable[[Any], M], seeds: int | Iterable[int]) -> M:
       TypeError: a `make_model` that cannot be called, or seeds that are no whole numbers.
 
     Example:
-      models = rj.ensemble(
-          lambda rngs: rj.SequenceModel(rj.GRUCell(2, 32, rngs=rngs), 1, rngs=rngs), seeds=8
-      )
+      >>> models = rj.ensemble(
+      ...     lambda rngs: rj.SequenceModel(rj.GRUCell(2, 8, rngs=rngs), 1, rngs=rngs), seeds=3
+      ... )
+      >>> jax.vmap(lambda model: model(xs))(models).shape
+      (3, 1)
     """
     if not callable(make_model):
         raise TypeError(
@@ -77,6 +79,11 @@ def member(models: M, index: int) -> M:
     Raises:
       ValueError: out of range, or no ensemble.
       TypeError: no whole number.
+
+    Example:
+      >>> cells = rj.ensemble(lambda rngs: rj.GRUCell(2, 8, rngs=rngs), seeds=3)
+      >>> bool((rj.member(cells, 0).kernel[...] == cell.kernel[...]).all())  # Of seed 0
+      True
     """
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(models)}
     alone = getattr(models, "ensemble_size", 0) is None

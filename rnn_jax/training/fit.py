@@ -44,6 +44,15 @@ class FitResult(NamedTuple):
         its own.
       steps: training steps done; fewer than asked for if all members stopped before.
       optimizer_state: as it is after the last step.
+
+    Example:
+      >>> model = rj.SequenceModel(cell, 1, rngs=nnx.Rngs(0))
+      >>> task = rj.tasks.Adding(20)
+      >>> result = rj.fit(model, task, optax.adam(1e-2), steps=20, batch_size=8, seed=0)
+      >>> result.steps, result.history["mse"].shape
+      (20, (1,))
+      >>> result.best_model(xs).shape
+      (1,)
     """
 
     model: Any
@@ -170,6 +179,15 @@ def fit(
       FloatingPointError: on_nonfinite="raise", with member and step.
       Terminated: with a directory, on SIGTERM or Ctrl-C, after all is saved and a line on the
         standard error has said so; a SystemExit.
+
+    Example:
+      >>> model = rj.SequenceModel(cell, 1, rngs=nnx.Rngs(0))
+      >>> task = rj.tasks.Adding(20)
+      >>> result = rj.fit(model, task, optax.adam(1e-2), steps=20, batch_size=8, seed=0)
+      >>> [int(step) for step in result.history.step]
+      [20]
+      >>> float(model(xs)[0]) != float(result.model(xs)[0])  # What was passed is as it was
+      True
     """
     feed = Feed(task) if isinstance(task, Loader) else None
     plan = make_plan(

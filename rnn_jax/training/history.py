@@ -23,6 +23,11 @@ class ProbeRecord:
     Attributes:
       step: training steps done at each measurement, (P,).
       values: by name, (…, P, *shape of the value).
+
+    Example:
+      >>> record = rj.ProbeRecord(np.array([0, 100]), {"horizon": np.array([12, 19])})
+      >>> record.values["horizon"][record.step == 100].item()
+      19
     """
 
     step: np.ndarray
@@ -63,6 +68,15 @@ class History:
 
     A training series, a term or a metric can also be read by its name, history["mse"];
     history["loss"] is that of the training.
+
+    Example:
+      >>> model = rj.SequenceModel(cell, 1, rngs=nnx.Rngs(0))
+      >>> task = rj.tasks.Adding(20)
+      >>> history = rj.fit(model, task, optax.adam(1e-2), steps=20, batch_size=8, seed=0).history
+      >>> sorted(history.metrics)
+      ['loss', 'mse']
+      >>> history.loss.shape, bool(history.solved)
+      ((1,), False)
     """
 
     step: np.ndarray
@@ -83,11 +97,18 @@ class History:
         """Which members have solved the task, (…)."""
         return np.isfinite(self.solved_at)
 
-    def plot(self, *, chance: float | None = None, title: str | None = None) -> Figure:
+    def plot(
+        self,
+        *,
+        chance: float | None = None,
+        figsize: tuple[float, float] | None = None,
+        title: str | None = None,
+    ) -> Figure:
         """One figure: losses by training step; terms and gradient flow where there are some.
 
         Args:
           chance: the loss of a predictor that remembers nothing, such as task.chance_loss.
+          figsize: width and height in inches; None is as wide as the style.
           title: above all.
 
         Returns:
@@ -97,7 +118,7 @@ class History:
         # must not.
         from rnn_jax.plotting.training_curves import training_figure
 
-        return training_figure(self, chance=chance, title=title)
+        return training_figure(self, chance=chance, figsize=figsize, title=title)
 
     def keys(self) -> tuple[str, ...]:
         """Names that can be read with history[name]."""

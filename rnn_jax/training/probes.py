@@ -32,6 +32,14 @@ class Probe(Protocol):
       name: of its results in `History.probes`.
       every: training steps between two measurements.
       batch_size: B, how many of the task's sequences it looks at, the same ones each time.
+
+    Example:
+      >>> class SizeProbe:
+      ...     name, every, batch_size = "size", 100, 4
+      ...     def measure(self, model, inputs):
+      ...         return {"output": jnp.abs(model(inputs)).mean()}
+      >>> isinstance(SizeProbe(), rj.Probe)
+      True
     """
 
     @property
@@ -159,6 +167,13 @@ class GradientFlowProbe(_CellProbe):
       wrt: "input", outputs by inputs, or "state", carries by carries.
       threshold: of the horizon, the largest lag that still has that share of the norm at lag 0.
       name: of the results: by_lag (T,) in nats, horizon () in steps.
+
+    Example:
+      >>> probe = rj.GradientFlowProbe(every=100)  # For fit(..., probes=probe)
+      >>> model = rj.SequenceModel(cell, 1, rngs=nnx.Rngs(0))
+      >>> found = probe.measure(model, jnp.stack([xs, xs]))
+      >>> found["by_lag"].shape, int(found["horizon"])
+      ((20,), 12)
     """
 
     wrt: str = "input"
@@ -190,6 +205,12 @@ class LyapunovProbe(_CellProbe):
       k: how many exponents, the leading ones; all S if S is smaller.
       warmup: steps left out at the beginning of each sequence.
       name: of the results: exponents (k,), the mean over the sequences, nats a step.
+
+    Example:
+      >>> probe = rj.LyapunovProbe(every=100, k=2)  # For fit(..., probes=probe)
+      >>> model = rj.SequenceModel(cell, 1, rngs=nnx.Rngs(0))
+      >>> probe.measure(model, jnp.stack([xs, xs]))["exponents"].shape
+      (2,)
     """
 
     k: int = 4
@@ -222,6 +243,12 @@ class GateProbe(_CellProbe):
       cell: a function from the model to the cell to look at; None is `recurrent_cell`.
       name: of the results, by gate: its mean and its shares shut (below 0.1) and open (above 0.9),
         as forget_mean, forget_shut, forget_open, all ().
+
+    Example:
+      >>> probe = rj.GateProbe(every=100)  # For fit(..., probes=probe)
+      >>> model = rj.SequenceModel(cell, 1, rngs=nnx.Rngs(0))
+      >>> sorted(probe.measure(model, jnp.stack([xs, xs])))
+      ['reset_mean', 'reset_open', 'reset_shut', 'update_mean', 'update_open', 'update_shut']
     """
 
     name: str = "gates"

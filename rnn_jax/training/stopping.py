@@ -19,6 +19,13 @@ class Terminated(SystemExit):
       signal_number: that it was asked by.
       step: training steps done and saved.
       directory: where they are saved.
+
+    Example:
+      >>> try:
+      ...     raise rj.Terminated(15, step=200)  # As `fit` does on SIGTERM
+      ... except rj.Terminated as left:
+      ...     print(left.code, left.step)
+      143 200
     """
 
     def __init__(self, signal_number: int, step: int, directory: Path | None = None):

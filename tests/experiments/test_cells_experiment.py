@@ -189,6 +189,7 @@ def test_files_tables_and_picture(tmp_path):
     assert (tmp_path / "cells.png").stat().st_size > 10_000
     cells.write(cells.Config(out=tmp_path), claims, found, predictions(found), 1.0)
     table = (tmp_path / "table.md").read_text()
+    assert "Written by `python experiments/cells.py` on " in table
     assert "| LSTMCell | 5 | +0.000 | ≥ 19 | 40, 20 | 1.0 |" in table
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert [one["holds"] for one in metrics["claims"]] == [True, False, False]

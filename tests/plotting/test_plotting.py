@@ -138,7 +138,7 @@ def test_attribution_shows_the_memory_path_beside_the_whole(flow, simple_flow):
     np.testing.assert_allclose(own.get_ydata(), np.asarray(path.path_log_norms))
     ax = plotting.plot_attribution(simple_flow)
     slopes, matrix = (drawn(ax, f"from the {name}")[1] for name in ("slopes", "recurrent matrix"))
-    np.testing.assert_allclose(slopes + matrix, drawn(ax, "ln ‖A_t‖")[1])
+    np.testing.assert_allclose(slopes + matrix, drawn(ax, r"$\ln\,\Vert A_t\Vert$")[1])
 
 
 def test_attribution_of_a_stack_and_of_a_plain_function_is_drawn_too():
@@ -174,9 +174,8 @@ def test_local_exponents_are_drawn_by_window(windows):
     table = np.random.default_rng(0).normal(size=(windows, 3))
     table[-1, 2] = -np.inf
     local = rj.LocalLyapunovExponents(jnp.asarray(table), window=5, start=10)
-    figure = local.plot()
-    figure.canvas.draw()
-    (ax,) = figure.axes
+    ax = local.plot()
+    ax.figure.canvas.draw()
     curves = [line for line in ax.lines if str(line.get_label()).startswith("$")]
     for curve, expected in zip(curves, table.T, strict=True):
         np.testing.assert_array_equal(curve.get_xdata(), 12.5 + 5 * np.arange(windows))
@@ -201,11 +200,11 @@ def test_growth_and_decay_have_a_half_of_the_colours_each():
     cell = rj.SimpleRNNCell(2, 8, recurrent_kernel_init=chaotic, rngs=nnx.Rngs(0))
     xs = 0.1 * jax.random.normal(jax.random.key(1), (80, 2))
     clv = rj.covariant_lyapunov_vectors(cell, xs, k=8, warmup=8, tail=8)
-    figure = clv.plot(window=16)
-    (image,) = figure.axes[0].images
+    ax = clv.plot(window=16)
+    (image,) = ax.images
     np.testing.assert_allclose(image.get_array(), np.asarray(clv.finite_time(16).exponents).T)
     assert image.norm.vmin < 0 < image.norm.vmax
-    ticks = figure.axes[1].get_yticks()
+    ticks = ax.figure.axes[1].get_yticks()
     assert (ticks < 0).any()
     assert (ticks > 0).any()
     with pytest.raises(ValueError, match=r"kind must be .*got 'bars'"):

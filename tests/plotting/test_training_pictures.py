@@ -10,7 +10,7 @@ import pytest
 
 import rnn_jax as rj
 from rnn_jax import plotting
-from rnn_jax.plotting.style import COLORS
+from rnn_jax.plotting import COLORS
 
 STEP = np.array([10, 20, 30])
 LAGS = 6
@@ -119,5 +119,5 @@ def test_the_figure_puts_losses_and_flow_on_one_axis_of_time():
     figure = plotting.training_figure(history, chance=0.2, title="An LSTM")
     top, bottom = figure.axes[:2]
     assert top.get_shared_x_axes().joined(top, bottom)
-    assert bottom.get_ylabel() == "lag k, steps"
+    assert bottom.get_ylabel() == "lag $k$  (steps)"
     assert len(make_history([0.1, 0.1, 0.1]).plot().axes) == 1

@@ -63,6 +63,13 @@ class RecurrentDropout(CellWrapper):
         projection, a GRU with `reset_after=False`, a coRNN, an activation that is not this
         package's, zoneout, a cell of another library), or a cell that has such noise already.
 
+    Example:
+      >>> dropout = rj.RecurrentDropout(cell, 0.25, input_rate=0.1)
+      >>> _, noisy = rj.unroll(dropout, xs, key=jax.random.key(0))
+      >>> _, plain = rj.unroll(dropout, xs)  # without a key, the cell as it is
+      >>> bool(jnp.allclose(plain, rj.unroll(cell, xs)[1])), bool(jnp.allclose(plain, noisy))
+      (True, False)
+
     References:
       Y. Gal and Z. Ghahramani, "A theoretically grounded application of dropout in recurrent
       neural networks", 2016.

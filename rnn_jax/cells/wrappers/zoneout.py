@@ -48,6 +48,12 @@ class Zoneout(CellWrapper):
       TypeError: a rate that is no number, one for a part that holds no floats, no cell with an
         initial carry, or one that does not say its features.
 
+    Example:
+      >>> zoneout = rj.Zoneout(cell, 0.5)
+      >>> _, ys = rj.unroll(zoneout, xs, key=jax.random.key(0))
+      >>> bool(0.3 < (ys[1:] == ys[:-1]).mean() < 0.7)  # about half of the units stay
+      True
+
     References:
       D. Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations",
       2017.

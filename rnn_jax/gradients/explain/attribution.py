@@ -33,6 +33,14 @@ class Attribution:
       recurrent_log: how much is due to the recurrent matrix, ln‖W_h‖_F, (); the two add up to
         `step_log_norms` exactly.
       slope_bound: sup|φ'|; None if nothing is known about the activation.
+
+    Example:
+      >>> tanh = rj.SimpleRNNCell(2, 8, rngs=nnx.Rngs(0))
+      >>> why = rj.attribution(tanh, xs)
+      >>> bool(jnp.allclose(why.slope_log + why.recurrent_log, why.step_log_norms, atol=1e-5))
+      True
+      >>> why.saturated_share(0.1).shape
+      (20,)
     """
 
     step_log_norms: jax.Array
@@ -127,6 +135,14 @@ def attribution(
     Raises:
       ValueError: wrong shapes, an empty sequence, or a result too large for memory.
       TypeError: inputs or carries of the wrong type, or a cell that needs `carry`.
+
+    Example:
+      >>> lstm = rj.LSTMCell(2, 8, rngs=nnx.Rngs(0))
+      >>> why = rj.attribution(lstm, xs)
+      >>> sorted(why.block_log_norms)
+      ['c_c', 'c_h', 'h_c', 'h_h']
+      >>> sorted(why.paths)
+      ['c']
 
     References:
       S. Hochreiter and J. Schmidhuber, "Long short-term memory", 1997 (the constant error

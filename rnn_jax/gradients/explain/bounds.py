@@ -28,6 +28,13 @@ def jacobian_log_bound(cell: Any, T: int) -> jax.Array:
       ValueError: theory gives no such bound for this cell, or T is below 1.
       TypeError: T is no whole number.
 
+    Example:
+      >>> tanh = rj.SimpleRNNCell(2, 8, rngs=nnx.Rngs(0))
+      >>> bound = rj.jacobian_log_bound(tanh, 20)
+      >>> logs = rj.jacobian_log_norms(tanh, xs, wrt="state", norm="spectral")
+      >>> bool((rj.by_lag(logs, "max") <= bound + 1e-4).all())
+      True
+
     References:
       Y. Bengio, P. Simard and P. Frasconi, "Learning long-term dependencies with gradient descent
       is difficult", 1994; R. Pascanu, T. Mikolov and Y. Bengio, 2013, section 2.

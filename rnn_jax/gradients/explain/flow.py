@@ -18,7 +18,7 @@ from rnn_jax.checks import check_choice, check_count, check_flag
 from rnn_jax.gradients.differentiation import Jacobians
 from rnn_jax.gradients.explain.attribution import Attribution, attribution_of
 from rnn_jax.gradients.explain.bounds import jacobian_log_bound
-from rnn_jax.gradients.explain.lags import by_lag
+from rnn_jax.gradients.explain.lags import by_lag, slope_by_lag
 from rnn_jax.gradients.explain.regime import classify
 from rnn_jax.gradients.explain.summary import summarize
 from rnn_jax.gradients.input_vectors import check_by_input
@@ -60,6 +60,11 @@ class GradientFlow:
       weight_log_norms: ln‖share of dL/dW by step‖, (B, T); None without a loss.
       wrt: "input" or "state".
       omissions: (measure, what it would need) of those that could not be had; see `omitted`.
+
+    Example:
+      >>> flow = rj.gradient_flow(cell, xs)
+      >>> flow.regime, int(flow.horizon()), flow.by_lag().shape
+      ('vanishing', 12, (20,))
     """
 
     log_norms: jax.Array
@@ -124,7 +129,7 @@ class GradientFlow:
 
         −inf if the gradient becomes exactly 0; nan if the sequence has a single step.
         """
-        return _slope(self.by_lag())
+        return slope_by_lag(self.by_lag())
 
     @property
     def regime(self) -> str:
@@ -142,11 +147,14 @@ class GradientFlow:
         """A few lines that say in words what the numbers mean."""
         return summarize(self)
 
-    def plot(self, *, figsize: tuple[float, float] | None = None) -> Figure:
+    def plot(
+        self, *, figsize: tuple[float, float] | None = None, title: str | None = None
+    ) -> Figure:
         """One figure: the (t, s) map, norm by lag, and gates and weight shares where known.
 
         Args:
           figsize: width and height in inches; None gives each panel the room that it needs.
+          title: above all; None says what was found, "" leaves it out.
 
         Returns:
           A matplotlib `Figure`; needs the `experiments` extra.
@@ -154,22 +162,10 @@ class GradientFlow:
         Raises:
           ValueError: a figsize that is not two positive numbers.
         """
-        # Here and not above: only plotting may import matplotlib, and importing this package
-        # must not.
+        # Here and not above: importing this package must not import matplotlib.
         from rnn_jax.plotting.flow_figure import flow_figure
 
-        return flow_figure(self, figsize=figsize)
-
-
-@functools.partial(compiled, marks_unknown=True)
-def _slope(curve: jax.Array) -> jax.Array:
-    """The least-squares slope of a curve (T,); −inf if it falls to −inf, NaN for one point."""
-    lags = jnp.arange(curve.shape[0], dtype=curve.dtype)
-    centred = lags - jnp.mean(lags)
-    zero = jnp.any(jnp.isneginf(curve)) & ~jnp.any(jnp.isnan(curve))
-    line = jnp.where(zero, jnp.zeros_like(curve), curve)
-    slope = jnp.sum(centred * line) / jnp.sum(centred * centred)
-    return jnp.where(zero, -jnp.inf, slope)
+        return flow_figure(self, figsize=figsize, title=title)
 
 
 def gradient_flow(
@@ -195,13 +191,11 @@ def gradient_flow(
       xs: one sequence (T, I), or a batch (B, T, I).
       carry: initial carry, its leaves with B first for a batch; None asks the cell.
       feature_axes: trailing axes of xs that are features; as for `unroll`.
-      loss: loss(ys) -> scalar, of one sequence's outputs (T, H); adds the share of the weight
-        gradient by step.
+      loss: loss(ys) -> scalar, of one sequence's outputs (T, H); adds the weight gradient by step.
       wrt: "input", outputs by inputs, or "state", carries by carries (for systems without
         input).
       k: how many Lyapunov exponents, the leading ones; all S if S is smaller.
-      spectrum: also find all singular values of ∂carry_T/∂carry_0; costs T QR decompositions of
-        S × S, seconds where S is in the hundreds.
+      spectrum: also find all singular values of ∂carry_T/∂carry_0, by T QR decompositions, S × S.
       measures: what to measure beside the log-norms, by the names of the fields of `GradientFlow`:
         "attribution", "bound", "change_log_norms", "exponents", "log_singular_values" and
         "weight_log_norms". None is all that `loss` and `spectrum` ask for.
@@ -213,6 +207,11 @@ def gradient_flow(
       ValueError: wrong shapes, unknown names, k below 1, an empty sequence, a loss that is no
         scalar, or a result too large for memory.
       TypeError: inputs or carries of the wrong type, or a cell that needs `carry`.
+
+    Example:
+      >>> print(rj.gradient_flow(cell, xs).summary())
+      Gradient flow over T = 20 steps, ‖∂y_t/∂x_s‖ by lag t − s
+        regime        vanishing: later outputs hardly depend on early steps; ...
     """
     check_choice("wrt", wrt, ("input", "state"))
     k = check_count("k", k, low=1)

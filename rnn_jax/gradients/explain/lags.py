@@ -1,9 +1,12 @@
 """Tables of pairs of steps, read by the lag between them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from rnn_jax.checks import check_choice
+from rnn_jax.gradients.precision import compiled
 
 
 def by_lag(table: jax.Array, statistic: str = "mean") -> jax.Array:
@@ -19,6 +22,14 @@ def by_lag(table: jax.Array, statistic: str = "mean") -> jax.Array:
 
     Raises:
       ValueError: an unknown statistic, or a table that is not square.
+
+    Example:
+      >>> logs = rj.jacobian_log_norms(cell, xs)
+      >>> curve = rj.by_lag(logs)
+      >>> curve.shape
+      (20,)
+      >>> bool((rj.by_lag(logs, "min") <= curve).all())
+      True
     """
     check_choice("statistic", statistic, ("mean", "min", "max"))
     table = jnp.asarray(table)
@@ -38,3 +49,14 @@ def by_lag(table: jax.Array, statistic: str = "mean") -> jax.Array:
     if statistic == "min":
         return jnp.min(pairs, axis=over, where=exists, initial=jnp.inf)
     return jnp.max(pairs, axis=over, where=exists, initial=-jnp.inf)
+
+
+@functools.partial(compiled, marks_unknown=True)
+def slope_by_lag(curve: jax.Array) -> jax.Array:
+    """The least-squares slope of a curve (T,); −inf if it falls to −inf, NaN for one point."""
+    lags = jnp.arange(curve.shape[0], dtype=curve.dtype)
+    centred = lags - jnp.mean(lags)
+    zero = jnp.any(jnp.isneginf(curve)) & ~jnp.any(jnp.isnan(curve))
+    line = jnp.where(zero, jnp.zeros_like(curve), curve)
+    slope = jnp.sum(centred * line) / jnp.sum(centred * centred)
+    return jnp.where(zero, -jnp.inf, slope)

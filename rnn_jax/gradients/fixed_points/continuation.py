@@ -51,6 +51,15 @@ class Branch:
       folds: rows at which the branch turns: there an eigenvalue is 1.
       ending: "end", the path's last input was reached; "start", the branch came back to its first;
         "max_points"; or "lost", where the branch could not be followed at the smallest step.
+
+    Example:
+      >>> def step(h, x):
+      ...     return jnp.tanh(2 * h + x), h
+      >>> path = jnp.array([[-1.0], [1.0]])  # Of inputs
+      >>> low = rj.fixed_points(step, path[0], starts=-jnp.ones((1, 1)))
+      >>> (branch,) = rj.continue_fixed_points(step, path, low)
+      >>> [round(float(x), 2) for x in branch.inputs[branch.folds, 0]]  # Where it turns
+      [0.53, -0.53]
     """
 
     places: np.ndarray
@@ -118,6 +127,13 @@ def continue_fixed_points(
         still; carries of the wrong structure; orbits of a longer period; a start from which
         Newton's method finds no fixed point.
       TypeError: arguments of the wrong kind, or a call inside of `jit`, `vmap` or `grad`.
+
+    Example:
+      >>> found = rj.fixed_points(cell, jnp.zeros(2), starts=jnp.zeros((16, 8)))
+      >>> path = jnp.array([[0.0, 0.0], [1.0, 0.0]])  # Of inputs
+      >>> (branch,) = rj.continue_fixed_points(cell, path, found)
+      >>> branch.ending, bool(branch.stable.all())
+      ('end', True)
     """
     path = _check_path(inputs)
     step = check_number("step", step)

@@ -76,6 +76,12 @@ def fixed_points(
       TypeError: a carry that is not made of floats of one type, or a call inside of `jit`, `vmap`
         or `grad`.
 
+    Example:
+      >>> starts = rj.sample_starts(cell, xs, 16, key=jax.random.key(0))
+      >>> found = rj.fixed_points(cell, jnp.zeros(2), starts=starts)
+      >>> found.points.shape, bool(found.stable.all())
+      ((1, 8), True)
+
     References:
       D. Sussillo and O. Barak, "Opening the black box", 2013.
       M. Golub and D. Sussillo, "FixedPointFinder", 2018.

@@ -51,6 +51,14 @@ class FixedPoints:
       lower_period: starts that led to an orbit of a shorter period, which is none of period n.
       unsettled: starts that led to none: still moving after `max_steps`, at a point too fast to be
         called slow, or diverged.
+
+    Example:
+      >>> starts = rj.sample_starts(cell, xs, 16, key=jax.random.key(0))
+      >>> found = rj.fixed_points(cell, jnp.zeros(2), starts=starts)
+      >>> print(found.summary().splitlines()[0])
+      1 fixed points: 1 stable, 0 unstable; 0 slow points
+      >>> bool(found.certified.all())  # Proven to exist
+      True
     """
 
     points: np.ndarray
@@ -181,6 +189,9 @@ class FixedPoints:
         Args:
           ax: where to draw; None makes a figure.
           options: of `rnn_jax.plotting.plot_fixed_points`.
+
+        Returns:
+          A matplotlib `Axes`, whose `figure` can be saved; needs the `experiments` extra.
         """
         # Here and not above: importing this package must not import matplotlib.
         from rnn_jax.plotting.fixed_point_plane import plot_fixed_points

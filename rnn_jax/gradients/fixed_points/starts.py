@@ -48,6 +48,10 @@ def sample_starts(
     Raises:
       ValueError: wrong shapes, a count below 1, a negative noise.
       TypeError: inputs that are no floats, a carry that does not consist of floats, no key.
+
+    Example:
+      >>> rj.sample_starts(cell, xs, 16, noise=0.1, key=jax.random.key(0)).shape
+      (16, 8)
     """
     cell, axes = as_pytree(cell), resolve_feature_axes(cell, feature_axes)
     xs, leading = read_inputs(xs, axes, batched=True)

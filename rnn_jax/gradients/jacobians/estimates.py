@@ -37,6 +37,13 @@ class Estimate:
     Attributes:
       values: the estimates.
       standard_errors: of the same shape; 0 where the value is exact.
+
+    Example:
+      >>> guess = rj.estimate_jacobian_log_norms(cell, xs, key=jax.random.key(0))
+      >>> guess.values.shape  # Of the last output by each input
+      (1, 20)
+      >>> bool((guess.standard_errors < 0.5).all())
+      True
     """
 
     values: jax.Array
@@ -82,6 +89,12 @@ def estimate_jacobian_log_norms(
         sequence, or a result too large for memory.
       TypeError: inputs or carries of the wrong type, a key that is none, or a cell that needs
         `carry`.
+
+    Example:
+      >>> guess = rj.estimate_jacobian_log_norms(cell, xs, key=jax.random.key(0))
+      >>> exact = rj.jacobian_log_norms(cell, xs, targets=[-1])
+      >>> bool((jnp.abs(guess.values - exact) < 4 * guess.standard_errors).all())
+      True
 
     References:
       H. Avron and S. Toledo, "Randomized algorithms for estimating the trace of an implicit
@@ -206,6 +219,12 @@ def estimate_jacobian_log_singular_values(
         memory.
       TypeError: inputs or carries of the wrong type, a key that is none, or a cell that needs
         `carry`.
+
+    Example:
+      >>> key = jax.random.key(0)
+      >>> few = rj.estimate_jacobian_log_singular_values(cell, xs, k=2, key=key, oversample=4)
+      >>> bool(jnp.allclose(few, rj.jacobian_log_singular_values(cell, xs, k=2), atol=1e-3))
+      True
 
     References:
       N. Halko, P.-G. Martinsson and J. Tropp, "Finding structure with randomness", 2011.

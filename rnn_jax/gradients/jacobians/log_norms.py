@@ -65,6 +65,17 @@ def jacobian_log_norms(
       ValueError: wrong shapes, unknown names, targets out of range, an empty sequence, or a
         result too large for memory.
       TypeError: inputs or carries of the wrong type, or a cell that needs `carry`.
+
+    Example:
+      >>> logs = rj.jacobian_log_norms(cell, xs)
+      >>> logs.shape
+      (20, 20)
+      >>> round(float(logs[19, 0]), 1)
+      -6.7
+      >>> sigmoid = rj.SimpleRNNCell(1, 8, activation="sigmoid", rngs=nnx.Rngs(0))
+      >>> far = rj.jacobian_log_norms(sigmoid, jnp.zeros((1000, 1)), targets=[-1])[0, 0]
+      >>> bool(far < -1000)  # Where float32 would hold 0
+      True
     """
     check_choice("wrt", wrt, ("input", "state"))
     check_choice("norm", norm, ("fro", "spectral"))

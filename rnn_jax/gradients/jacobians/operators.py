@@ -33,6 +33,14 @@ class JacobianOperator:
       xs: the inputs of these steps, in the form in which they were given, (n, ...).
       wrt: "state" or "input".
       shape: (rows, columns) of J.
+
+    Example:
+      >>> J = rj.jacobian_operator(cell, xs)
+      >>> J.shape
+      (8, 8)
+      >>> (forth, a), (back, b) = J.matvec(jnp.ones(8)), J.rmatvec(jnp.ones(8))
+      >>> bool(jnp.allclose(forth.sum() * jnp.exp(a), back.sum() * jnp.exp(b), rtol=1e-2))
+      True
     """
 
     cell: Any
@@ -105,6 +113,14 @@ def jacobian_operator(
     Raises:
       ValueError: wrong shapes, steps out of range, unknown names, or an empty sequence.
       TypeError: inputs or carries of the wrong type, or a cell that needs `carry`.
+
+    Example:
+      >>> J = rj.jacobian_operator(cell, xs, start=1)  # From carry_1 to carry_20
+      >>> v = jnp.ones(8)
+      >>> direction, log_scale = J.matvec(v)
+      >>> expected = rj.state_jacobian(cell, xs)[19, :, 0] @ v
+      >>> bool(jnp.allclose(direction * jnp.exp(log_scale), expected, rtol=1e-3))
+      True
     """
     check_choice("wrt", wrt, ("input", "state"))
     source = accept(cell, xs, carry, feature_axes)

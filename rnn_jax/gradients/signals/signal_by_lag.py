@@ -55,6 +55,14 @@ def backprop_signal_log_norms(
         for memory.
       TypeError: a loss that is not callable, inputs or carries of the wrong type, or a cell that
         needs `carry`.
+
+    Example:
+      >>> logs = rj.backprop_signal_log_norms(lambda ys: (ys**2).sum(), cell, xs)
+      >>> logs.shape
+      (20, 20)
+      >>> curve = rj.by_lag(logs)
+      >>> bool(curve[10] < curve[0])
+      True
     """
     check_loss(loss)
     source = accept(cell, xs, carry, feature_axes)

@@ -52,6 +52,16 @@ def weight_gradient_by_step(
         or a result too large for memory.
       TypeError: a loss that is not callable, inputs or carries of the wrong type, or a cell that
         needs `carry`.
+
+    Example:
+      >>> def loss(ys):
+      ...     return ys[-1].sum()
+      >>> shares = rj.weight_gradient_by_step(loss, cell, xs)
+      >>> shares.kernel.shape  # T, then the shape of the weights
+      (20, 2, 24)
+      >>> whole = jax.grad(lambda cell: loss(rj.unroll(cell, xs)[1]))(cell)
+      >>> bool(jnp.allclose(shares.kernel[...].sum(0), whole.kernel[...], atol=1e-5))
+      True
     """
     check_loss(loss)
     source = _with_weights(accept(cell, xs, carry, feature_axes))
@@ -88,6 +98,13 @@ def weight_gradient_log_norms(
 
     Raises:
       ValueError, TypeError: as `weight_gradient_by_step`.
+
+    Example:
+      >>> logs = rj.weight_gradient_log_norms(lambda ys: ys[-1].sum(), cell, xs)
+      >>> logs.shape
+      (20,)
+      >>> int(jnp.argmax(logs))  # The step that teaches most is the last
+      19
     """
     check_loss(loss)
     ran, ys = outputs_of(_with_weights(accept(cell, xs, carry, feature_axes)))

@@ -48,7 +48,7 @@ from rnn_jax.gradients.step_maps import pushes
 from rnn_jax.sequence.calling import Carry
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 
 @struct.dataclass
@@ -71,6 +71,15 @@ class CovariantLyapunovVectors:
       spectrum: `lyapunov_exponents` of the same steps, which come with it; vector i belongs to
         spectrum.exponents[i].
       start: steps before the first vectors.
+
+    Example:
+      >>> found = rj.covariant_lyapunov_vectors(rj.linearize(cell, xs), k=3)
+      >>> found.vectors.shape
+      (21, 8, 3)
+      >>> found.angles(0).shape  # Between the leading vector and the other two
+      (21,)
+      >>> found.exponents.shape
+      (3,)
     """
 
     local_exponents: jax.Array
@@ -169,18 +178,20 @@ class CovariantLyapunovVectors:
             )
         return self.angles(range(unstable))
 
-    def plot(self, window: int | None = None) -> Figure:
+    def plot(self, ax: Axes | None = None, *, window: int | None = None, **options: Any) -> Axes:
         """Exponents of the covariant vectors by window over time.
 
         Args:
+          ax: where to draw; None makes a figure.
           window: steps in each; None makes about a hundred windows.
+          options: of `rnn_jax.plotting.plot_local_exponents`.
 
         Returns:
-          A matplotlib `Figure`; needs the `experiments` extra.
+          A matplotlib `Axes`, whose `figure` can be saved; needs the `experiments` extra.
         """
         if window is None:
             window = max(1, self.local_exponents.shape[-2] // 100)
-        return self.finite_time(window).plot()
+        return self.finite_time(window).plot(ax, **options)
 
     def _count_unstable(self) -> int:
         exponents = self.spectrum.exponents
@@ -236,6 +247,13 @@ def covariant_lyapunov_vectors(
       ValueError: wrong shapes, k, warmup or tail out of range, an empty sequence, or a result too
         large for memory.
       TypeError: inputs or carries of the wrong type, or a cell that needs `carry`.
+
+    Example:
+      >>> lin = rj.linearize(cell, xs)
+      >>> v = rj.covariant_lyapunov_vectors(lin, k=3).vectors[..., 1]
+      >>> onwards = lin.state_jacobians[9] @ v[9]  # Along v[10], whose length is 1
+      >>> bool(jnp.allclose(jnp.abs(onwards @ v[10]), jnp.linalg.norm(onwards), rtol=1e-3))
+      True
 
     References:
       F. Ginelli et al., "Characterizing dynamics with covariant Lyapunov vectors", 2007;

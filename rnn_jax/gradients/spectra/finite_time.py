@@ -15,7 +15,7 @@ from rnn_jax.gradients.spectra.lyapunov import lyapunov_exponents
 from rnn_jax.sequence.calling import Carry
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 
 @struct.dataclass
@@ -26,6 +26,13 @@ class LocalLyapunovExponents:
       exponents: nats a step, (N, k); −inf in a window in which a direction is mapped to 0.
       window: steps in each window.
       start: steps before the first one.
+
+    Example:
+      >>> local = rj.local_lyapunov_exponents(cell, xs, window=5)
+      >>> [int(step) for step in local.ends]
+      [5, 10, 15, 20]
+      >>> local.mean.shape
+      (8,)
     """
 
     exponents: jax.Array
@@ -42,18 +49,21 @@ class LocalLyapunovExponents:
         """The step with which each window ends, (N,): from carry_{end − window} to carry_end."""
         return self.start + self.window * jnp.arange(1, self.exponents.shape[-2] + 1)
 
-    def plot(self) -> Figure:
+    def plot(self, ax: Axes | None = None, **options: Any) -> Axes:
         """Exponents by window over time: lines for a few, a heat map for many.
 
+        Args:
+          ax: where to draw; None makes a figure.
+          options: of `rnn_jax.plotting.plot_local_exponents`.
+
         Returns:
-          A matplotlib `Figure`; needs the `experiments` extra.
+          A matplotlib `Axes`, whose `figure` can be saved; needs the `experiments` extra.
         """
         # Here and not above: only plotting may import matplotlib, and importing this package
         # must not.
         from rnn_jax.plotting.local_exponents import plot_local_exponents
 
-        figure: Any = plot_local_exponents(self).figure
-        return figure
+        return plot_local_exponents(self, ax, **options)
 
 
 def local_lyapunov_exponents(
@@ -94,6 +104,14 @@ def local_lyapunov_exponents(
       ValueError: wrong shapes, window, k or warmup out of range, an empty sequence, or a result
         too large for memory.
       TypeError: inputs or carries of the wrong type, or a cell that needs `carry`.
+
+    Example:
+      >>> local = rj.local_lyapunov_exponents(cell, xs, window=5)
+      >>> local.exponents.shape
+      (4, 8)
+      >>> whole = rj.lyapunov_exponents(cell, xs)
+      >>> bool(jnp.allclose(local.mean, whole.exponents, atol=1e-3))
+      True
 
     References:
       H. Abarbanel, R. Brown and M. Kennel, "Variation of Lyapunov exponents on a strange

@@ -54,6 +54,18 @@ class LyapunovSpectrum:
       condition: the largest max|R_ii| / min|R_ii| of a window, (); beyond 1/√eps the smaller
         exponents of that window are rounding.
       state_size: S.
+
+    Example:
+      >>> def henon(state, _):
+      ...     x, y = state
+      ...     return jnp.stack([1 - 1.4 * x**2 + y, 0.3 * x]), x
+      >>> spectrum = rj.lyapunov_exponents(henon, jnp.zeros((2000, 1)), jnp.zeros(2), warmup=100)
+      >>> bool(spectrum.exponents[0] > 0)  # Chaos
+      True
+      >>> round(float(spectrum.exponents.sum()), 3)  # ln 0.3, the area"s shrinking
+      -1.204
+      >>> round(float(spectrum.kaplan_yorke_dimension), 1)
+      1.3
     """
 
     exponents: jax.Array
@@ -153,6 +165,13 @@ def lyapunov_exponents(
       ValueError: wrong shapes, k, warmup or interval out of range, an empty sequence, or a result
         too large for memory.
       TypeError: inputs or carries of the wrong type, or a cell that needs `carry`.
+
+    Example:
+      >>> spectrum = rj.lyapunov_exponents(cell, xs)
+      >>> spectrum.exponents.shape
+      (8,)
+      >>> bool(spectrum.exponents[0] < 0)  # Nearby states come together
+      True
 
     References:
       G. Benettin et al., "Lyapunov characteristic exponents for smooth dynamical systems", 1980;

@@ -77,6 +77,13 @@ def jacobian_log_singular_values(
       TypeError: inputs or carries of the wrong type, or a cell that needs `carry`; also
         differentiating this call: `lyapunov_exponents` and `flossing_penalty` are made for that.
 
+    Example:
+      >>> logs = rj.jacobian_log_singular_values(cell, xs)
+      >>> logs.shape
+      (8,)
+      >>> round(float(logs[0])), round(float(logs[-1]))
+      (-7, -32)
+
     References:
       G. W. Stewart, "On graded QR decompositions of products of matrices", 1995; J. Demmel et al.,
       "Computing the singular value decomposition with high relative accuracy", 1999;

@@ -32,6 +32,16 @@ def restore(directory: str | Path, model: M, *, which: str = "last") -> M:
     Raises:
       FileNotFoundError: no run, or no checkpoint yet.
       ValueError: a damaged checkpoint, or one of a model that is built or computes otherwise.
+
+    Example:
+      >>> model = rj.SequenceModel(cell, 1, rngs=nnx.Rngs(0))
+      >>> task = rj.tasks.Adding(20)
+      >>> _ = rj.fit(
+      ...     model, task, optax.adam(1e-2), steps=20, batch_size=8, seed=0, directory="run"
+      ... )
+      >>> trained = rj.restore("run", model)
+      >>> trained(xs).shape
+      (1,)
     """
     check_choice("which", which, ("last", "best"))
     folder = folder_of(directory)

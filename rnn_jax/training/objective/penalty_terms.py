@@ -114,12 +114,18 @@ class Flossing(_Penalty):
     Raises:
       TypeError, ValueError: a field that is not as above.
 
+    Example:
+      >>> term = rj.Flossing(0.1, k=4)  # For fit(..., objective=term)
+      >>> model = rj.SequenceModel(cell, 1, rngs=nnx.Rngs(0))
+      >>> batch = rj.tasks.Adding(20).sample(jax.random.key(0), 4)
+      >>> value = term(model, batch, None)
+      >>> exponents = rj.lyapunov_exponents(cell, batch.inputs[0], k=4).exponents
+      >>> bool(jnp.allclose(value, jnp.mean(exponents**2), rtol=1e-3))
+      True
+
     References:
       R. Engelken, "Gradient flossing: improving gradient descent through dynamic control of
       Jacobians", 2023.
-
-    Example:
-      rj.fit(model, task, optimizer, objective=rj.Flossing(0.1, k=16), ...)
     """
 
     k: int | None = None
@@ -185,6 +191,14 @@ class Vanishing(_Penalty):
     Raises:
       TypeError, ValueError: a field that is not as above.
 
+    Example:
+      >>> term = rj.Vanishing(0.01, sequences=2)  # For fit(..., objective=term)
+      >>> task = rj.tasks.Adding(20)
+      >>> batch = task.sample(jax.random.key(0), 4)
+      >>> model = rj.SequenceModel(cell, 1, rngs=nnx.Rngs(0))
+      >>> bool(term(model, batch, None, task.loss) > 0)
+      True
+
     References:
       R. Pascanu, T. Mikolov and Y. Bengio, "On the difficulty of training recurrent neural
       networks", 2013.
@@ -243,6 +257,12 @@ class Orthogonality(_Penalty):
       TypeError, ValueError: a weight that is neither; when the term is first evaluated, a cell of
         which no square matrices multiply the state.
 
+    Example:
+      >>> model = rj.SequenceModel(cell, 1, rngs=nnx.Rngs(0))
+      >>> term = rj.Orthogonality(0.1)  # For fit(..., objective=term)
+      >>> bool(term(model, None, None) < 1e-8)
+      True
+
     References:
       E. Vorontsov, C. Trabelsi, S. Kadoury and C. Pal, "On orthogonality and learning recurrent
       networks with long term dependencies", 2017.
@@ -273,6 +293,13 @@ class WeightDecay(_Penalty):
     Raises:
       TypeError, ValueError: a weight or a selection that is not as above; the latter if it picks
         nothing, when the term is first evaluated.
+
+    Example:
+      >>> model = rj.SequenceModel(cell, 1, rngs=nnx.Rngs(0))
+      >>> term = rj.WeightDecay(1e-4, where=nnx.PathContains("recurrent_kernel"))
+      >>> weights = model.cells[0].recurrent_kernel[...]
+      >>> bool(jnp.allclose(term(model, None, None), 0.5 * jnp.sum(weights**2)))
+      True
     """
 
     where: Any = True

@@ -43,11 +43,16 @@ class Term:
       ValueError: a weight that is not finite.
 
     Example:
-      def forced(model, batch, outputs, loss):  # Teacher forcing, for a model that takes both.
-          shown = jnp.concatenate([batch.inputs[:, :1], batch.targets[:, :-1]], axis=1)
-          return loss(model(shown), batch)
-
-      rj.fit(model, task, optimizer, objective={"task": 0.0, "forced": forced}, ...)
+      >>> def quiet(model, batch, outputs):
+      ...     return jnp.mean(outputs**2)
+      >>> objective = {"quiet": rj.Term(quiet, optax.linear_schedule(1.0, 0.0, 20))}
+      >>> model = rj.SequenceModel(cell, 1, rngs=nnx.Rngs(0))
+      >>> task = rj.tasks.Adding(20)
+      >>> result = rj.fit(
+      ...     model, task, optax.adam(1e-2), steps=20, batch_size=8, seed=0, objective=objective
+      ... )
+      >>> sorted(result.history.terms)
+      ['quiet', 'task']
     """
 
     function: Callable[..., jax.Array]

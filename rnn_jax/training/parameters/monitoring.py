@@ -44,6 +44,14 @@ def record_gradient_norms(
 
     Raises:
       TypeError: `group` is no function, or what it returns is no name; the latter at `init`.
+
+    Example:
+      >>> optimizer = optax.chain(rj.record_gradient_norms(), optax.adam(1e-3))
+      >>> state = optimizer.init(cell)
+      >>> gradient = jax.grad(lambda cell: rj.unroll(cell, xs)[1].sum())(cell)
+      >>> _, state = optimizer.update(gradient, state)
+      >>> sorted(rj.recorded_gradient_norms(state))
+      ['bias', 'candidate_recurrent_bias', 'kernel', 'recurrent_kernel']
     """
     if group is not None and not callable(group):
         raise TypeError(
@@ -70,6 +78,13 @@ def recorded_gradient_norms(optimizer_state: Any) -> dict[str, jax.Array]:
 
     Raises:
       ValueError: there is none, or there are several.
+
+    Example:
+      >>> optimizer = rj.record_gradient_norms(lambda path: "all")
+      >>> _, state = optimizer.update(cell, optimizer.init(cell))  # Weights for a gradient
+      >>> norms = rj.recorded_gradient_norms(state)
+      >>> bool(jnp.allclose(norms["all"], optax.tree.norm(cell)))
+      True
     """
     found = [
         node
