@@ -95,9 +95,7 @@ def module_of(group: Group) -> str:
 def section_table(part: Section) -> str:
     """A section of a group's page: its names with their first lines."""
     rows = [f"| {link(name)} | {one_line(name)} |" for name in part.names]
-    return f"## {part.title}
-
-{table('Name', rows, 'names')}"
+    return f"## {part.title}\n\n{table('Name', rows, 'names')}"
 
 
 def group_page(group: Group) -> str:
