@@ -31,6 +31,7 @@ extensions = [
     "feature_matrix",
     "offline_mathjax",
     "reference",
+    "spread_pages",
 ]
 exclude_patterns = ["_build", "checks", "images", "Thumbs.db", "**/.ipynb_checkpoints"]
 nitpicky = True
