@@ -1,14 +1,13 @@
 """The table on the terminal and the page for the browser."""
 
-import base64
 import html
-import io
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from page import badge, picture, write_page
 from vanishing.chain import WorkedExample
 from vanishing.claims import CONDITION, FAILS, HOLDS, Claim
 from vanishing.results import Results
@@ -36,35 +35,11 @@ _PICTURES = {
 }
 
 _STYLE = """
-:root { --ink: #1d2329; --soft: #5b6670; --line: #e3e7ea; --paper: #ffffff; --wash: #f6f8f9; }
-* { box-sizing: border-box; }
-body { margin: 0; color: var(--ink); background: var(--paper);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
-main { max-width: 60rem; margin: 0 auto; padding: 3rem 1.25rem 4rem; }
-h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 .6rem; letter-spacing: -.01em; }
-h2 { font-size: 1.15rem; line-height: 1.35; margin: 0; }
-p { margin: .5rem 0; } .lead { font-size: 1.1rem; color: var(--soft); max-width: 46rem; }
-figure { margin: 1.25rem 0 0; } img { width: 100%; height: auto; display: block; }
-figcaption { color: var(--soft); font-size: .88rem; margin-top: .4rem; }
-table { border-collapse: collapse; width: 100%; margin: 2rem 0; font-size: .93rem; }
-th, td { text-align: left; vertical-align: top; padding: .55rem .7rem .55rem 0;
-  border-bottom: 1px solid var(--line); }
-th { color: var(--soft); font-weight: 600; } td a { color: inherit; }
-.badge { display: inline-block; padding: .08rem .55rem; border-radius: 1rem; font-size: .8rem;
-  font-weight: 600; white-space: nowrap; }
-.holds { background: #d9efe6; color: #00543c; } .condition { background: #fdeecb; color: #6b4700; }
-.fails { background: #f8dccf; color: #7d3000; }
-section { border-top: 1px solid var(--line); padding: 2rem 0 .5rem; }
-section header { display: flex; gap: .8rem; align-items: baseline; flex-wrap: wrap; }
-.measured { background: var(--wash); border-left: 3px solid #0072b2; padding: .6rem .9rem; }
-.remark { color: var(--soft); } .numbers { font-variant-numeric: tabular-nums; }
 .chain { display: flex; gap: .55rem; flex-wrap: wrap; align-items: center; margin: .8rem 0; }
 .chain div { text-align: center; } .chain .name { color: var(--soft); font-size: .85rem; }
 .matrix { border: 0; border-left: 2px solid; border-right: 2px solid; width: auto; margin: .2rem 0;
   font-variant-numeric: tabular-nums; }
 .matrix td { border: 0; padding: .1rem .4rem; text-align: right; }
-footer { color: var(--soft); font-size: .85rem; margin-top: 3rem; }
-@media (max-width: 40rem) { .wide { display: none; } main { padding-top: 1.5rem; } }
 """
 
 
@@ -88,7 +63,7 @@ def write_report(
     """One HTML file with everything inside, readable without a network."""
     rows = "".join(
         f'<tr><td><a href="#{c.number}">{c.number}</a></td><td>{html.escape(c.statement)}</td>'
-        f'<td>{_badge(c)}</td><td class="wide numbers">{html.escape(c.measured)}</td></tr>'
+        f'<td>{_verdict(c)}</td><td class="wide numbers">{html.escape(c.measured)}</td></tr>'
         for c in claims
     )
     sections = "".join(_section(claim, results, figures) for claim in claims)
@@ -97,16 +72,11 @@ def write_report(
         f"{counts[0]} hold, {counts[1]} hold with a condition, and {counts[2]} "
         f"{'does' if counts[2] == 1 else 'do'} not hold as stated"
     )
-    page = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Why simple recurrent networks forget, measured</title><style>{_STYLE}</style></head>
-<body><main>
-<h1>Why simple recurrent networks forget, and what cures it</h1>
+    body = f"""<h1>Why simple recurrent networks forget, and what cures it</h1>
 <p class="lead">Ten claims from study notes, each measured on running networks with exact Jacobians
 of every state with respect to every earlier input. Of the ten, {verdicts}.</p>
 {
-        _picture(
+        picture(
             figures["norm_by_lag"],
             "Untrained networks with equal weights where they share them. "
             "A straight line is geometric decay; its slope is the loss per step in nats. "
@@ -118,26 +88,24 @@ of every state with respect to every earlier input. Of the ten, {verdicts}.</p>
 <tbody>{rows}</tbody></table>
 {sections}
 <footer>T = {results.steps}, H = {results.hidden}, seed {results.seed}. Measured on
-{html.escape(machine)}. Every number is in metrics.json.</footer>
-</main></body></html>
-"""
-    path.write_text(page, encoding="utf-8")
+{html.escape(machine)}. Every number is in metrics.json.</footer>"""
+    write_page(path, "Why simple recurrent networks forget, measured", body, _STYLE)
 
 
 def _section(claim: Claim, results: Results, figures: dict[str, Figure]) -> str:
     pictures = "".join(
-        _picture(figures[name], caption, claim.statement)
+        picture(figures[name], caption, claim.statement)
         for name, caption in _PICTURES.get(claim.number, [])
     )
     chains = "".join(map(_chain, results.chains)) if claim.number == "C1" else ""
     return f"""<section id="{claim.number}"><header><h2>{claim.number}. \
-{html.escape(claim.statement)}</h2>{_badge(claim)}</header>
+{html.escape(claim.statement)}</h2>{_verdict(claim)}</header>
 <p class="measured numbers">{html.escape(claim.measured)}</p>
 <p class="remark">{html.escape(claim.remark)}</p>{chains}{pictures}</section>"""
 
 
-def _badge(claim: Claim) -> str:
-    return f'<span class="badge {_CSS_CLASS[claim.verdict]}">{claim.verdict}</span>'
+def _verdict(claim: Claim) -> str:
+    return badge(claim.verdict, _CSS_CLASS[claim.verdict])
 
 
 def _chain(example: WorkedExample) -> str:
@@ -155,13 +123,3 @@ def _matrix(name: str, values: list[list[float]]) -> str:
     )
     caption = f'<div class="name">{html.escape(name)}</div>'
     return f'<div>{caption}<table class="matrix">{rows}</table></div>'
-
-
-def _picture(figure: Figure, caption: str, alt: str) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return (
-        f'<figure><img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-    )
