@@ -11,7 +11,6 @@ stopped. Writes report.html (one file, opens anywhere) and outcomes.json.
     python -m experiments.published --quick               # tiny forms; no verdict is meant
 """
 
-import dataclasses
 import re
 import sys
 from dataclasses import dataclass

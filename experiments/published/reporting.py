@@ -75,7 +75,7 @@ def pair(results: Sequence[Result], records: Sequence[Record]) -> list[tuple[Res
 def write_report(path: Path, results: Sequence[Result], records: Sequence[Record]) -> None:
     """Every outcome in one file."""
     pairs = pair(results, records)
-    counts = {verdict: 0 for verdict in _STYLE}
+    counts = dict.fromkeys(_STYLE, 0)
     for record in records:
         counts[record.outcome.verdict] += 1
     summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)

@@ -1,11 +1,23 @@
 """Every result that can be run again, in the order of their subjects."""
 
 from published import (
+    ganguli2008_fisher_memory,
+    jaeger2001_memory_capacity,
     lstm_memory_path,
+    newman1986_gaussian_products,
+    orvieto2023_ring,
     pascanu2013_bounds,
+    sprott2003_exponents,
+    zucchet2024_curse_of_memory,
 )
 
 RESULTS = (
     pascanu2013_bounds.RESULT,
     lstm_memory_path.RESULT,
+    newman1986_gaussian_products.RESULT,
+    sprott2003_exponents.RESULT,
+    zucchet2024_curse_of_memory.RESULT,
+    orvieto2023_ring.RESULT,
+    ganguli2008_fisher_memory.RESULT,
+    jaeger2001_memory_capacity.RESULT,
 )
