@@ -1,6 +1,6 @@
 """Jaeger (2001): how many past inputs a reservoir of N units can be read out of, at most N.
 
-MC = Σ_k r²_k, the share of the variance of x_{t−k} that a linear readout of the state gives. A
+MC = Σ_k r²_k over k ≥ 0, r²_k the share of the variance of x_{t−k} that a linear readout of the state gives. A
 readout of r weights fits r/T of any target by chance, which is taken off.
 """
 
@@ -81,11 +81,11 @@ def reservoir(scale: float, protocol: Protocol) -> rj.EchoStateCell:
 
 
 def capacity(cell: rj.RNNCell, protocol: Protocol) -> np.ndarray:
-    """r²_k for k = 1 … lags, without what fits by chance."""
+    """r²_k for k = 0 … lags, without what fits by chance."""
     key = jax.random.key(protocol.seed)
     xs = jax.random.uniform(key, (protocol.steps, 1), minval=-1.0, maxval=1.0)
     _, states = rj.unroll(cell, xs)
-    lags, washout = np.arange(1, protocol.lags + 1), 2 * protocol.lags
+    lags, washout = np.arange(protocol.lags + 1), 2 * protocol.lags
     past = jnp.stack([jnp.roll(xs[:, 0], int(lag)) for lag in lags], axis=1)
     readout = rj.ridge_readout(states, past, 1e-20, washout=washout)
     errors = np.asarray(past - readout(states))[washout:]
@@ -96,7 +96,7 @@ def capacity(cell: rj.RNNCell, protocol: Protocol) -> np.ndarray:
 def draw(outcome: Outcome) -> Figure:
     """r² by lag."""
     figure, ax = new_axes()
-    lags = np.arange(1, len(next(iter(outcome.curves.values()))) + 1)
+    lags = range(len(next(iter(outcome.curves.values()))))
     lines(ax, lags, outcome.curves)
     ax.set_xlim(0, 100)
     ax.set_xlabel("lag k  (steps)")

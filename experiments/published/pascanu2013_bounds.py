@@ -48,7 +48,7 @@ def run(protocol: Protocol, progress: Progress) -> Outcome:
 
 
 def measure(name: str, share: float, protocol: Protocol) -> tuple[float, float, np.ndarray]:
-    """By how much the bound is broken at most, the rate of decay, and the largest ln norm by lag."""
+    """By how much the bound is broken, the rate of decay, and the largest ln norm by lag."""
     lags = np.arange(protocol.steps)
     with jax.enable_x64(True):
         largest = np.max(

@@ -87,8 +87,10 @@ def write_report(path: Path, results: Sequence[Result], records: Sequence[Record
     )
     machines = ", ".join(sorted({record.machine for record in records}))
     body = f"""<h1>Published results, run again</h1>
-<p class="lead">What papers on recurrent networks report, beside what came out here: {summary}.</p>
-<table><thead><tr><th>source</th><th>result</th><th>verdict</th><th class="wide">time</th></tr></thead>
+<p class="lead">What papers on recurrent networks report, beside what came out here:
+{summary}.</p>
+<table><thead><tr><th>source</th><th>result</th><th>verdict</th><th class="wide">time</th></tr>
+</thead>
 <tbody>{rows}</tbody></table>
 {"".join(_section(result, record) for result, record in pairs)}
 <footer>Measured on {html.escape(machines)}. Every number is in outcomes.json.</footer>"""

@@ -102,7 +102,7 @@ def draw(outcome: Outcome) -> Figure:
 RESULT = Result(
     name="zucchet2024_curse_of_memory",
     source="Zucchet and Orvieto, 2024",
-    says="The gradient by a linear unit's decay grows far faster with its memory than its state does.",
+    says="The gradient by a linear unit's decay grows far faster with memory than its state.",
     protocol=Protocol(),
     quick=Protocol(pairs=((0.5, 0.5),), steps=200, batch=8),
     run=run,
