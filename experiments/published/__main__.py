@@ -15,10 +15,11 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 from rich.console import Console
+from rich.progress import Progress
 
 # This is run as a module of the checkout; its neighbours are imported as those of a script.
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -35,7 +36,7 @@ class Config:
     """Run published results again."""
 
     out: Path = Path("results/published")
-    """Folder of report.html, outcomes.json and one file for each outcome; made if it is not there."""
+    """Folder of report.html, outcomes.json and a file for each outcome; made if it does not exist."""
     list: bool = False
     """Only list what there is, with sources and minutes."""
     only: tuple[str, ...] = ()
@@ -114,19 +115,21 @@ def run_all(config: Config, results: list[Result], console: Console) -> list[run
     with display(console) as progress:
         for result in results:
             protocol = result.quick if config.quick else result.protocol
-            if not config.again and running.kept(result, protocol, config.out):
-                continue
-            bar = progress.add_task(result.name, total=1.0)
-
-            def advance(what: str, share: float) -> None:
-                progress.update(bar, completed=share, description=f"{result.name}: {what}")
-
-            record = running.run(result, protocol, advance)
-            running.keep(record, config.out)
-            progress.update(
-                bar, completed=1.0, description=f"{result.name}: {record.outcome.verdict}"
-            )
+            if config.again or running.kept(result, protocol, config.out) is None:
+                running.keep(measure(result, protocol, progress), config.out)
     return running.all_kept(RESULTS, config.quick, config.out)
+
+
+def measure(result: Result, protocol: Any, progress: Progress) -> running.Record:
+    """One outcome, with a bar of its own."""
+    bar = progress.add_task(result.name, total=1.0)
+
+    def advance(what: str, share: float) -> None:
+        progress.update(bar, completed=share, description=f"{result.name}: {what}")
+
+    record = running.run(result, protocol, advance)
+    progress.update(bar, completed=1.0, description=f"{result.name}: {record.outcome.verdict}")
+    return record
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def against(
     ax.plot(x, measured, "o", color=COLORS["vermilion"], markersize=5, label=labels[1], zorder=3)
 
 
-def lines(ax: Axes, x: Sequence[float], curves: Mapping[str, Any]) -> None:
+def lines(ax: Axes, x: Any, curves: Mapping[str, Any]) -> None:
     """Several measured curves, each in a colour of its own."""
     for color, (label, values) in zip(_ORDER, curves.items(), strict=False):
         ax.plot(x, np.asarray(values, float), color=COLORS[color], label=label)

@@ -7,6 +7,7 @@ E (dh/dλ)² = (1 + λ²)/(1 − λ²)³ · (1 + q)/(1 − q) + 2/(1 − λ²)²
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,8 @@ class Protocol:
 
 def run(protocol: Protocol, progress: Progress) -> Outcome:
     """Both second moments beside their closed forms."""
-    findings, curves = [], {"known": [], "measured": [], "labels": []}
+    findings = []
+    curves: dict[str, list[Any]] = {"known": [], "measured": [], "labels": []}
     for index, (decay, memory) in enumerate(protocol.pairs):
         progress(f"λ = {decay:g}, ρ = {memory:g}", index / len(protocol.pairs))
         known = closed_form(decay, memory)
