@@ -36,7 +36,7 @@ class Config:
     """Run published results again."""
 
     out: Path = Path("results/published")
-    """Folder of report.html, outcomes.json and a file for each outcome; made if it does not exist."""
+    """Folder of report.html, outcomes.json and outcomes one by one; made if it does not exist."""
     list: bool = False
     """Only list what there is, with sources and minutes."""
     only: tuple[str, ...] = ()
