@@ -87,10 +87,12 @@ from rnn_jax.gradients import (
 )
 from rnn_jax.sequence import (
     Bidirectional,
+    NewtonSolution,
     RidgeReadout,
     SequenceModel,
     StackedCell,
     UnrollMethod,
+    newton_unroll,
     ridge_readout,
     unroll,
     unroll_method,
@@ -179,6 +181,7 @@ __all__ = [
     "MinGRUCell",
     "MinLSTMCell",
     "MinimalRNNCell",
+    "NewtonSolution",
     "Orthogonality",
     "Probe",
     "ProbeRecord",
@@ -230,6 +233,7 @@ __all__ = [
     "local_lyapunov_exponents",
     "lyapunov_exponents",
     "member",
+    "newton_unroll",
     "orthogonality_penalty",
     "record_gradient_norms",
     "recorded_gradient_norms",

@@ -93,6 +93,7 @@ GROUPS = (
         "Run cells over sequences, forwards, backwards, in pieces, and put a readout on them.",
         (
             section("Running", "unroll unroll_method UnrollMethod"),
+            section("In parallel over time", "newton_unroll NewtonSolution"),
             section("Models", "SequenceModel Bidirectional"),
             section("Readout by least squares", "ridge_readout RidgeReadout"),
             section("Weights on disk", "save load"),

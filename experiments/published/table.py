@@ -3,6 +3,7 @@
 from published import (
     ganguli2008_fisher_memory,
     jaeger2001_memory_capacity,
+    lim2024_newton_in_time,
     lstm_memory_path,
     newman1986_gaussian_products,
     orvieto2023_ring,
@@ -20,4 +21,5 @@ RESULTS = (
     orvieto2023_ring.RESULT,
     ganguli2008_fisher_memory.RESULT,
     jaeger2001_memory_capacity.RESULT,
+    lim2024_newton_in_time.RESULT,
 )
