@@ -12,6 +12,7 @@ page without a cell, ends the build.
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -217,7 +218,9 @@ class CellWall(CellDirective):
         words = said(measured["cells"][name], measured)
         uri = self.env.app.builder.get_relative_uri(self.env.docname, f"cells/{name}")
         image = nodes.image(uri=f"/{MAPS}/{name}.png", alt=f"Gradient map of {name}: {words}")
-        link = nodes.reference("", "", image, nodes.inline("", name), refuri=uri, internal=True)
+        # A narrow tile breaks a long name between its parts.
+        title = nodes.inline("", re.sub(r"(?<=[a-z])(?=[A-Z])|(?=Cell$)", "\u200b", name))
+        link = nodes.reference("", "", image, title, refuri=uri, internal=True)
         return nodes.paragraph("", "", link, nodes.inline("", words), classes=["cell-tile"])
 
 

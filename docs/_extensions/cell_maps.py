@@ -3,18 +3,19 @@
 All cells have one size, one sequence and one scale of colours, so that their pictures can be
 compared at a glance. A process of its own, because JAX's threads do not survive the forks of a
 parallel Sphinx.
+
+Nearly all of its time goes into compiling programs that run once. So the compiler is asked for no
+optimizations, which moves the numbers by rounding alone, and what does not depend on the cell is
+compiled once for all that have carries of one size.
 """
 
-import functools
+import dataclasses
 import inspect
 import io
 import json
 import math
-import os
 import re
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,11 @@ def measure(name: str) -> np.ndarray:
     """ln‖∂y_t/∂x_s‖ above its mean at lag 0, (T, T), of an untrained cell along normal inputs."""
     cell = every_cell()[name](FEATURES, HIDDEN, rngs=nnx.Rngs(0))
     xs = jax.random.normal(jax.random.key(1), (STEPS, FEATURES))
-    table = np.asarray(rj.jacobian_log_norms(cell, xs), np.float64)
+    # Norms need the Jacobians alone: without what is known of the cell beside them, cells with
+    # carries and outputs of one size share a program.
+    beside = {"output_rows": None, "diagonal_columns": None, "diagonal_width": None}
+    record = dataclasses.replace(rj.linearize(cell, xs), cell=(), **beside)
+    table = np.asarray(rj.jacobian_log_norms(record), np.float64)
     return table - float(rj.by_lag(table)[0])
 
 
@@ -112,7 +117,7 @@ def draw(name: str, folder: Path) -> dict[str, Any]:
     flow = rj.GradientFlow(table)
     curve, horizon = np.asarray(flow.by_lag()), int(flow.horizon(LEFT))
     image = mpl.colormaps["cividis"](mpl.colors.Normalize(*LIMITS)(table))
-    image[np.triu_indices(STEPS, 1)] = 0  # Future inputs: nothing there, so that the page shows.
+    image[~np.isfinite(table)] = 0  # Exactly 0, as future inputs are: the page shows through.
     plt.imsave(folder / f"{name}.png", image)
     with mpl.rc_context(STYLE):
         svgs = {"map": _map(table), "curve": _curve(flow, curve, horizon)}
@@ -121,17 +126,25 @@ def draw(name: str, folder: Path) -> dict[str, Any]:
     return {"horizon": horizon}
 
 
+def _axes(right: float) -> tuple[Any, Any]:
+    """One place for the axes of every cell, up to a share of the width."""
+    figure, ax = plt.subplots(figsize=(3.7, 2.9))
+    figure.subplots_adjust(left=0.16, right=right, bottom=0.16, top=0.96)
+    return figure, ax
+
+
 def _map(table: np.ndarray) -> str:
-    figure, ax = plt.subplots(figsize=(3.7, 2.9), layout="constrained")
+    figure, ax = _axes(right=0.8)
     plot_log_norms(table, ax, limits=LIMITS, colorbar=False)
+    scale = ax.inset_axes((1.05, 0.04, 0.05, 0.92))
     label = "nats above the mean at lag 0"
-    bar = figure.colorbar(ax.images[0], ax=ax, label=label, extend="both", shrink=0.9)
+    bar = figure.colorbar(ax.images[0], cax=scale, label=label, extend="both")
     bar.outline.set_visible(False)
     return _inline(figure)
 
 
 def _curve(flow: rj.GradientFlow, curve: np.ndarray, horizon: int) -> str:
-    figure, ax = plt.subplots(figsize=(3.7, 2.9), layout="constrained")
+    figure, ax = _axes(right=0.97)
     plot_by_lag(flow, ax)
     for note in list(ax.texts):  # On what lies below the part that is shown.
         note.remove()
@@ -139,9 +152,10 @@ def _curve(flow: rj.GradientFlow, curve: np.ndarray, horizon: int) -> str:
     ax.annotate(
         "1 % left",
         (STEPS - 1, math.log(LEFT)),
-        (0, 3),
+        (0, -3),
         textcoords="offset points",
         ha="right",
+        va="top",
         fontsize="small",
     )
     ax.plot([horizon], [curve[horizon]], "o", color=plotting.COLORS["vermilion"])
@@ -165,12 +179,7 @@ def _inline(figure: Any) -> str:
 def main(folder: Path) -> None:
     """Draws every cell into a folder, and writes there what is known of each, as cells.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    known = {name: facts(cell) for name, cell in abstract_cells().items()}
-    with ProcessPoolExecutor(min(2, os.cpu_count() or 1), get_context("spawn")) as workers:
-        drawn = dict(
-            zip(known, workers.map(functools.partial(draw, folder=folder), known), strict=True)
-        )
-    cells = {name: known[name] | drawn[name] for name in known}
+    cells = {name: facts(cell) | draw(name, folder) for name, cell in abstract_cells().items()}
     measured = {"steps": STEPS, "features": FEATURES, "hidden": HIDDEN, "cells": cells}
     text = json.dumps(measured, indent=1, ensure_ascii=False)
     (folder / "cells.json").write_text(text, encoding="utf-8")
@@ -178,4 +187,5 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     mpl.use("Agg")
+    jax.config.update("jax_disable_most_optimizations", True)
     main(Path(sys.argv[1]))
