@@ -1,6 +1,7 @@
 """Every result that can be run again, in the order of their subjects."""
 
 from published import (
+    engelken2023_chaos,
     ganguli2008_fisher_memory,
     jaeger2001_memory_capacity,
     lim2024_newton_in_time,
@@ -8,6 +9,7 @@ from published import (
     newman1986_gaussian_products,
     orvieto2023_ring,
     pascanu2013_bounds,
+    penson2011_powers,
     sprott2003_exponents,
     zucchet2024_curse_of_memory,
 )
@@ -17,6 +19,8 @@ RESULTS = (
     lstm_memory_path.RESULT,
     newman1986_gaussian_products.RESULT,
     sprott2003_exponents.RESULT,
+    penson2011_powers.RESULT,
+    engelken2023_chaos.RESULT,
     zucchet2024_curse_of_memory.RESULT,
     orvieto2023_ring.RESULT,
     ganguli2008_fisher_memory.RESULT,
