@@ -24,7 +24,7 @@ class Protocol:
     """Gains, N, and over how many matrices and steps λ₁ is averaged."""
 
     gains: tuple[float, ...] = (1.5, 2.0, 3.0, 5.0)
-    hidden: int = 1024
+    hidden: int = 2048
     draws: int = 4
     steps: int = 2000
     warmup: int = 500

@@ -1,4 +1,4 @@
-"""Penson and Życzkowski (2011), Alexeev et al. (2010): singular values of powers of a random matrix.
+"""Penson and Życzkowski (2011), Alexeev et al. (2010): singular values of a random matrix's powers.
 
 W_ij ~ N(0, 1/N), as the state's Jacobian over T steps of a linear network. As N grows the squared
 singular values of W^T have the Fuss–Catalan law: mean 1, second moment T + 1, and the largest is
@@ -24,9 +24,9 @@ from rnn_jax.plotting.axes import finish
 class Protocol:
     """Steps, and over how many matrices of which size the moments are averaged."""
 
-    hidden: int = 1024
+    hidden: int = 2048
     steps: int = 8
-    draws: int = 4
+    draws: int = 2
 
 
 def run(protocol: Protocol, progress: Progress) -> Outcome:
