@@ -34,10 +34,11 @@ def against(
     ax.plot(x, measured, "o", color=COLORS["vermilion"], markersize=5, label=labels[1], zorder=3)
 
 
-def lines(ax: Axes, x: Any, curves: Mapping[str, Any]) -> None:
-    """Several measured curves, each in a colour of its own."""
-    for color, (label, values) in zip(_ORDER, curves.items(), strict=False):
-        ax.plot(x, np.asarray(values, float), color=COLORS[color], label=label)
+def lines(ax: Axes, x: Any, curves: Mapping[str, Any], first: int = 0) -> None:
+    """Several measured curves, each in a colour of its own, from the `first` colour on."""
+    for index, (label, values) in enumerate(curves.items(), start=first):
+        color = COLORS[_ORDER[index % len(_ORDER)]]
+        ax.plot(x, np.asarray(values, float), color=color, label=label)
 
 
 def differences(outcome: Outcome) -> Figure:
