@@ -1,0 +1,156 @@
+"""Published results: every one runs, every criterion can fail, and nothing is measured twice."""
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from modes import ordinary_mode
+
+import launching
+from published import __main__ as script
+from published import reporting, running
+from published.record import Finding, Outcome
+from published.table import RESULTS
+
+ROOT = Path(launching.__file__).parents[1]
+
+
+def quiet(what, share):
+    assert isinstance(what, str)
+    assert 0 <= share <= 1
+
+
+@pytest.fixture(scope="module")
+def records():
+    """The tiny form of every result."""
+    with ordinary_mode():
+        return {r.name: running.run(r, r.quick, quiet) for r in RESULTS}
+
+
+def right(finding):
+    """A number that meets the criterion."""
+    far = 1 + abs(finding.published)
+    return finding.published + {"within": 0, "at most": -far, "below": -far}.get(
+        finding.relation, far
+    )
+
+
+def wrong(finding):
+    """One that does not, by as little as 2 times the tolerance."""
+    past = 2 * finding.slack + 1e-3 * (1 + abs(finding.published))
+    return finding.published + past * (-1 if finding.relation in ("at least", "above") else 1)
+
+
+def with_numbers(outcome, numbers):
+    findings = tuple(
+        dataclasses.replace(finding, measured=number)
+        for finding, number in zip(outcome.findings, numbers, strict=True)
+    )
+    return dataclasses.replace(outcome, findings=findings)
+
+
+@pytest.mark.parametrize("result", RESULTS, ids=lambda result: result.name)
+def test_every_criterion_can_fail(result, records):
+    outcome = records[result.name].outcome
+    good = [right(finding) for finding in outcome.findings]
+    assert with_numbers(outcome, good).verdict in ("reproduced", "reproduced with a condition")
+    for index, finding in enumerate(outcome.findings):
+        for bad in (wrong(finding), math.nan):
+            numbers = [*good[:index], bad, *good[index + 1 :]]
+            assert with_numbers(outcome, numbers).verdict == "not reproduced", finding.quantity
+
+
+@pytest.mark.parametrize("result", RESULTS, ids=lambda result: result.name)
+def test_a_result_says_what_it_is_and_keeps_what_it_found(result, records, tmp_path):
+    assert sys.modules[result.run.__module__].__name__.endswith(result.name)
+    assert result.source
+    assert result.says.endswith(".")
+    assert dataclasses.is_dataclass(result.protocol)
+    assert type(result.protocol) is type(result.quick)
+    record = records[result.name]
+    assert record.outcome.findings
+    running.keep(record, tmp_path)
+    kept = running.kept(result, result.quick, tmp_path)
+    assert kept.outcome.findings == record.outcome.findings or "nan" in str(record.outcome.findings)
+    assert kept.outcome.verdict == record.outcome.verdict
+    assert running.kept(result, result.protocol, tmp_path) is None
+    result.draw(kept.outcome).canvas.draw()
+
+
+def test_the_report_holds_every_result(records, tmp_path):
+    reporting.write_report(tmp_path / "report.html", RESULTS, list(records.values()))
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for result in RESULTS:
+        assert f'<section id="{result.name}">' in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+@pytest.mark.parametrize(
+    ("relation", "measured", "holds"),
+    [
+        ("within", 1.1, True),
+        ("within", 1.3, False),
+        ("within", math.inf, False),
+        ("at most", 1.2, True),
+        ("at most", 1.3, False),
+        ("at least", 0.8, True),
+        ("at least", 0.7, False),
+        ("below", 1.25, False),
+        ("above", 0.75, False),
+        ("at most", math.nan, False),
+    ],
+)
+def test_a_criterion(relation, measured, holds):
+    assert Finding("q", 1.0, measured, relation, 0.2).holds is holds
+
+
+def test_no_findings_reproduce_nothing():
+    assert Outcome(()).verdict == "not reproduced"
+
+
+@pytest.mark.parametrize("budget", ["10", "m", "-1m", "0s", "ten minutes"])
+def test_what_is_no_time_is_refused(budget):
+    with pytest.raises(ValueError, match="^--budget must be .*; got .*Pass"):
+        script.resolve(script.Config(budget=budget))
+
+
+def test_unknown_names_are_refused_with_those_that_there_are():
+    with pytest.raises(ValueError, match=f"unknown result 'nobody'.*{RESULTS[0].name}"):
+        script.resolve(script.Config(only=("nobody",)))
+
+
+def test_a_budget_takes_the_shortest_that_fit():
+    budget = sum(sorted(result.minutes for result in RESULTS)[:3]) + 0.01
+    chosen = script.chosen(script.Config(budget=f"{budget:f}m", device="gpu"))
+    assert len(chosen) >= 3
+    assert sum(result.minutes for result in chosen) <= budget + 1e-9
+
+
+def test_a_run_goes_on_where_it_was_and_says_what_is_damaged(tmp_path):
+    line = [
+        *(sys.executable, "-m", "experiments.published", "--quick", "--out", str(tmp_path)),
+        *("--only", "ganguli2008", "lstm_memory"),
+    ]
+
+    def start():
+        return subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+
+    first = start()
+    assert first.returncode == 0, first.stderr + first.stdout
+    outcomes = json.loads((tmp_path / "outcomes.json").read_text())
+    assert [outcome["name"] for outcome in outcomes] == [
+        "lstm_memory_path",
+        "ganguli2008_fisher_memory",
+    ]
+    kept = tmp_path / "outcomes" / "lstm_memory_path.json"
+    stamp = kept.stat().st_mtime_ns
+    (tmp_path / "outcomes" / "ganguli2008_fisher_memory.json").write_text("{")
+    second = start()
+    assert second.returncode == 2
+    assert "ganguli2008_fisher_memory.json must hold the outcome" in second.stdout
+    assert "Traceback" not in second.stdout + second.stderr
+    assert kept.stat().st_mtime_ns == stamp
