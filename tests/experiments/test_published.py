@@ -114,7 +114,7 @@ def test_no_findings_reproduce_nothing():
 
 @pytest.mark.parametrize("budget", ["10", "m", "-1m", "0s", "ten minutes"])
 def test_what_is_no_time_is_refused(budget):
-    with pytest.raises(ValueError, match="^--budget must be .*; got .*Pass"):
+    with pytest.raises(ValueError, match=r"^--budget must be .*; got .*Pass"):
         script.resolve(script.Config(budget=budget))
 
 
