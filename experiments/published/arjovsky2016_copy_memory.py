@@ -40,12 +40,11 @@ def run(protocol: Protocol, progress: Progress) -> Outcome:
         return rj.SequenceModel(cell, task.out_features, readout=task.readout, rngs=rngs)
 
     found = learn(
-        make,
+        rj.ensemble(make, protocol.seeds),
         task,
         optax.chain(optax.clip_by_global_norm(1.0), optax.adam(protocol.learning_rate)),
         steps=protocol.steps,
         batch_size=protocol.batch_size,
-        seeds=protocol.seeds,
         on_share=lambda share: progress("expRNN", share),
     )
     formula = 10 * np.log(8) / (protocol.delay + 20)

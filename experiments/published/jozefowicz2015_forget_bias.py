@@ -50,12 +50,11 @@ def run(protocol: Protocol, progress: Progress) -> Outcome:
             progress(name, (index + share) / len(CELLS))
 
         found = learn(
-            make_network(name, protocol.hidden),
+            rj.ensemble(make_network(name, protocol.hidden), protocol.seeds),
             rj.tasks.Adding(protocol.length),
             optax.chain(optax.clip_by_global_norm(1.0), optax.adam(protocol.learning_rate)),
             steps=protocol.steps,
             batch_size=protocol.batch_size,
-            seeds=protocol.seeds,
             on_share=on_share,
         )
         curves["loss"][name] = [found.steps.tolist(), np.median(found.loss, axis=0).tolist()]

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import optax
-from flax import nnx
 
 import rnn_jax as rj
 
@@ -21,6 +20,7 @@ class Learnt:
       accuracy: share of right answers there, (seeds, K); None for a regression.
       solved_at: training steps until it was solved, by seed; infinity if it was not.
       models: the trained ensemble.
+      terms: of an objective, by name, their means in training, (seeds, K).
     """
 
     steps: np.ndarray
@@ -28,6 +28,7 @@ class Learnt:
     accuracy: np.ndarray | None
     solved_at: np.ndarray
     models: Any
+    terms: dict[str, np.ndarray]
 
     @property
     def solved(self) -> int:
@@ -41,29 +42,28 @@ class Learnt:
 
 
 def learn(
-    make: Callable[[nnx.Rngs], Any],
+    models: Any,
     task: Any,
     optimizer: optax.GradientTransformation,
     *,
     steps: int,
     batch_size: int,
-    seeds: int,
     seed: int = 0,
     on_share: Callable[[float], None] = lambda _: None,
     **options: Any,
 ) -> Learnt:
-    """Trains an ensemble in one program, until all of it has solved the task or the steps are done.
+    """Trains all seeds in one program, until all of it has solved the task or the steps are done.
 
     Args:
-      make: builds a model.
+      models: an ensemble.
       task: what is learnt.
       optimizer: of optax.
-      steps, batch_size, seeds, seed: as of `rnn_jax.fit`.
+      steps, batch_size, seed: as of `rnn_jax.fit`.
       on_share: called with the share of the steps that are done.
       options: further ones of `rnn_jax.fit`.
     """
     result = rj.fit(
-        rj.ensemble(make, seeds),
+        models,
         task,
         optimizer,
         steps=steps,
@@ -80,4 +80,5 @@ def learn(
         accuracy=np.asarray(history.metrics["accuracy"]) if "accuracy" in history.metrics else None,
         solved_at=np.where(np.isnan(at), np.inf, at),
         models=result.model,
+        terms=history.terms,
     )

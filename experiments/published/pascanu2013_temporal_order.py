@@ -69,12 +69,11 @@ def train(arm: str, protocol: Protocol, on_share: Any) -> Any:
         return rj.SequenceModel(cell, task.out_features, readout=task.readout, rngs=rngs)
 
     return learn(
-        make,
+        rj.ensemble(make, protocol.seeds),
         task,
         descent if arm == "neither" else clipped,
         steps=protocol.steps,
         batch_size=protocol.batch_size,
-        seeds=protocol.seeds,
         on_share=on_share,
         objective=objective,
         evaluate_every=max(1, protocol.steps // 100),

@@ -3,6 +3,8 @@
 from published import (
     arjovsky2016_copy_memory,
     engelken2023_chaos,
+    engelken2023_flossing,
+    feng2024_selective_copy,
     ganguli2008_fisher_memory,
     jaeger2001_memory_capacity,
     jozefowicz2015_forget_bias,
@@ -31,5 +33,7 @@ RESULTS = (
     jozefowicz2015_forget_bias.RESULT,
     pascanu2013_temporal_order.RESULT,
     arjovsky2016_copy_memory.RESULT,
+    feng2024_selective_copy.RESULT,
+    engelken2023_flossing.RESULT,
     lim2024_newton_in_time.RESULT,
 )
