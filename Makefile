@@ -6,10 +6,11 @@ BIN    := $(VENV)/bin
 # the CPU: a plain "torch" may bring gigabytes of CUDA. Where pip finds none, they are left out and
 # say so; TORCH=torch takes what there is, TORCH= none.
 TORCH  ?= torch==2.13.0+cpu
-# Apart from the others, because JAX looks for the devices of all plugins that it finds installed.
-AOT    := $(VENV)-aot
+# Apart from the default one, because JAX looks for the devices of all plugins that it finds
+# installed.
+AOT    ?= $(VENV)-aot
 # For `make test-part`: the first test of each file and every so many after it.
-EVERY  ?= 8
+EVERY  ?= 16
 
 # Small LAPACK calls on several threads wait for one another on a machine that is shared.
 export OPENBLAS_NUM_THREADS ?= 1
@@ -28,8 +29,10 @@ docs: $(VENV)/.docs
 test: $(VENV)/.test
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
+# What test-aot runs is left to it: an environment may serve both.
 test-part: $(VENV)/.test
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal --every $(EVERY)
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal --every $(EVERY) \
+		--ignore tests/ahead_of_time
 
 # Compiles for a TPU and for an NVIDIA GPU, neither of which need be here.
 test-aot: $(AOT)/.aot
@@ -59,40 +62,50 @@ bench: $(VENV)/.test
 bench-gpu: $(VENV)-gpu/.peers
 	$(VENV)-gpu/bin/python -m benchmarks.gpu
 
-$(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
+# Any environment: $(VENV), $(AOT) and that with CUDA.
+%/bin/python:
+	$(PYTHON) -m venv $*
+	$@ -m pip install --quiet --upgrade pip
 
 $(VENV)/.demo: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[experiments]'
 	touch $@
 
+# A comma would end an argument of a function of make.
+comma := ,
+install = $(BIN)/python -m pip install --quiet
+# $(call with_peers,EXTRAS): pip finds all of it in one go, or what there is of it.
+with_peers = $(if $(TORCH),$(install) '$(TORCH)' --editable '.[$(1)$(comma)peers]' \
+		|| { echo "No $(TORCH) or no cells written in it for this Python:" \
+			"what is held against them will be skipped." \
+		&& { $(install) '$(TORCH)' --editable '.[$(1)]' || $(only); }; },$(only))
+only = $(install) --editable '.[$(1)]'
+# The guide converts weights from PyTorch and Keras, so it cannot do without them.
+any_torch = $(BIN)/python -c "import torch" 2>/dev/null || $(install) torch
+
 $(VENV)/.test: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
-	$(if $(TORCH),$(BIN)/python -m pip install --quiet '$(TORCH)' \
-		&& $(BIN)/python -m pip install --quiet --editable '.[peers]' \
-		|| echo "No $(TORCH) or no cells written in it for this Python:" \
-			"what is held against them will be skipped.")
+	$(call with_peers,test)
 	touch $@
 
-# The guide converts weights from PyTorch and Keras, so it cannot do without them.
 $(VENV)/.docs: $(VENV)/.test
-	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet torch
+	$(any_torch)
 	$(BIN)/python -m pip install --quiet --editable '.[test,docs]'
 	touch $@
 
-$(VENV)-gpu/.peers: pyproject.toml
-	$(PYTHON) -m venv $(VENV)-gpu
-	$(VENV)-gpu/bin/python -m pip install --quiet --upgrade pip
+# For .ci/run: what lint, wheel, test and docs need.
+$(VENV)/.all: $(VENV)/bin/python pyproject.toml
+	$(call with_peers,experiments$(comma)test$(comma)lint$(comma)build$(comma)docs)
+	$(any_torch)
+	touch $(VENV)/.demo $(VENV)/.test $(VENV)/.lint $(VENV)/.build $(VENV)/.docs $@
+
+$(VENV)-gpu/.peers: $(VENV)-gpu/bin/python pyproject.toml
 	$(VENV)-gpu/bin/python -m pip install --quiet --editable '.[test,peers,cuda]'
 	touch $@
 
-$(AOT)/.aot: pyproject.toml
-	$(PYTHON) -m venv $(AOT)
-	$(AOT)/bin/python -m pip install --quiet --upgrade pip
-	$(AOT)/bin/python -m pip install --quiet --editable '.[test]'
+$(AOT)/.aot: $(AOT)/bin/python pyproject.toml
 	$(AOT)/bin/python -m pip install --quiet --editable '.[test,aot]' \
-		|| echo "No compilers for other platforms here: what they compile will be skipped."
+		|| { $(AOT)/bin/python -m pip install --quiet --editable '.[test]' \
+		&& echo "No compilers for other platforms here: what they compile will be skipped."; }
 	touch $@
 
 # Not in editable form: nothing of the package is needed to build it.

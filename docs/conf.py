@@ -9,6 +9,7 @@ for folder in (HERE.parent, HERE, HERE / "_extensions"):
     sys.path.insert(0, str(folder))
 # Kernels of notebooks import the package, and what the pages share, from this checkout.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), str(HERE)])
+os.environ["JUPYTER_PATH"] = str(HERE / "_jupyter")  # Kernels that only say what is wrong.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -31,8 +32,9 @@ extensions = [
     "feature_matrix",
     "offline_mathjax",
     "reference",
+    "spread_pages",
 ]
-exclude_patterns = ["_build", "checks", "images", "Thumbs.db", "**/.ipynb_checkpoints"]
+exclude_patterns = ["_build", "_jupyter", "checks", "images", "Thumbs.db", "**/.ipynb_checkpoints"]
 nitpicky = True
 # Types of other libraries have no page here.
 nitpick_ignore_regex = [("py:class", r"(?!rnn_jax).*")]

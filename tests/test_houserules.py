@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -159,8 +160,9 @@ def test_a_flag_that_xla_does_not_know_is_not_set(monkeypatch):
     assert os.environ["XLA_FLAGS"].split() == known
 
 
-def test_the_checks_run_where_the_only_python_has_a_name_of_its_own(tmp_path):
-    """No python3.11 beside it, no pyenv: the default one is then the oldest and the newest."""
+@pytest.fixture
+def checks(tmp_path):
+    """Runs .ci/run where hardly a tool is, with scripts in the place of some: what it says."""
     (tmp_path / ".ci").mkdir()
     (tmp_path / "bin").mkdir()
     shutil.copy(ROOT.parent / ".ci" / "run", tmp_path / ".ci")
@@ -169,16 +171,69 @@ def test_the_checks_run_where_the_only_python_has_a_name_of_its_own(tmp_path):
         if path is None:
             pytest.skip(f"the checks are a script that needs {tool}, which is not here")
         (tmp_path / "bin" / tool).symlink_to(path)
-    make = tmp_path / "bin" / "make"
-    make.write_text("#!/bin/sh\necho made $1\n")
-    make.chmod(0o755)
-    environment = {"PATH": str(tmp_path / "bin"), "PYTHON": sys.executable}
-    command = [tmp_path / "bin" / "bash", tmp_path / ".ci" / "run"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    def run(**scripts):
+        for name, script in scripts.items():
+            file = tmp_path / "bin" / name.replace("_", "-")
+            file.write_text(f"#!/bin/sh\n{script}\n")
+            file.chmod(0o755)
+        environment = {"PATH": str(tmp_path / "bin"), "PYTHON": sys.executable}
+        command = [tmp_path / "bin" / "bash", tmp_path / ".ci" / "run"]
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    return run
+
+
+MAKE = "echo made $*"
+STEPS = ("the environment", "lint, wheel", "test", "docs", "test-aot")
+
+
+def test_the_checks_run_where_the_only_python_has_a_name_of_its_own(checks):
+    """No python3.11 beside it, no pyenv: the default one is then the oldest and the newest."""
+    done = checks(make=MAKE)
     assert done.returncode == 0, done.stderr
-    made = [line for line in done.stdout.splitlines() if line.startswith("made")]
-    assert made == ["made lint", "made wheel", "made test", "made test-aot"]
+    made = [line.split(" PYTHON=")[0] for line in done.stdout.splitlines() if "made" in line]
+    # The environment with the compilers is made beside the others, at a time of its own.
+    made.remove("made .venv-aot/.aot")
+    assert made == [
+        "made .venv/.all",
+        "made --jobs 2 --output-sync lint wheel",
+        "made test",
+        "made docs",
+        "made test-aot",
+    ]
     assert "the oldest python here" in done.stdout.lower()
+    elapsed = done.stdout.split("== Elapsed\n")[1]
+    for name in (*STEPS, "in all"):
+        assert re.search(rf"^ *\d+ s  {name}$", elapsed, flags=re.M), name
+
+
+@pytest.mark.parametrize("broken", ["wheel", "docs", "aot"])
+def test_the_checks_end_with_the_first_step_that_fails(broken, checks):
+    done = checks(make=f'{MAKE}; case "$*" in *{broken}*) exit 3;; esac')
+    assert done.returncode != 0
+    after = {"wheel": "made test", "docs": "made test-aot", "aot": "made test-aot"}[broken]
+    assert after not in done.stdout
+    assert " in all" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("tools", "installs", "says"),
+    [
+        ({}, False, True),
+        ({"chromium": ""}, False, False),
+        ({"google_chrome": "", "apt_get": "echo got $*"}, False, False),
+        ({"apt_get": "echo got $*"}, True, False),
+        ({"apt_get": "echo got $*; exit 1"}, True, True),
+    ],
+)
+def test_the_checks_get_a_browser_where_there_is_none(tools, installs, says, checks):
+    if tools and "apt_get" in tools and os.geteuid():
+        installs, says = False, "google_chrome" not in tools
+    done = checks(make=MAKE, **tools)
+    assert done.returncode == 0, done.stderr
+    assert ("got install --yes --quiet --quiet chromium" in done.stdout) == installs
+    assert ("the guide is opened in no browser" in done.stdout) == says
 
 
 Item = namedtuple("Item", "path number")
