@@ -6,6 +6,7 @@ from published import (
     engelken2023_flossing,
     feng2024_selective_copy,
     ganguli2008_fisher_memory,
+    grazzi2024_parity,
     jaeger2001_memory_capacity,
     jozefowicz2015_forget_bias,
     lim2024_newton_in_time,
@@ -35,5 +36,6 @@ RESULTS = (
     arjovsky2016_copy_memory.RESULT,
     feng2024_selective_copy.RESULT,
     engelken2023_flossing.RESULT,
+    grazzi2024_parity.RESULT,
     lim2024_newton_in_time.RESULT,
 )

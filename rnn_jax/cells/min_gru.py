@@ -103,9 +103,17 @@ class MinGRUCell(_MinimalCell):
     authors write it. With g, states stay positive if they start so, which a parallel form in log
     space needs; the initial carry is 0 unless told otherwise.
 
+    With negative_eigenvalues the state is handed on by 1 − 2z in (−1, 1) in place of 1 − z:
+
+    h' = (1 − 2z) ∘ h + z ∘ h̃
+
+    A unit may then change its sign at each step, without which no diagonal linear recurrence can
+    tell the parity of a sequence that is longer than those it has seen.
+
     Args:
       in_features: I.
       hidden_features: H.
+      negative_eigenvalues: see above; not of the paper.
       positive_candidate: False takes x W_h itself for h̃, the paper's form that is not for log
         space.
       kernel_init: initialiser of W, by name or callable; blocks update and candidate, each drawn on
@@ -135,6 +143,8 @@ class MinGRUCell(_MinimalCell):
     References:
       L. Feng, F. Tung, M. O. Ahmed, Y. Bengio and H. Hajimirsadeghi, "Were RNNs all we needed?",
       2024.
+      R. Grazzi, J. Siems, J. K. H. Franke, A. Zela, F. Hutter and M. Pontil, "Unlocking state-
+      tracking in linear RNNs through negative eigenvalues", 2024.
     """
 
     memory_gates = (("update", -1),)
@@ -146,6 +156,7 @@ class MinGRUCell(_MinimalCell):
         in_features: int,
         hidden_features: int,
         *,
+        negative_eigenvalues: bool = False,
         positive_candidate: bool = True,
         kernel_init: InitializerLike = "lecun_normal",
         bias_init: InitializerLike = "zeros",
@@ -155,6 +166,7 @@ class MinGRUCell(_MinimalCell):
         param_dtype: Any = None,
         rngs: nnx.Rngs,
     ):
+        self.negative_eigenvalues = check_flag("negative_eigenvalues", negative_eigenvalues)
         super().__init__(
             in_features,
             hidden_features,
@@ -189,6 +201,8 @@ class MinGRUCell(_MinimalCell):
     def memory_path(self, carry: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
         """The factor by which the state is handed on, which is all of its Jacobian: {"h": 1 − z}.
 
+        With negative_eigenvalues 1 − 2z.
+
         Args:
           carry: h before the step, (..., H), which has no part in it.
           x: the input, (..., I).
@@ -201,8 +215,9 @@ class MinGRUCell(_MinimalCell):
 
     def _parts(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         update, candidate = self._pre_activations(x)
-        # σ(−v) is 1 − σ(v) without the rounding of a difference.
-        return jax.nn.sigmoid(-update), jax.nn.sigmoid(update), self._candidate(candidate)
+        # For z = σ(v), 1 − z is σ(−v), and 1 − 2z is tanh(−v/2): no difference is rounded.
+        kept = jnp.tanh(-update / 2) if self.negative_eigenvalues else jax.nn.sigmoid(-update)
+        return kept, jax.nn.sigmoid(update), self._candidate(candidate)
 
 
 class MinLSTMCell(_MinimalCell):

@@ -57,6 +57,22 @@ def test_it_is_its_equations(kind, form):
     assert_follows(cell, oracle(kind, **form))
 
 
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_eigenvalues_may_be_negative(form):
+    def step(w, h, x, xp):
+        z = x @ w["kernel"] + (w["bias"] if form.get("use_bias") else 0.0)
+        candidate = g(z[-H:], xp) if form.get("positive_candidate", True) else z[-H:]
+        update = sigmoid(z[:H], xp)
+        h = (1 - 2 * update) * h + update * candidate
+        return h, h
+
+    cell = noisy(make("gru", negative_eigenvalues=True, **form))
+    assert_follows(cell, step)
+    factors, _ = cell.linear_form().transition(cell.project(XS))
+    assert np.any(np.asarray(factors) < 0)
+    assert np.all(np.abs(np.asarray(factors)) < 1)
+
+
 @EVERY
 def test_products_may_be_narrower_than_the_carry(kind):
     assert_keeps_its_types(lambda **types: make(kind, **types))
