@@ -15,7 +15,7 @@ EVERY  ?= 16
 # Small LAPACK calls on several threads wait for one another on a machine that is shared.
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: demo docs test test-part test-aot test-gpu lint wheel bench bench-gpu clean
+.PHONY: demo published docs test test-part test-aot test-gpu lint wheel bench bench-gpu clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python experiments/vanishing_gradient.py
@@ -53,6 +53,9 @@ wheel: $(VENV)/.build
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist .
 	$(BIN)/python tests/distribution/try_distribution.py dist/*
+
+published: $(VENV)/.demo
+	$(BIN)/python -m experiments.published
 
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks

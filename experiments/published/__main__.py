@@ -2,7 +2,7 @@
 
 Each file of this folder is one result: its protocol, the number that was published, and when the
 two count as the same. Outcomes are kept as they come, so that the same line goes on where it was
-stopped. Writes report.html (one file, opens anywhere) and outcomes.json.
+stopped. Writes report.html (one file, opens anywhere), table.md and outcomes.json.
 
     python -m experiments.published                       # all that a CPU can do, within an hour
     python -m experiments.published --list
@@ -106,6 +106,7 @@ def main() -> None:
         records = run_all(config, chosen(config), console)
         running.write_all(records, config.out)
         reporting.write_report(config.out / "report.html", RESULTS, records)
+        reporting.write_table(config.out / "table.md", RESULTS, records)
     reporting.show(console, RESULTS, records)
     console.print(f"Report: {config.out / 'report.html'}", highlight=False)
 

@@ -97,6 +97,47 @@ def write_report(path: Path, results: Sequence[Result], records: Sequence[Record
     write_page(path, "Published results, run again", body)
 
 
+def write_table(path: Path, results: Sequence[Result], records: Sequence[Record]) -> None:
+    """Every outcome in one table of Markdown, and every finding in a second one."""
+    pairs = pair(results, records)
+    machines = ", ".join(sorted({record.machine for record in records}))
+    lines = [
+        "# Published results, run again",
+        "",
+        f"Written by `python -m experiments.published`, measured on {machines}.",
+        "",
+        "| result | what it says | verdict | seconds |",
+        "|---|---|---|---:|",
+        *(
+            f"| `{result.name}` | {result.source}: {_escaped(result.says)} | "
+            f"{record.outcome.verdict} | {record.seconds:.0f} |"
+            for result, record in pairs
+        ),
+        "",
+        "| result | quantity | published | measured | criterion | met |",
+        "|---|---|---:|---:|---|---|",
+        *(
+            f"| `{result.name}` | {_escaped(finding.quantity)} | {number(finding.published)} | "
+            f"{number(finding.measured)} | {finding.criterion} | "
+            f"{'yes' if finding.holds else 'no'} |"
+            for result, record in pairs
+            for finding in record.outcome.findings
+        ),
+        "",
+        *(
+            f"- `{result.name}`: {said}"
+            for result, record in pairs
+            for said in (record.outcome.condition, record.outcome.tried)
+            if said
+        ),
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
 def _badge(record: Record) -> str:
     verdict = record.outcome.verdict
     return badge(verdict, _KIND[verdict])

@@ -87,6 +87,10 @@ def test_the_report_holds_every_result(records, tmp_path):
     for result in RESULTS:
         assert f'<section id="{result.name}">' in page
     assert "http" not in page.replace("http-equiv", "")
+    reporting.write_table(tmp_path / "table.md", RESULTS, list(records.values()))
+    rows = (tmp_path / "table.md").read_text(encoding="utf-8").splitlines()
+    findings = sum(len(record.outcome.findings) for record in records.values())
+    assert sum(row.startswith("| `") for row in rows) == len(RESULTS) + findings
 
 
 @pytest.mark.parametrize(
