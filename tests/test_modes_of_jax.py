@@ -148,6 +148,7 @@ ELSEWHERE = {
     "load",  # files, tests/training
     "restore",
     "save",
+    "project_updates",  # part of an optimiser
     "record_gradient_norms",  # part of an optimiser
     "recorded_gradient_norms",
     "unroll_method",  # of shapes and types, to words

@@ -159,7 +159,9 @@ GROUPS = (
                 "GradientFlowProbe LyapunovProbe GateProbe Probe ProbeRecord",
             ),
             section("Objectives", "Term Flossing Vanishing Orthogonality WeightDecay"),
-            section("In your own loop", "record_gradient_norms recorded_gradient_norms"),
+            section(
+                "In your own loop", "record_gradient_norms recorded_gradient_norms project_updates"
+            ),
         ),
     ),
     Group(

@@ -16,9 +16,8 @@ from matplotlib.figure import Figure
 
 import rnn_jax as rj
 from published.learning import Learnt, learn
-from published.pictures import lines, new_axes
+from published.pictures import losses_by_step
 from published.record import Finding, Outcome, Progress, Result
-from rnn_jax.plotting.axes import finish
 
 
 @dataclass(frozen=True)
@@ -130,17 +129,8 @@ def mean_square(models: Any, protocol: Protocol) -> np.ndarray:
 
 
 def draw(outcome: Outcome) -> Figure:
-    """Errors while learning."""
-    figure, ax = new_axes()
-    for name, (steps, losses) in outcome.curves.items():
-        lines(ax, steps, {name: losses}, first=len(ax.get_lines()))
-    ax.axhline(1 / 12, color="0.4", linestyle=":", linewidth=1, label="chance")
-    ax.set_yscale("log")
-    ax.set_xlabel("training steps")
-    ax.set_ylabel("mean square error, median of seeds")
-    ax.legend()
-    finish(ax)
-    return figure
+    """Errors while learning, and that of a predictor without memory."""
+    return losses_by_step(outcome.curves, "mean square error, median of seeds", 1 / 12)
 
 
 RESULT = Result(

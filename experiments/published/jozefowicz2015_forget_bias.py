@@ -15,9 +15,8 @@ from matplotlib.figure import Figure
 
 import rnn_jax as rj
 from published.learning import learn
-from published.pictures import lines, new_axes
+from published.pictures import losses_by_step
 from published.record import Finding, Outcome, Progress, Result
-from rnn_jax.plotting.axes import finish
 
 CELLS: dict[str, Callable[..., Any]] = {
     "GRU": rj.GRUCell,
@@ -87,16 +86,7 @@ def make_network(name: str, hidden: int) -> Callable[[nnx.Rngs], rj.SequenceMode
 
 def draw(outcome: Outcome) -> Figure:
     """Errors while learning."""
-    figure, ax = new_axes()
-    for name, (steps, losses) in outcome.curves["loss"].items():
-        lines(ax, steps, {name: losses}, first=len(ax.get_lines()))
-    ax.axhline(SOLVED, color="0.4", linestyle=":", linewidth=1)
-    ax.set_yscale("log")
-    ax.set_xlabel("training steps")
-    ax.set_ylabel("mean square error, median of seeds")
-    ax.legend()
-    finish(ax)
-    return figure
+    return losses_by_step(outcome.curves["loss"], "mean square error, median of seeds", SOLVED)
 
 
 RESULT = Result(

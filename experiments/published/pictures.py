@@ -41,6 +41,20 @@ def lines(ax: Axes, x: Any, curves: Mapping[str, Any], first: int = 0) -> None:
         ax.plot(x, np.asarray(values, float), color=color, label=label)
 
 
+def losses_by_step(curves: Mapping[str, Any], label: str, level: float) -> Figure:
+    """Losses while learning, each (steps, values), and the level that they are read against."""
+    figure, ax = new_axes()
+    for index, (name, (steps, losses)) in enumerate(curves.items()):
+        lines(ax, steps, {name: losses}, first=index)
+    ax.axhline(level, color="0.4", linestyle=":", linewidth=1)
+    ax.set_yscale("log")
+    ax.set_xlabel("training steps")
+    ax.set_ylabel(label)
+    ax.legend()
+    finish(ax)
+    return figure
+
+
 def differences(outcome: Outcome) -> Figure:
     """How far each finding lies from its number, in units of what its criterion allows."""
     figure, ax = new_axes(height=0.9 + 0.34 * len(outcome.findings))

@@ -9,6 +9,8 @@ from published import (
     grazzi2024_parity,
     jaeger2001_memory_capacity,
     jozefowicz2015_forget_bias,
+    lezcano2019_long_copy,
+    li2018_indrnn,
     lim2024_newton_in_time,
     lstm_memory_path,
     newman1986_gaussian_products,
@@ -16,6 +18,7 @@ from published import (
     pascanu2013_bounds,
     pascanu2013_temporal_order,
     penson2011_powers,
+    rusch2022_lem,
     sprott2003_exponents,
     zucchet2024_curse_of_memory,
 )
@@ -38,4 +41,7 @@ RESULTS = (
     engelken2023_flossing.RESULT,
     grazzi2024_parity.RESULT,
     lim2024_newton_in_time.RESULT,
+    li2018_indrnn.RESULT,
+    rusch2022_lem.RESULT,
+    lezcano2019_long_copy.RESULT,
 )

@@ -12,6 +12,7 @@ from rnn_jax.training.parameters.monitoring import (
     record_gradient_norms,
     recorded_gradient_norms,
 )
+from rnn_jax.training.parameters.projection import project_updates
 from rnn_jax.training.probes import GateProbe, GradientFlowProbe, LyapunovProbe, Probe
 from rnn_jax.training.stopping import Terminated
 
@@ -34,6 +35,7 @@ __all__ = [
     "fit",
     "load",
     "member",
+    "project_updates",
     "record_gradient_norms",
     "recorded_gradient_norms",
     "restore",
