@@ -34,10 +34,7 @@ cache = Path(__file__).parents[1] / ".jax_cache" / os.environ.get("PYTEST_XDIST_
 jax.config.update("jax_compilation_cache_dir", str(cache))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
-# Tracing makes millions of small objects that live on in JAX's caches; looking for garbage among
-# them again and again is a tenth of the time.
-gc.freeze()
-gc.set_threshold(200_000, 100, 1000)
+compiling.collect_rarely()
 
 # Compilation dwarfs the rest, so no deadline, and the same examples in every run.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, max_examples=12)
