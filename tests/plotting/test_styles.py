@@ -79,7 +79,7 @@ def test_it_draws_on_the_axes_that_it_is_given(name):
     assert axes[1].get_ylabel()
     assert plt.get_fignums() == [1]
     # The neighbour is as it was.
-    assert not (axes[0].lines or axes[0].collections or axes[0].images)
+    assert not [*axes[0].lines, *axes[0].collections, *axes[0].images]
     with pytest.raises(ValueError, match="size of a new figure"):
         call(ax=axes[0], figsize=(3, 2))
     assert call().figure.number == 2
@@ -138,3 +138,23 @@ def test_an_unknown_style_is_refused():
 def figure_of(drawn):
     """The figure, or that of the axes."""
     return drawn if isinstance(drawn, mpl.figure.Figure) else drawn.figure
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_a_backend_sets_with_the_first_figure_stays(name, monkeypatch):
+    """That of notebooks turns interactive mode on then, without which no other figure shows."""
+
+    def first(make):
+        def made(*arguments, **options):
+            mpl.interactive(True)
+            return make(*arguments, **options)
+
+        return made
+
+    monkeypatch.setattr(plt, "figure", first(plt.figure))
+    monkeypatch.setattr(plt, "subplots", first(plt.subplots))
+    try:
+        draws(name)()
+        assert mpl.is_interactive()
+    finally:
+        mpl.interactive(False)
