@@ -94,6 +94,7 @@ vanishing = functools.partial(rj.vanishing_penalty, loss)
 # of few states, because each operation of a decomposition is a call of its own without jit.
 CALLS = {
     "unroll": (cell, rj.unroll),
+    "newton_unroll": (simple, rj.newton_unroll),
     "linearize": (cell, rj.linearize),
     "input_jacobian": (cell, rj.input_jacobian),
     "state_jacobian": (cell, rj.state_jacobian),
