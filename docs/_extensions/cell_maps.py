@@ -179,9 +179,7 @@ def _inline(figure: Any) -> str:
 def main(folder: Path) -> None:
     """Draws every cell into a folder, and writes there what is known of each, as cells.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    cells = {
-        name: facts(cell) | draw(name, folder) for name, cell in abstract_cells().items()
-    }
+    cells = {name: facts(cell) | draw(name, folder) for name, cell in abstract_cells().items()}
     measured = {"steps": STEPS, "features": FEATURES, "hidden": HIDDEN, "cells": cells}
     text = json.dumps(measured, indent=1, ensure_ascii=False)
     (folder / "cells.json").write_text(text, encoding="utf-8")
