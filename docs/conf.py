@@ -31,6 +31,7 @@ extensions = [
     "docstrings",
     "feature_matrix",
     "offline_mathjax",
+    "picture_texts",
     "reference",
     "spread_pages",
 ]
@@ -67,10 +68,14 @@ default_role = "code"
 
 html_theme = "pydata_sphinx_theme"
 html_title = "rnn_jax"
+# Unset, each page logs an error, because the theme's script takes the empty name for a mode.
+html_context = {"default_mode": "auto"}
 html_static_path = ["_static"]
 html_css_files = ["guide.css", "reference.css"]
 html_show_sourcelink = False
 html_copy_source = False
+# Each page that was found would be fetched for it, which browsers refuse to pages from a disk.
+html_show_search_summary = False
 html_theme_options = {
     "logo": {"text": "rnn_jax"},
     "navbar_align": "left",

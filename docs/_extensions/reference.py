@@ -88,8 +88,14 @@ def table(head: str, rows: list[str], look: str) -> str:
 
 def module_of(group: Group) -> str:
     """Where the names of a group are, in words, if that is not `rnn_jax` itself."""
-    modules = {name.rpartition(".")[0] for part in group.sections for name in part.names} - {""}
-    return "".join(f" In `rj.{module}`." for module in sorted(modules))
+    modules = [{name.rpartition(".")[0] for name in part.names} for part in group.sections]
+    if len(set.union(*modules)) == 1:
+        return "".join(f" In `rj.{module}`." for module in modules[0] - {""})
+    return "".join(
+        f" {part.title}: in `rj.{module}`."
+        for part, found in zip(group.sections, modules, strict=True)
+        for module in sorted(found - {""})
+    )
 
 
 def section_table(part: Section) -> str:

@@ -17,7 +17,7 @@ from rnn_jax.plotting.gate_panels import plot_gates
 from rnn_jax.plotting.maps import plot_log_norms
 from rnn_jax.plotting.norm_by_lag import plot_by_lag
 from rnn_jax.plotting.spectra import plot_exponents, plot_singular_values
-from rnn_jax.plotting.styles import drawing, is_chosen
+from rnn_jax.plotting.styles import drawing, is_chosen, parameters
 from rnn_jax.plotting.weights import plot_weight_shares
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def flow_figure(
     natural = (_WIDTH * max(rows), _HEIGHT * len(rows))
     width, height = size or natural
     scale = min(max(min(width / natural[0], height / natural[1]), 0.3), 1.6)
-    with mpl.rc_context({"font.size": _POINTS * scale}):
+    with parameters({"font.size": _POINTS * scale}):
         figure = _draw(panels, rows, (width, height), title, flow)
         for ax in figure.axes:  # Ticks are made when they are drawn, outside of this context.
             for one in (ax, *ax.child_axes):

@@ -125,12 +125,9 @@ def style(name: str | None) -> contextlib.ExitStack:
             f"style must be one of {', '.join(map(repr, STYLES))} or None; got {name!r}. "
             "Pass None for your own matplotlib parameters."
         )
-    parameters = STYLES[name] if name is not None else {}
-    current: Any = mpl.rcParams
     undo = contextlib.ExitStack()
     undo.callback(_choose, _chosen)
-    undo.callback(current.update, {key: current[key] for key in parameters})
-    current.update(parameters)
+    undo.enter_context(parameters(STYLES[name] if name is not None else {}))
     _choose(name)
     return undo
 
@@ -151,10 +148,26 @@ def is_off() -> bool:
 
 
 @contextlib.contextmanager
+def parameters(values: dict[str, Any]) -> Iterator[None]:
+    """Parameters of matplotlib for a while; only they are brought back.
+
+    `mpl.rc_context` brings back all. Among them is whether matplotlib is interactive, which a
+    notebook's backend says when it draws its first figure: taken back, it would show no other.
+    """
+    current: Any = mpl.rcParams
+    before = {key: current[key] for key in values}
+    current.update(values)
+    try:
+        yield
+    finally:
+        current.update(before)
+
+
+@contextlib.contextmanager
 def drawing() -> Iterator[None]:
     """The parameters that pictures are drawn with; decorates each function that draws one."""
     if is_chosen():
         yield
         return
-    with mpl.rc_context(_LOOK):
+    with parameters(_LOOK):
         yield

@@ -15,7 +15,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "background" / "platforms.md"
 def test_the_code_of_the_page_compiles_for_a_tpu():
     platforms.devices("tpu")  # Sets up the surroundings that the page tells to set.
     text = PAGE.read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python(?: ahead-of-time)?\n(.*?)^```", text, flags=re.S | re.M)
+    blocks = re.findall(r"^```(?:python|\{code-cell\})\n(.*?)^```", text, flags=re.S | re.M)
     assert len(blocks) == 2
     scope = {"__name__": PAGE.name}
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):

@@ -1,0 +1,45 @@
+import os
+
+import pytest
+from playwright.sync_api import sync_playwright
+from visit import NAMES, SITE, installed, launch, open_page, watch
+
+RULE = f"the guide is opened by one of {', '.join(NAMES)}; none is on this machine."
+
+
+@pytest.fixture(scope="session")
+def browser():
+    path = installed()
+    if path is None and os.environ.get("GUIDE_BROWSER") == "required":
+        pytest.fail(f"GUIDE_BROWSER=required: {RULE} Install one: apt-get install chromium.")
+    if path is None:
+        pytest.skip(f"Not tested: {RULE}")
+    with sync_playwright() as playwright:
+        browser = launch(playwright, path)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def reader(browser):
+    """One window for all pages, because a new one takes as long as a page; and what it says."""
+    page = browser.new_page()
+    yield page, watch(page)
+    page.close()
+
+
+@pytest.fixture
+def open_at(browser):
+    """Opens a page of the guide in a window of a width; gives it and what it says and asks for."""
+    opened = []
+
+    def open_at(width, name, query=""):
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        opened.append(page)
+        seen = watch(page)
+        open_page(page, SITE / name, query)
+        return page, seen
+
+    yield open_at
+    for page in opened:
+        page.close()
