@@ -138,6 +138,26 @@ def test_an_unknown_style_is_refused():
         rp.style("x")
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_what_a_backend_sets_with_the_first_figure_stays(name, monkeypatch):
+    """That of notebooks turns interactive mode on then, without which no other figure shows."""
+
+    def first(make):
+        def made(*arguments, **options):
+            mpl.interactive(True)
+            return make(*arguments, **options)
+
+        return made
+
+    monkeypatch.setattr(plt, "figure", first(plt.figure))
+    monkeypatch.setattr(plt, "subplots", first(plt.subplots))
+    try:
+        draws(name)()
+        assert mpl.is_interactive()
+    finally:
+        mpl.interactive(False)
+
+
 def figure_of(drawn):
     """The figure, or that of the axes."""
     return drawn if isinstance(drawn, mpl.figure.Figure) else drawn.figure
