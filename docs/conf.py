@@ -7,11 +7,16 @@ from pathlib import Path
 HERE = Path(__file__).parent
 for folder in (HERE.parent, HERE, HERE / "_extensions"):
     sys.path.insert(0, str(folder))
+sys.path.append(str(HERE.parent / "tests"))  # Last: some of its folders have names of packages.
 # Kernels of notebooks import the package, and what the pages share, from this checkout.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), str(HERE)])
 os.environ["JUPYTER_PATH"] = str(HERE / "_jupyter")  # Kernels that only say what is wrong.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from compiling import set_known_flags  # noqa: E402
+
+set_known_flags()  # Pages compile many small programs that they run once.
 
 import rnn_jax  # noqa: E402
 
