@@ -36,7 +36,7 @@ class Protocol:
     batch_size: int = 64
     learning_rate: float = 3e-3
     steps: int = 3000
-    seeds: int = 3
+    seeds: int = 6
 
 
 def run(protocol: Protocol, progress: Progress) -> Outcome:
