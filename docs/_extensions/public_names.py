@@ -115,7 +115,7 @@ GROUPS = (
                 "estimate_jacobian_log_singular_values Estimate",
             ),
             section("Why", "attribution Attribution MemoryPath"),
-            section("Theory", "activation_slope_range jacobian_log_bound"),
+            section("Theory", "activation_slope_range jacobian_log_bound mean_field MeanField"),
         ),
     ),
     Group(

@@ -2,6 +2,10 @@
 
 from published import (
     arjovsky2016_copy_memory,
+    can2020_gru_critical_gain,
+    can2020_lstm_critical_gain,
+    chen2018_minimal_rnn,
+    chen2018_tanh,
     engelken2023_chaos,
     engelken2023_flossing,
     feng2024_selective_copy,
@@ -30,6 +34,10 @@ RESULTS = (
     sprott2003_exponents.RESULT,
     penson2011_powers.RESULT,
     engelken2023_chaos.RESULT,
+    chen2018_minimal_rnn.RESULT,
+    chen2018_tanh.RESULT,
+    can2020_gru_critical_gain.RESULT,
+    can2020_lstm_critical_gain.RESULT,
     zucchet2024_curse_of_memory.RESULT,
     orvieto2023_ring.RESULT,
     ganguli2008_fisher_memory.RESULT,

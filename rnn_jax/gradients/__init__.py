@@ -5,6 +5,7 @@ from rnn_jax.gradients.explain.bounds import jacobian_log_bound
 from rnn_jax.gradients.explain.flow import GradientFlow, gradient_flow
 from rnn_jax.gradients.explain.lags import by_lag
 from rnn_jax.gradients.explain.memory_path import MemoryPath
+from rnn_jax.gradients.explain.signal_propagation import MeanField, mean_field
 from rnn_jax.gradients.fixed_points.continuation import Branch, continue_fixed_points
 from rnn_jax.gradients.fixed_points.finder import fixed_points
 from rnn_jax.gradients.fixed_points.record import FixedPoints
@@ -52,6 +53,7 @@ __all__ = [
     "Linearization",
     "LocalLyapunovExponents",
     "LyapunovSpectrum",
+    "MeanField",
     "MemoryPath",
     "attribution",
     "backprop_signal",
@@ -72,6 +74,7 @@ __all__ = [
     "linearize",
     "local_lyapunov_exponents",
     "lyapunov_exponents",
+    "mean_field",
     "orthogonality_penalty",
     "sample_starts",
     "state_jacobian",

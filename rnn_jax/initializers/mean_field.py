@@ -105,7 +105,7 @@ def fixed_point_variance(
 
     if growth(0.0) <= 0:
         return 0.0
-    return _first_root(growth, np.concatenate([[0.0], source + _ABOVE]))
+    return first_root(growth, np.concatenate([[0.0], source + _ABOVE]))
 
 
 def susceptibility(gain: float, activation: ActivationLike, source_variance: float = 0.0) -> float:
@@ -192,7 +192,7 @@ def critical_gain(
         return square - (q - source) * squared_slope
 
     grid = source + _ABOVE
-    q = _first_root(below, grid)
+    q = first_root(below, grid)
     # A network of this gain must not come to a smaller fixed point first.
     if q < math.inf and gain(grid[grid < q]).max(initial=0.0) <= gain(q):
         return float(gain(q))
@@ -220,7 +220,7 @@ def _means_of(activation: Callable[..., Any]) -> Callable[[Any], tuple[Any, Any]
     return means
 
 
-def _first_root(function: Callable[[Any], Any], grid: np.ndarray) -> float:
+def first_root(function: Callable[[Any], Any], grid: np.ndarray) -> float:
     """Where a function that is above 0 first comes to 0, to rounding; infinity if nowhere."""
     at_or_below = np.flatnonzero(function(grid) <= 0)
     if at_or_below.size == 0:

@@ -1,0 +1,125 @@
+"""Chen, Pennington and Schoenholz (2018): with inputs a tanh network has no critical line.
+
+h' = tanh(h W + z V), with W and V of variance σ_w²/N and σ_v²/N, and E z² = R. Without inputs
+σ_w = 1 is critical. With them the pre-activations have a variance q > 0, slopes are below 1, and
+χ = σ_w² E tanh'(√q ξ)² < 1 there: gradients live for T = −1/ln χ steps.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from flax import nnx
+from matplotlib.figure import Figure
+
+import rnn_jax as rj
+from published.pictures import lines, new_axes
+from published.record import Finding, Outcome, Progress, Result
+from rnn_jax.plotting import COLORS
+from rnn_jax.plotting.axes import finish
+
+# χ and T by R, each with half of the last digit that counts.
+PUBLISHED = {0.46: ((0.9766, 5e-4), (42.0, 0.5)), 1.0: ((0.9659, 5e-4), (28.8, 0.05))}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Theory at the gains of the paper, and measured networks for the picture."""
+
+    hidden: int = 512
+    gain: float = 1.0
+    input_gain: float = 0.025
+    drives: tuple[float, ...] = (0.46, 1.0)
+    sweep: tuple[float, ...] = (0.9, 0.95, 1.0, 1.05, 1.1)
+    draws: int = 4
+    steps: int = 1500
+
+
+def run(protocol: Protocol, progress: Progress) -> Outcome:
+    """χ and T by theory; exponents of wide networks beside them."""
+    findings = []
+    sizes: dict[str, list[float]] = {}
+    with jax.enable_x64(True):
+        for drive in protocol.drives:
+            theory = rj.mean_field(network(protocol.gain, 0, protocol), input_variance=drive)
+            (chi, of_chi), (length, of_length) = PUBLISHED[drive]
+            findings += [
+                Finding(f"R = {drive:g}: χ", chi, theory.chi, tolerance=of_chi),
+                Finding(
+                    f"R = {drive:g}: T", length, theory.length, tolerance=of_length, unit="steps"
+                ),
+            ]
+            sizes[f"R = {drive:g}"] = [
+                float(np.log(rj.mean_field(cell, input_variance=drive).chi))
+                for cell in (network(gain, 0, protocol) for gain in protocol.sweep)
+            ]
+        drive, measured = protocol.drives[0], []
+        for index, gain in enumerate(protocol.sweep):
+            progress(f"R = {drive:g}, σ_w = {gain:g}", index / len(protocol.sweep))
+            measured.append(
+                [2 * exponent(gain, drive, seed, protocol) for seed in range(protocol.draws)]
+            )
+    sizes["R = 0"] = [2 * float(np.log(gain)) for gain in protocol.sweep if gain <= 1]
+    return Outcome(
+        tuple(findings),
+        curves={"gains": list(protocol.sweep), "theory": sizes, "measured": measured},
+    )
+
+
+def network(gain: float, seed: int, protocol: Protocol) -> rj.SimpleRNNCell:
+    """A cell of just these gains."""
+    size = protocol.hidden
+    cell = rj.SimpleRNNCell(
+        size, size, recurrent_kernel_init="gaussian", use_bias=False, rngs=nnx.Rngs(seed)
+    )
+    for parameter, wanted in ((cell.recurrent_kernel, gain), (cell.kernel, protocol.input_gain)):
+        kernel = np.asarray(parameter[...])
+        parameter[...] = kernel * (wanted / np.linalg.norm(kernel) * np.sqrt(size))
+    return cell
+
+
+def exponent(gain: float, drive: float, seed: int, protocol: Protocol) -> float:
+    """The leading exponent of one network on inputs of variance R."""
+    shape = (protocol.steps, protocol.hidden)
+    xs = np.sqrt(drive) * jax.random.normal(jax.random.key(seed), shape)
+    cell = network(gain, seed, protocol)
+    spectrum = rj.lyapunov_exponents(cell, xs, k=1, warmup=protocol.steps // 5)
+    return float(spectrum.exponents[0])
+
+
+def draw(outcome: Outcome) -> Figure:
+    """ln χ by σ_w, and 2 λ₁ as measured."""
+    figure, ax = new_axes()
+    curves = outcome.curves
+    lines(ax, curves["gains"], {k: v for k, v in curves["theory"].items() if k != "R = 0"})
+    at_rest = curves["theory"]["R = 0"]
+    ax.plot(curves["gains"][: len(at_rest)], at_rest, "--", color="0.4", label="R = 0")
+    measured = np.asarray(curves["measured"], float)
+    ax.errorbar(
+        curves["gains"],
+        measured.mean(axis=1),
+        measured.std(axis=1),
+        fmt="o",
+        color=COLORS["blue"],
+        markersize=4,
+        capsize=3,
+        label=f"{next(iter(curves['theory']))}, 2λ₁ measured",
+    )
+    ax.axhline(0, color="0.6", linewidth=0.8)
+    ax.set_xlabel("σ_w, gain of the recurrent weights")
+    ax.set_ylabel("ln χ  (nats a step)")
+    ax.legend(title="bars: standard deviation over networks", ncols=2)
+    finish(ax)
+    return figure
+
+
+RESULT = Result(
+    name="chen2018_tanh",
+    source="Chen, Pennington and Schoenholz, 2018",
+    says="A tanh network of gain 1 is off the critical line as soon as its inputs vary.",
+    protocol=Protocol(),
+    quick=Protocol(hidden=32, sweep=(0.9, 1.0), draws=2, steps=40),
+    run=run,
+    draw=draw,
+    minutes=1.0,
+)
