@@ -152,6 +152,7 @@ ELSEWHERE = {
     "project_updates",  # part of an optimiser
     "record_gradient_norms",  # part of an optimiser
     "recorded_gradient_norms",
+    "mean_field",  # of weights, to numbers of Python
     "unroll_method",  # of shapes and types, to words
     "cells",  # modules
     "initializers",

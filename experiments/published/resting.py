@@ -1,5 +1,6 @@
 """Networks at rest, whose gain is turned up until the rest is left: shared by two results."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,26 +41,34 @@ def crossing(networks: Networks, guess: float) -> float:
     return float(found.root)
 
 
-def exponents(networks: Networks, gains: Sequence[float], steps: int) -> list[float]:
-    """λ₁ at rest, by gain."""
+def curve(make: Callable[[float, int], Any], gains: Sequence[float], steps: int) -> dict[str, Any]:
+    """λ₁ at rest by gain, of the first network and by theory, and the critical gain."""
     nothing = jnp.zeros((steps, 1))
-    return [
-        float(rj.lyapunov_exponents(networks(gain), nothing, k=1, warmup=steps // 5).exponents[0])
-        for gain in gains
+    measured = [
+        rj.lyapunov_exponents(make(gain, 0), nothing, k=1, warmup=steps // 5) for gain in gains
     ]
+    fine = np.linspace(min(gains), max(gains), 41).tolist()
+    cell = make(gains[0], 0)
+    return {
+        "gains": list(gains),
+        "measured": [float(spectrum.exponents[0]) for spectrum in measured],
+        "fine": fine,
+        "theory": [rj.mean_field(cell, gain=gain).exponent for gain in fine],
+        "critical": rj.mean_field(cell).critical_gain,
+    }
 
 
-def critical_in_float64(make: Callable[[float, int], Any], guess: float, draws: int) -> list[float]:
-    """The crossing of each of several networks make(gain, seed)."""
+def critical_in_float64(make: Callable[..., Any], guess: float, draws: int) -> list[float]:
+    """The crossing of each of several networks make(gain, seed=seed)."""
     with jax.enable_x64(True):
-        return [crossing(lambda gain, seed=seed: make(gain, seed), guess) for seed in range(draws)]
+        return [crossing(functools.partial(make, seed=seed), guess) for seed in range(draws)]
 
 
 def draw_exponents(curves: Any) -> Figure:
     """λ₁ by gain over the critical one: theory as lines, what was measured as points."""
     figure, ax = new_axes()
     for index, (label, curve) in enumerate(curves.items()):
-        lines(ax, curve["gains"], {label: curve["theory"]}, first=index)
+        lines(ax, curve["fine"], {label: curve["theory"]}, first=index)
         color = ax.get_lines()[-1].get_color()
         ax.plot(curve["gains"], curve["measured"], "o", color=color, markersize=5)
         ax.plot(curve["critical"], 0, "|", color=color, markersize=16)

@@ -5,6 +5,7 @@ gain alone, σ_w² = ‖W‖_F²/H. What the theory of each kind of cell is stan
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -180,30 +181,32 @@ def _of_minimal(cell: MinimalRNNCell, gain: float, variance: float) -> tuple[flo
     distinct, counts = np.unique(biases if biases.size else np.zeros(1), return_counts=True)
     shares = counts / counts.sum()
 
+    @functools.cache
     def by_unit(q: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """E u², E[u²(1 − u)²] and Q = E h² of units with each of the biases."""
+        """1 − E u², E[u²(1 − u)²] and Q = E h² of units with each of the biases."""
 
         def powers(u: np.ndarray) -> np.ndarray:
-            gate, rest = (_sigmoid(sign * (u + distinct[:, None])) for sign in (1, -1))
-            return np.stack([gate**2, (gate * rest) ** 2, rest**2])
+            gate, rest = _gate(u + distinct[:, None])
+            return np.stack([rest * (1 + gate), (gate * rest) ** 2, rest**2])
 
-        kept, slopes, taken = gaussian_mean(powers, q)
-        return kept, slopes, drive * taken / (1 - kept)
+        lost, slopes, taken = gaussian_mean(powers, q)
+        return lost, slopes, drive * taken / lost
 
     def square(q: Any) -> Any:
         """Q of a network whose gates' pre-activations have this variance."""
         return np.vectorize(lambda one: shares @ by_unit(one)[2])(q)
 
     def chi(q: float, gain: float) -> float:
-        kept, slopes, squares = by_unit(q)
-        return float(shares @ (kept + gain**2 * slopes * (squares + drive)))
+        lost, slopes, squares = by_unit(q)
+        return float(shares @ (1 - lost + gain**2 * slopes * (squares + drive)))
 
-    high = source + (gain**2 * drive)  # No state is larger than what drives it.
+    # No state is larger than what drives it, and one that gates keep out may be far smaller.
+    reach = gain**2 * drive * np.geomspace(1e-6, 1.001, 25)
     q = first_root(
-        lambda q: gain**2 * square(q) + source - q, np.linspace(source, high * 1.001 + 1e-12, 33)
+        lambda q: gain**2 * square(q) + source - q, source + np.concatenate([[0.0], reach])
     )
-    kept, slopes, squares = by_unit(q)
-    growth = _largest_root(kept, gain**2 * slopes * (squares + drive), shares, 1)
+    lost, slopes, squares = by_unit(q)
+    growth = _largest_root(1 - lost, gain**2 * slopes * (squares + drive), shares, 1)
     critical = math.inf
     if drive > 0:
 
@@ -211,11 +214,11 @@ def _of_minimal(cell: MinimalRNNCell, gain: float, variance: float) -> tuple[flo
             """That of which q is a fixed point."""
             return np.sqrt((q - source) / square(q))
 
-        grid = source + np.geomspace(1e-6, 1e6, 49) * drive
-        at = first_root(np.vectorize(lambda q: 1 - chi(q, float(gain_of(q)))), grid)
-        # A gain that has a smaller fixed point comes to that one first.
+        above = drive * np.geomspace(1e-6, 1e6, 37)
+        at = first_root(np.vectorize(lambda q: 1 - chi(q, float(gain_of(q)))), source + above)
         if at < math.inf:
-            critical = max(float(gain_of(at)), gain_of(grid[grid < at]).max(initial=0.0))
+            # A gain that has a smaller fixed point comes to that one first.
+            critical = max(float(gain_of(at)), _peak(gain_of, source, above[source + above < at]))
     return q, chi(q, gain), critical, 0.5 * _log(growth)
 
 
@@ -252,12 +255,26 @@ _THEORIES: dict[type, Callable[[Any, float, float], tuple[float, ...]]] = {
 }
 
 
+def _peak(function: Callable[[Any], Any], source: float, above: np.ndarray) -> float:
+    """The largest value inside a grid of distances from `source`; 0 if it lies at an end."""
+    values = function(source + above)
+    if above.size < 3 or (at := int(np.argmax(values))) in (0, above.size - 1):
+        return 0.0
+    from scipy.optimize import minimize_scalar
+
+    bounds = np.log(above[[at - 1, at + 1]])
+    found = minimize_scalar(
+        lambda log: -float(function(source + math.exp(log))), bounds=bounds, method="bounded"
+    )
+    return -float(found.fun)
+
+
 def _at_rest(cell: Any, variance: float) -> tuple[dict[str, np.ndarray], float]:
     """The gates at rest, and the slope there of what is between them."""
     name = type(cell).__name__
     if variance > 0:
         raise ValueError(
-            f"mean_field covers a {name} without inputs alone; got input_variance={variance:g}. "
+            f"mean_field needs a {name} without inputs; got input_variance={variance:g}. "
             "Leave it out, or measure: rj.lyapunov_exponents(cell, xs)."
         )
     if getattr(cell, "projection", None) is not None:
@@ -324,9 +341,10 @@ def _known(cell: Any) -> tuple[Any, type]:
     bound = type(cell) is Partial and (cell.args or cell.keywords)
     if maker not in _THEORIES or bound or not holds(own, "fused_form"):
         raise ValueError(
-            "mean_field has a theory of SimpleRNNCell, MinimalRNNCell, GRUCell and LSTMCell; got "
-            f"{kind_of(own)}{' with a step of its own' if maker in _THEORIES else ''}. Measure "
-            "instead: rj.lyapunov_exponents(cell, xs, k=1)."
+            "mean_field needs a cell whose theory it knows: SimpleRNNCell, MinimalRNNCell, GRUCell "
+            f"or LSTMCell; got {kind_of(own)}"
+            f"{' with a step of its own' if maker in _THEORIES else ''}. Measure instead: "
+            "rj.lyapunov_exponents(cell, xs, k=1)."
         )
     return own, maker
 
@@ -392,9 +410,11 @@ def _check_by_element(cell: Any, name: str) -> None:
         )
 
 
-def _sigmoid(u: np.ndarray) -> np.ndarray:
-    """Without overflow at either end."""
-    return 0.5 * (1 + np.tanh(0.5 * u))
+def _gate(u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """σ(u) and 1 − σ(u), both to all their digits."""
+    small = np.exp(-np.abs(u))
+    near, far = 1 / (1 + small), small / (1 + small)
+    return np.where(u > 0, near, far), np.where(u > 0, far, near)
 
 
 def _log(value: float) -> float:
