@@ -137,5 +137,5 @@ RESULT = Result(
     quick=Protocol(hidden=32, steps=40, sweep=(4.0, 6.88)),
     run=run,
     draw=draw,
-    minutes=1.0,
+    minutes=0.1,
 )
