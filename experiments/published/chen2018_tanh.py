@@ -96,7 +96,8 @@ def draw(outcome: Outcome) -> Figure:
     """ln χ by σ_w, and 2 λ₁ as measured."""
     figure, ax = new_axes()
     curves = outcome.curves
-    lines(ax, curves["fine"], curves["theory"])
+    named = {k if k != "R = 0" else "R = 0, at rest": v for k, v in curves["theory"].items()}
+    lines(ax, curves["fine"], named)
     measured = np.asarray(curves["measured"], float)
     ax.errorbar(
         curves["gains"],

@@ -83,7 +83,8 @@ def mean_field(cell: Any, *, input_variance: float = 0.0, gain: float | None = N
     inputs are independent in time and of mean 0. By kind of cell, with z ~ N(0, 1):
 
     - `SimpleRNNCell`: q = σ_w² E φ(b̄ + √q z)² + σ_b² + σ_x², χ = σ_w² E φ'(b̄ + √q z)², with mean
-      b̄ and variance σ_b² of the biases and σ_x² = v ‖W_x‖_F²/H for inputs of variance v.
+      b̄ and variance σ_b² of the biases and σ_x² = v ‖W_x‖_F²/H for inputs of variance v; the
+      smallest such q, which without biases and inputs is that of rest, 0, at any gain.
     - `MinimalRNNCell`: with u = σ(b + √q z) and R = E tanh(x W_x)², q = σ_w² Q + σ_v² R,
       (1 − E u²) Q = E(1 − u)² R, χ = E u² + σ_w² E[u²(1 − u)²] (Q + R). That gates
       remember is left out, as in the paper: a λ₁ measured at 512 units is .01 to .03 larger.
