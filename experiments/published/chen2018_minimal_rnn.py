@@ -79,7 +79,7 @@ def run(protocol: Protocol, progress: Progress) -> Outcome:
     }
     return Outcome(
         tuple(findings),
-        condition="χ counts to the digits that are left by σ_w, which the paper rounds to .01.",
+        condition="χ counts to the digits that σ_w leaves, which the paper rounds to .01.",
         curves=curves,
     )
 

@@ -68,7 +68,11 @@ def run(protocol: Protocol, progress: Progress) -> Outcome:
         "fine": fine,
         "theory": theories,
     }
-    return Outcome(tuple(findings), curves=curves)
+    return Outcome(
+        tuple(findings),
+        condition="That is theory for N → ∞; exponents of the measured networks are higher.",
+        curves=curves,
+    )
 
 
 def network(gain: float, seed: int, protocol: Protocol) -> rj.SimpleRNNCell:

@@ -279,6 +279,8 @@ def test_the_cell_may_be_wrapped_or_named_anew():
     mine = Mine(2, 8, rngs=nnx.Rngs(0))
     assert rj.mean_field(mine) == rj.mean_field(gru_of_eight())
     assert rj.mean_field(Partial(mine)) == rj.mean_field(mine)
+    inside = jax.jit(lambda x: x * rj.mean_field(mine).critical_gain)
+    assert float(inside(1.0)) == pytest.approx(2.0)
     with jax.enable_x64(False):
         low = rj.GRUCell(2, 8, rngs=nnx.Rngs(0))
         assert rj.mean_field(low).critical_gain == pytest.approx(2, rel=1e-6)
@@ -295,9 +297,9 @@ def with_weights(cell, change):
     return cell
 
 
-def with_candidate_bias():
+def with_candidate_bias(value=1.0):
     cell = gru_of_eight()
-    cell.bias[...] = jnp.ones(24)
+    cell.bias[...] = jnp.full(24, value)
     return cell
 
 
@@ -364,6 +366,14 @@ KINDS = "SimpleRNNCell, MinimalRNNCell, GRUCell or LSTMCell"
     not_zero_at_zero=(
         lambda: rj.mean_field(gru_of_eight(activation_fn="sigmoid")),
         *(ValueError, "stays at rest", "moves by up to 0.25", "0 at 0"),
+    ),
+    kink_at_zero=(
+        lambda: rj.mean_field(gru_of_eight(activation_fn="relu")),
+        *(ValueError, "smooth at 0", "jumps by 1", "tanh"),
+    ),
+    bias_not_finite=(
+        lambda: rj.mean_field(with_candidate_bias(math.nan)),
+        *(ValueError, "finite weights", "bias", "anew"),
     ),
     negative_gates=(
         lambda: rj.mean_field(rj.LSTMCell(2, 8, gate_fn=lambda u: -jnp.cos(u), rngs=nnx.Rngs(0))),

@@ -189,27 +189,36 @@ def _at_rest(cell: Any, variance: float) -> tuple[dict[str, np.ndarray], float]:
             f"projection to {cell.projection} features. Build it with projection=None."
         )
     _check_by_element(cell, "activation_fn")
-    x = jnp.zeros((cell.in_features,), cell.param_dtype)
-    rest = cell.initialize_carry((cell.in_features,))
+    array_of("bias", cell.bias)
     of_state = array_of("bias", getattr(cell, "candidate_recurrent_bias", None))
-    after, _ = cell(rest, x)
-    moved = max(float(jnp.abs(part).max()) for part in jax.tree.leaves(after))
-    if moved > 0 or np.any(of_state):
+    # Known numbers, also while something else is being traced.
+    with jax.ensure_compile_time_eval():
+        x = jnp.zeros((cell.in_features,), cell.param_dtype)
+        rest = cell.initialize_carry((cell.in_features,))
+        after, _ = cell(rest, x)
+        moved = max(float(jnp.abs(part).max()) for part in jax.tree.leaves(after))
+        gates = {key: np.asarray(value, np.float64) for key, value in cell.gates(rest, x).items()}
+        sides = jnp.array([-1e-6, 0.0, 1e-6], cell.param_dtype)
+        slopes = jax.jvp(cell.activation_fn, (sides,), (jnp.ones_like(sides),))[1]
+        slope, kink = float(slopes[1]), float(jnp.ptp(slopes))
+    if moved != 0 or np.any(of_state):
         raise ValueError(
             f"mean_field needs a {name} that stays at rest; got one that a step without inputs "
             f"moves by up to {moved:g}, or whose candidate has biases. Set the candidate's biases "
             "to 0, and take an activation_fn that is 0 at 0."
         )
-    gates = {key: np.asarray(value, np.float64) for key, value in cell.gates(rest, x).items()}
+    if kink > 1e-2:
+        raise ValueError(
+            f"mean_field needs an activation_fn that is smooth at 0; got one whose slope jumps by "
+            f'{kink:g} there. Take one such as "tanh".'
+        )
     low = min(float(gate.min()) for gate in gates.values())
     if low < 0:
         raise ValueError(
             f"mean_field needs gates of at least 0 at rest; got {low:g}. Take a gate_fn such as "
             '"sigmoid".'
         )
-    zero = jnp.zeros((), cell.param_dtype)
-    slope = jax.jvp(cell.activation_fn, (zero,), (jnp.ones_like(zero),))[1]
-    return gates, abs(float(slope))
+    return gates, abs(slope)
 
 
 def _radius(kept: np.ndarray, moved: np.ndarray) -> float:
@@ -265,7 +274,7 @@ def array_of(name: str, weights: Any) -> np.ndarray:
 
 
 def square_gain(kernel: np.ndarray) -> float:
-    """What a matrix makes of the variance of wide signals: ‖W‖_F² by columns."""
+    """What a matrix makes of the variance of wide signals: ‖W‖_F² over its columns."""
     return float(np.sum(kernel**2) / kernel.shape[1])
 
 
