@@ -20,10 +20,13 @@ export OPENBLAS_NUM_THREADS ?= 1
 demo: $(VENV)/.demo
 	$(BIN)/python experiments/vanishing_gradient.py
 
-# Checks that need no pages, then the pages: every notebook is run, and any warning is an error.
+# Checks that need no pages, then the pages: every notebook is run, and any warning is an error. Then
+# each page is opened in Chromium or Chrome; where neither is installed, this is left out and says
+# so, or fails with GUIDE_BROWSER=required.
 docs: $(VENV)/.docs
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal docs/checks
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --jobs auto --quiet docs docs/_build/html
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal docs/browser
 	@echo "The guide: docs/_build/html/index.html"
 
 test: $(VENV)/.test

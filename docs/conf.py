@@ -7,11 +7,16 @@ from pathlib import Path
 HERE = Path(__file__).parent
 for folder in (HERE.parent, HERE, HERE / "_extensions"):
     sys.path.insert(0, str(folder))
+sys.path.append(str(HERE.parent / "tests"))  # Last: some of its folders have names of packages.
 # Kernels of notebooks import the package, and what the pages share, from this checkout.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), str(HERE)])
 os.environ["JUPYTER_PATH"] = str(HERE / "_jupyter")  # Kernels that only say what is wrong.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from compiling import set_known_flags  # noqa: E402
+
+set_known_flags()  # Pages compile many small programs that they run once.
 
 import rnn_jax  # noqa: E402
 
@@ -31,6 +36,7 @@ extensions = [
     "docstrings",
     "feature_matrix",
     "offline_mathjax",
+    "picture_texts",
     "reference",
     "spread_pages",
 ]
@@ -67,10 +73,14 @@ default_role = "code"
 
 html_theme = "pydata_sphinx_theme"
 html_title = "rnn_jax"
+# Unset, each page logs an error, because the theme's script takes the empty name for a mode.
+html_context = {"default_mode": "auto"}
 html_static_path = ["_static"]
 html_css_files = ["guide.css", "reference.css"]
 html_show_sourcelink = False
 html_copy_source = False
+# Each page that was found would be fetched for it, which browsers refuse to pages from a disk.
+html_show_search_summary = False
 html_theme_options = {
     "logo": {"text": "rnn_jax"},
     "navbar_align": "left",

@@ -87,10 +87,12 @@ class FeatureMatrix(SphinxDirective):
         head = ["Cell", *COLUMNS, "bfloat16", "GPU kernel"]
         lines = ["| " + " | ".join(head) + " |", "|---" + "|:-:" * (len(head) - 1) + "|"]
         for kind, marks in sorted(rows().items()):
-            link = f"[`{kind}`](reference/api/{kind}.md)"
-            lines.append("| " + " | ".join([link, *("yes" if one else "" for one in marks)]) + " |")
+            link = f"[{kind}](cells/{kind}.md)"
+            lines.append("| " + " | ".join([link, *("✓" if one else "" for one in marks)]) + " |")
         parent = nodes.container()
         self.state.nested_parse(StringList(lines), self.content_offset, parent)
+        for table in parent.findall(nodes.table):
+            table["classes"].append("features")
         return parent.children
 
 

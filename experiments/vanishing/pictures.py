@@ -42,15 +42,18 @@ def draw(results: Results) -> dict[str, Figure]:
 
 
 def norm_by_lag(results: Results) -> Figure:
-    """How far each network's gradients reach: the picture of the whole job."""
-    figure, ax = _figure((8.6, 4.8))
+    """How far each network's gradients reach: the picture of the whole job.
+
+    Small, because the guide begins with it, and phones show it at two thirds of its size.
+    """
+    figure, ax = _figure((5.6, 4.2))
     curves = {name: np.asarray(results.reach[name].flow.by_lag()) for name in COMPARED}
     plot_by_lag(curves, ax, colors=COLOR)
     _show_both(ax)
     _label_ends(ax, curves)
-    ax.set_ylabel("ln ‖∂y_t / ∂x_{t−k}‖  (nats, mean over t)")
+    ax.set_ylabel(r"ln $\|\partial y_t/\partial x_{t-k}\|$  (nats, mean over t)")
     ax.set_title(
-        f"How much of an input's influence is left k steps later (untrained, H = {results.hidden})",
+        f"Influence of an input k steps later (untrained, H = {results.hidden})",
         loc="left",
         fontsize="medium",
     )

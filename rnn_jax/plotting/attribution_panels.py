@@ -17,6 +17,7 @@ from rnn_jax.plotting.axes import (
     finish,
     ink,
     line_width,
+    make_room_above,
     new_axes,
 )
 from rnn_jax.plotting.styles import drawing
@@ -85,7 +86,12 @@ def plot_attribution(
         )
     ax.set_xlabel("step $t$")
     ax.set_ylabel(label)
-    add_legend(ax)
+    if part.slope_log is not None and not part.paths and any(names):
+        # Level curves from end to end leave no room for names between them.
+        make_room_above(ax, len(names))
+        add_legend(ax, loc="upper right")
+    else:
+        add_legend(ax)
     return finish(ax, title)
 
 

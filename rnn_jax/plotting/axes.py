@@ -1,6 +1,7 @@
 """Axes, colours, lines and legends that all pictures share."""
 
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,12 +9,17 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 
 from rnn_jax.plotting.styles import drawing, is_chosen, is_off
 
 Size = tuple[float, float]
 
 DOTTED = (0, (1, 1.5))
+
+# Mean width of a letter, as a part of the size of the font.
+_LETTER = 0.56
 
 
 def new_axes(ax: Axes | None, figsize: Size | None = None, *, natural: Size = (6.4, 4.0)) -> Axes:
@@ -145,47 +151,94 @@ def finish(ax: Axes, title: str | None = None, *, grid: bool = True) -> Axes:
     return ax
 
 
+def make_room_above(ax: Axes, lines: int) -> None:
+    """Room for a legend of so many lines above the curves."""
+    _, height = points_of(ax)
+    part = min((1.65 * lines + 1) * font_points("legend.fontsize") / height, 0.5)
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, low + (high - low) / (1 - part))
+
+
+def points_of(ax: Axes) -> np.ndarray:
+    """Width and height of axes in points, as far as they are known before a layout."""
+    return 72 * np.asarray(ax.get_window_extent().size) / float(ax.figure.dpi)
+
+
+def font_points(key: str) -> float:
+    """The size of text of a kind in points, by its key in matplotlib's parameters."""
+    parameters: Any = mpl.rcParams
+    return float(FontProperties(size=parameters[key]).get_size_in_points())
+
+
+def text_points(words: str, key: str) -> float:
+    """About how wide words are in points, by the key of their size in matplotlib's parameters."""
+    return _LETTER * len(words) * font_points(key)
+
+
+def add_headline(figure: Figure, text: str, size: str | float, weight: str = "normal") -> None:
+    """Words above all of a figure, from its left edge on, in as many lines as they need."""
+    points = FontProperties(size=size).get_size_in_points()
+    letters = int(0.97 * 72 * figure.get_figwidth() / (_LETTER * points))
+    wide = letters if weight == "normal" else int(0.88 * letters)
+    lines = [textwrap.fill(line, max(wide, 1)) for line in text.split("\n")]
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=size, fontweight=weight)
+
+
 def mark_level(ax: Axes, level: float) -> None:
     """A dotted line across, for a level that curves are read against."""
     ax.axhline(level, color=ink(), linewidth=line_width(0.6), linestyle=DOTTED)
 
 
-def mark_float32_floor(ax: Axes, curves: Sequence[np.ndarray]) -> None:
-    """A line where float32 reads 0, if a curve falls that far; named where there is room."""
+def mark_float32_floor(
+    ax: Axes, curves: Sequence[np.ndarray], others: Sequence[np.ndarray] = ()
+) -> None:
+    """A line where float32 reads 0, if a curve falls that far; named where there is room.
+
+    Args:
+      ax: where to draw.
+      curves: of gradients.
+      others: lines that the name must not hide either.
+    """
     floor = math.log(float(np.finfo(np.float32).tiny))
     falling = [curve for curve in curves if (curve < floor).any()]
     if not falling:
         return
     mark_level(ax, floor)
-    right, above = _free_place(floor, curves, ax.get_ylim())
+    words, size = f"float32 reads 0 below −{-floor:.0f}", "legend.fontsize"
+    width, height = points_of(ax)
+    room = text_points(words, size) / width, 1.6 * font_points(size) / height
+    right, above = _free_place(floor, [*curves, *others], ax.get_ylim(), room)
     ax.annotate(
-        f"float32 reads 0 below −{-floor:.0f}",
+        words,
         xy=(1.0 if right else 0.0, floor),
         xycoords=("axes fraction", "data"),
         xytext=(-4 if right else 4, 3 if above else -3),
         textcoords="offset points",
         ha="right" if right else "left",
         va="bottom" if above else "top",
-        fontsize=mpl.rcParams["legend.fontsize"],
+        fontsize=font_points(size),
     )
 
 
 def _free_place(
-    level: float, curves: Sequence[np.ndarray], limits: tuple[float, float]
+    level: float,
+    curves: Sequence[np.ndarray],
+    limits: tuple[float, float],
+    room: tuple[float, float],
 ) -> tuple[bool, bool]:
     """(right or left, above or below): where a few words at a level hide the least of the curves.
 
-    The words are taken for a third as wide as the axes and for an eleventh as high.
+    The words need this room: a part of the width of the axes, and of their height.
     """
-    height = 0.09 * (limits[1] - limits[0])
+    height = room[1] * (limits[1] - limits[0])
 
     def hidden(place: tuple[bool, bool]) -> int:
         right, above = place
         low, high = (level, level + height) if above else (level - height, level)
         count = 0
         for curve in curves:
-            third = max(len(curve) // 3, 1)
-            part = curve[-third:] if right else curve[:third]
+            beside = max(math.ceil(room[0] * len(curve)), 1)
+            part = curve[-beside:] if right else curve[:beside]
             count += int(((part >= low) & (part <= high)).sum())
         return count
 

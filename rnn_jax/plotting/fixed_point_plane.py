@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.transforms import ScaledTranslation
 
 from rnn_jax.plotting.axes import (
     Size,
@@ -17,9 +18,12 @@ from rnn_jax.plotting.axes import (
     check_labels,
     cycle_color,
     finish,
+    font_points,
     ink,
     line_width,
     new_axes,
+    points_of,
+    text_points,
 )
 from rnn_jax.plotting.styles import COLORS, drawing
 
@@ -82,7 +86,7 @@ def plot_fixed_points(
     centre, plane, shares = _plane(cloud)
     kinds = _kinds(result)
     names = check_labels(labels, list(kinds))
-    ax = new_axes(ax, figsize, natural=(6.2, 5.2))
+    ax = new_axes(ax, figsize, natural=(6.2, 5.6))
 
     def project(states: np.ndarray) -> np.ndarray:
         return (states - centre) @ plane.T
@@ -120,8 +124,28 @@ def plot_fixed_points(
     for axis, index in ((ax.xaxis, 0), (ax.yaxis, 1)):
         axis.set_label_text(f"principal component {index + 1}  ({shares[index]:.0%} of variance)")
     ax.set_aspect("equal", adjustable="datalim")
-    add_legend(ax, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    _add_legend_below(ax)
     return finish(ax, title, grid=False)
+
+
+def _add_legend_below(ax: Axes) -> None:
+    """Kinds in a row below the axes, which keep the width of the figure for the plane."""
+    words = font_points("xtick.labelsize") + font_points("axes.labelsize")
+    below = ScaledTranslation(0, -(1.5 * words + 4) / 72, ax.figure.dpi_scale_trans)
+    size, names = "legend.fontsize", ax.get_legend_handles_labels()[1]
+    mark = 2 * font_points(size)
+    needed = sum(mark + text_points(name, size) for name in names)
+    add_legend(
+        ax,
+        loc="upper left",
+        bbox_to_anchor=(0.0, 0.0),
+        bbox_transform=ax.transAxes + below,
+        borderaxespad=0.0,
+        ncols=3 if needed < points_of(ax)[0] else 2,
+        handlelength=1.0,
+        handletextpad=0.3,
+        columnspacing=0.9,
+    )
 
 
 def _paths(trajectories: Any, result: FixedPoints) -> np.ndarray | None:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from rnn_jax.plotting.attribution_panels import plot_attribution
-from rnn_jax.plotting.axes import Size, as_numpy, check_figsize
+from rnn_jax.plotting.axes import Size, add_headline, as_numpy, check_figsize
 from rnn_jax.plotting.gate_panels import plot_gates
 from rnn_jax.plotting.maps import plot_log_norms
 from rnn_jax.plotting.norm_by_lag import plot_by_lag
@@ -81,7 +81,7 @@ def _draw(
         panel(ax)
     headline = _headline(flow) if title is None else title
     if headline:
-        figure.suptitle(headline, x=0.01, ha="left", fontsize="large", fontweight="bold")
+        add_headline(figure, headline, "large", "bold")
     return figure
 
 

@@ -58,7 +58,7 @@ def plot_log_norms(
             f"a map needs a square table (T, T); got shape {table.shape}. Call jacobian_log_norms "
             "without targets."
         )
-    ax = new_axes(ax, figsize, natural=(5.2, 4.4))
+    ax = new_axes(ax, figsize, natural=(5.6, 4.2))
     finite = table[np.isfinite(table)]
     low, high = limits if limits is not None else _span(finite)
     steps = table.shape[0]

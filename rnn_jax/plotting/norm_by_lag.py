@@ -80,8 +80,8 @@ def plot_by_lag(
         curve = np.where(np.isfinite(curve), curve, np.nan)
         ax.plot(np.arange(len(curve)), curve, color=color, linewidth=line_width(), label=label)
         curves.append(curve)
-    if bound is not None:
-        limit = as_numpy(bound)
+    limits = [] if bound is None else [as_numpy(bound)]
+    for limit in limits:
         ax.plot(
             np.arange(len(limit)),
             limit,
@@ -90,7 +90,7 @@ def plot_by_lag(
             linestyle="--",
             label="" if hidden else r"upper bound $(\sup|\varphi^\prime|\,\sigma_1)^k$",
         )
-    mark_float32_floor(ax, curves)
+    mark_float32_floor(ax, curves, limits)
     ax.set_xlabel("lag $k = t - s$  (steps)")
     kinds = {getattr(result, "wrt", None) for _, result, _ in series}
     ax.set_ylabel(log_norm_label(kinds.pop() if len(kinds) == 1 else None, "t-k"))

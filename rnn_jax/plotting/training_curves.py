@@ -9,9 +9,11 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from rnn_jax.plotting.axes import (
     Size,
+    add_headline,
     add_legend,
     as_numpy,
     check_figsize,
@@ -218,12 +220,13 @@ def plot_flow_while_learning(
         vmax=high,
         rasterized=True,
     )
-    ax.plot(record.step, horizon, color="white", linewidth=line_width(1.6))
-    ax.plot(record.step, horizon, color=cycle_color(1), linewidth=line_width(0.8), label=name)
+    ax.plot(record.step, horizon, color="white", linewidth=line_width(2.0))
+    ax.plot(record.step, horizon, color=cycle_color(1), linewidth=line_width(), label=name)
     ax.set_ylim(-0.5, lags - 0.5)
     ax.set_xlabel("training step")
     ax.set_ylabel("lag $k$  (steps)")
-    add_legend(ax, loc="upper left", frameon=True, framealpha=0.85)
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    add_legend(ax, loc="best", frameon=True, framealpha=0.85, edgecolor="none")
     if colorbar:
         if label is None:
             label = log_norm_label("input", "t-k") + ("\nless lag 0" if relative else "")
@@ -282,7 +285,7 @@ def training_figure(
         ax.set_xlabel("")
     axes[0, 0].set_xlim(0, max(int(history.step[-1]) if history.step.size else 1, 1))
     if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=mpl.rcParams["axes.titlesize"])
+        add_headline(figure, title, mpl.rcParams["axes.titlesize"])
     return figure
 
 

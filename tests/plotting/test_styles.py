@@ -79,7 +79,7 @@ def test_it_draws_on_the_axes_that_it_is_given(name):
     assert axes[1].get_ylabel()
     assert plt.get_fignums() == [1]
     # The neighbour is as it was.
-    assert not [*axes[0].lines, *axes[0].collections, *axes[0].images]
+    assert not axes[0].has_data()
     with pytest.raises(ValueError, match="size of a new figure"):
         call(ax=axes[0], figsize=(3, 2))
     assert call().figure.number == 2
@@ -112,6 +112,9 @@ def test_sizes_and_styles_leave_no_state_behind(name):
             assert figure.get_figwidth() == width
             figure.draw_without_rendering()
             assert dict(mpl.rcParams) == styled
+            # Nothing is cut at the edges of the page, not by a pixel.
+            (left, bottom), (right, top) = figure.dpi * figure.get_tightbbox().get_points()
+            assert min(left, bottom, figure.bbox.x1 - right, figure.bbox.y1 - top) > -1
     assert dict(mpl.rcParams) == before
 
 
@@ -135,11 +138,6 @@ def test_an_unknown_style_is_refused():
         rp.style("x")
 
 
-def figure_of(drawn):
-    """The figure, or that of the axes."""
-    return drawn if isinstance(drawn, mpl.figure.Figure) else drawn.figure
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_what_a_backend_sets_with_the_first_figure_stays(name, monkeypatch):
     """That of notebooks turns interactive mode on then, without which no other figure shows."""
@@ -158,3 +156,8 @@ def test_what_a_backend_sets_with_the_first_figure_stays(name, monkeypatch):
         assert mpl.is_interactive()
     finally:
         mpl.interactive(False)
+
+
+def figure_of(drawn):
+    """The figure, or that of the axes."""
+    return drawn if isinstance(drawn, mpl.figure.Figure) else drawn.figure

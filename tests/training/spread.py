@@ -22,6 +22,7 @@ import optax
 from flax import nnx
 from jax.experimental import multihost_utils
 
+import compiling
 import rnn_jax as rj
 from training import toys
 
@@ -268,6 +269,7 @@ def outcomes_of_two(
 
 def main(folder: Path) -> None:
     """Makes the runs that the job in the folder names."""
+    compiling.collect_rarely()
     job = json.loads((folder / "job.json").read_text())
     for name, value in job["settings"].items():
         jax.config.update(name, value)

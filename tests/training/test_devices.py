@@ -116,11 +116,23 @@ TWO = {
 CUT = ("a batch of a network", "random keys")
 
 
+# Runs without an end: one process is asked to leave, then the other, then the disk is full.
+ENDLESS = ("first asked", "second asked", "full")
+
+
+def endless_works(folder):
+    """What is begun first, since it is waited for; who has left a run goes on to the next."""
+    common = {"case": "endless", "mesh": ((2,), ("ensemble",)), "checkpoint_seconds": 0}
+    works = {name: {**common, "directory": str(folder / name)} for name in ENDLESS}
+    works["full"]["full_at"] = 30_000
+    return works
+
+
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """By name, what the runs give in each of two processes."""
     folder = tmp_path_factory.mktemp("two")
-    works = {}
+    works = endless_works(folder)
     for name, (case, mesh) in TWO.items():
         works[name] = {"case": case, "mesh": mesh}
     for name in CUT:
@@ -138,6 +150,13 @@ def two(tmp_path_factory):
     works["raises"] = {**breaking, "on_nonfinite": "raise"}
     works["breaks"] = {**breaking, "directory": str(folder / "breaks")}
     processes = spread.start_two(folder / "job", list(works.values()))
+    for rank in range(2):
+        metrics, begun = folder / ENDLESS[rank] / "metrics.jsonl", time.monotonic()
+        while not (metrics.exists() and metrics.stat().st_size):
+            assert time.monotonic() - begun < spread.PATIENCE
+            assert processes[rank].poll() is None
+            time.sleep(0.1)
+        os.kill(processes[rank].pid, signal.SIGTERM)
     found = spread.outcomes_of_two(folder / "job", processes)
     return folder, dict(zip(works, found, strict=True))
 
@@ -187,37 +206,16 @@ def test_the_state_of_a_member_that_breaks_is_kept_by_the_first_process(two):
     assert len(list((folder / "breaks" / "nonfinite").iterdir())) == 1
 
 
-@pytest.fixture(scope="module")
-def endless(tmp_path_factory):
-    """What two processes give that are asked to leave, first one and then the other, or are full.
-
-    One pair of processes for all: who has left a run goes on to the next.
-    """
-    folder = tmp_path_factory.mktemp("endless")
-    common = {"case": "endless", "mesh": ((2,), ("ensemble",)), "checkpoint_seconds": 0}
-    works = [{**common, "directory": str(folder / name)} for name in ("0", "1", "full")]
-    works[2]["full_at"] = 30_000
-    processes = spread.start_two(folder / "job", works)
-    for rank in range(2):
-        metrics, begun = folder / str(rank) / "metrics.jsonl", time.monotonic()
-        while not (metrics.exists() and metrics.stat().st_size):
-            assert time.monotonic() - begun < spread.PATIENCE
-            assert processes[rank].poll() is None
-            time.sleep(0.1)
-        os.kill(processes[rank].pid, signal.SIGTERM)
-    return folder, spread.outcomes_of_two(folder / "job", processes)
-
-
 @pytest.mark.parametrize("rank", [0, 1])
-def test_both_leave_when_one_is_asked_to(rank, endless):
-    folder, found = endless
-    for own in found[rank]:
+def test_both_leave_when_one_is_asked_to(rank, two):
+    folder, found = two
+    for own in found[ENDLESS[rank]]:
         assert own["error"].startswith("Terminated"), own
         assert own["code"] == 128 + signal.SIGTERM
-    assert spread.toys.all_finite(rj.restore(folder / str(rank), spread.eight()))
+    assert spread.toys.all_finite(rj.restore(folder / ENDLESS[rank], spread.eight()))
 
 
-def test_a_full_disk_of_the_first_process_ends_both(endless):
-    first, second = endless[1][2]
+def test_a_full_disk_of_the_first_process_ends_both(two):
+    first, second = two[1]["full"]
     assert "OSError" in first["error"], first
     assert "the first process stopped" in second["error"], second
