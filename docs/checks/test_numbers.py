@@ -37,17 +37,25 @@ PLAIN = str.maketrans("−⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "--0123456789")
 
 def typed_numbers(text):
     """The numbers in the prose of a page that none of its assertions holds."""
-    held = "\n".join(
-        line for cell in CELL.finditer(text) for line in cell[2].splitlines() if "assert" in line
-    ).translate(PLAIN)
+    held = {
+        float(number)
+        for cell in CELL.finditer(text)
+        for line in cell[2].splitlines()
+        if "assert" in line
+        for number in re.findall(r"(?<![\w.])[\d_]*\.?\d+(?:e-?\d+)?", line.split("#")[0])
+    }
     for pattern in APART:
         text = pattern.sub(" ", text)
-    return [n for n in NUMBER.findall(text) if digits(n) not in held]
+    return [n for n in NUMBER.findall(text) if not held & meanings(n)]
 
 
-def digits(number):
-    """The number as code would have it, without its sign."""
-    return re.sub(r"^e?\^?-?|%| |times|ms|GiB|MiB", "", number.translate(PLAIN))
+def meanings(number):
+    """What code may have for a number of the text, without its sign: 0.02 or 2 for 2 %."""
+    plain = re.sub(r"^-|\^| |times|ms|GiB|MiB", "", number.translate(PLAIN))
+    if plain.startswith("10-"):
+        return {float(f"1e{plain[2:]}")}
+    value = float(re.sub(r"^e-?|%", "", plain))
+    return {value, value / 100} if "%" in plain else {value}
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=lambda page: str(page.relative_to(DOCS)))
