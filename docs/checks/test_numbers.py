@@ -1,7 +1,7 @@
 """No number of a page is merely typed: an assertion of its notebook, or a results file, holds it.
 
-A number is held if it stands in the text by the role `eval`, or in a line of a code cell of the page
-that asserts, comments aside. Numbers in code and in formulas are no claims.
+A number is held if it stands in the text by the role `eval`, or in a line of a code cell of the
+page that asserts, comments aside. Numbers in code and in formulas are no claims.
 """
 
 import re
