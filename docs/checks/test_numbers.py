@@ -67,7 +67,24 @@ def test_every_number_is_held(page):
     )
 
 
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: str(page.relative_to(DOCS)))
+def test_every_cell_is_run(page):
+    """Sphinx runs a removed cell before the next that stays; after the last one it runs none."""
+    cells = [cell[2] for cell in CELL.finditer(page.read_text(encoding="utf-8"))]
+    assert not cells or "[remove-cell]" not in cells[-1], (
+        f"the last cell of {page.relative_to(DOCS)} is tagged remove-cell, so it is never run: tag "
+        "it remove-input."
+    )
+
+
 def test_a_typed_number_is_found():
     page = "The rate is −0.41, of 1.5.\n\n```{code-cell}\nassert abs(rate + 1.5) < 0.1\n```\n"
     assert typed_numbers(page) == ["−0.41"]
     assert typed_numbers(page.replace("1.5)", "1.5 + 0.41)")) == []
+    assert typed_numbers(page.replace("0.1\n", "0.1  # 0.41\n")) == ["−0.41"]
+    assert typed_numbers(page.replace("1.5)", "1.5 + 10.415)")) == ["−0.41"]
+
+
+def test_a_share_is_held_by_its_hundredth():
+    page = "Left are 2 %, at most 10⁻¹³.\n\n```{code-cell}\nassert gap < 0.02 + 1e-13\n```\n"
+    assert typed_numbers(page) == []
