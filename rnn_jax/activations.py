@@ -53,6 +53,7 @@ class Activation:
         object.__setattr__(self, "_value", value_of(self.function))
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """φ(x), element by element."""
         return self.function(x)
 
     def __eq__(self, other: object) -> bool:

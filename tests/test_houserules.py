@@ -230,10 +230,11 @@ def test_the_checks_end_with_the_first_step_that_fails(broken, checks):
 def test_the_checks_get_a_browser_where_there_is_none(tools, installs, says, checks):
     if tools and "apt_get" in tools and os.geteuid():
         installs, says = False, "google_chrome" not in tools
-    done = checks(make=MAKE, **tools)
+    done = checks(make=f'{MAKE} in "$GUIDE_BROWSER"', **tools)
     assert done.returncode == 0, done.stderr
     assert ("got install --yes --quiet --quiet chromium" in done.stdout) == installs
     assert ("the guide is opened in no browser" in done.stdout) == says
+    assert ("made docs in required" in done.stdout) == (not says)
 
 
 Item = namedtuple("Item", "path number")

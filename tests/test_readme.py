@@ -69,7 +69,7 @@ MEASURED = "\n".join(
     for path in (ROOT / folder).glob(pattern)
 )
 # Decimals, percentages and exponents of e; versions are no results.
-NUMBER = r"(?<![\d.])(?<!Python )(?<!jax )−?\d+\.\d+(?!\.)|\b\d+ %|(?<=e\^)−\d+"
+NUMBER = r"(?<![\d.])(?<!Python )(?<!jax )−?\d+\.\d+(?!\d|\.\d)|\b\d+ %|(?<=e\^)−\d+"
 
 
 def test_numbers_are_those_of_committed_results():

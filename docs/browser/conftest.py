@@ -36,14 +36,14 @@ def reader(browser):
 
 @pytest.fixture
 def open_at(browser):
-    """Opens a page of the guide in a window of a width; gives it and what it says and asks for."""
+    """Opens a page of the guide in a window of a width, and gives it with what it says and asks."""
     opened = []
 
-    def open_at(width, name, query=""):
+    def open_at(width, name):
         page = browser.new_page(viewport={"width": width, "height": 900})
         opened.append(page)
         seen = watch(page)
-        open_page(page, SITE / name, query)
+        open_page(page, SITE / name)
         return page, seen
 
     yield open_at

@@ -87,9 +87,9 @@ def watch(page: Page) -> Seen:
     return seen
 
 
-def open_page(page: Page, file: Path, query: str = "") -> None:
+def open_page(page: Page, file: Path) -> None:
     """Opens a file, and waits for its mathematics."""
-    page.goto(file.as_uri() + query)
+    page.goto(file.as_uri())
     page.evaluate(TYPESET)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import matplotlib as mpl
@@ -127,7 +127,10 @@ def style(name: str | None) -> contextlib.ExitStack:
         )
     undo = contextlib.ExitStack()
     undo.callback(_choose, _chosen)
-    undo.enter_context(parameters(STYLES[name] if name is not None else {}))
+    chosen = STYLES[name] if name is not None else {}
+    # No `parameters` here: a generator that nobody keeps ends at once, and takes the style along.
+    undo.callback(_update, _current(chosen))
+    _update(chosen)
     _choose(name)
     return undo
 
@@ -154,13 +157,22 @@ def parameters(values: dict[str, Any]) -> Iterator[None]:
     `mpl.rc_context` brings back all. Among them is whether matplotlib is interactive, which a
     notebook's backend says when it draws its first figure: taken back, it would show no other.
     """
-    current: Any = mpl.rcParams
-    before = {key: current[key] for key in values}
-    current.update(values)
+    before = _current(values)
+    _update(values)
     try:
         yield
     finally:
-        current.update(before)
+        _update(before)
+
+
+def _current(keys: Iterable[str]) -> dict[str, Any]:
+    parameters: Any = mpl.rcParams
+    return {key: parameters[key] for key in keys}
+
+
+def _update(values: dict[str, Any]) -> None:
+    parameters: Any = mpl.rcParams
+    parameters.update(values)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ def test_the_version_is_written_in_one_place_and_copied_right():
     assert PROJECT["project"]["dynamic"] == ["version"]
     assert "version" not in PROJECT["project"]
     assert f"\nversion: {rj.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
-    assert f"\n## [{rj.__version__}] - " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\n## {rj.__version__}, " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_what_main_calls_optional_is_in_the_extra_that_it_names():

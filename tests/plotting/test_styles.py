@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import gc
 import inspect
 import types
 
@@ -131,6 +132,17 @@ def test_off_leaves_spines_and_size_to_the_user(name):
     assert drawn
     assert all(spine.get_visible() for ax in drawn for spine in ax.spines.values())
     assert "#0072B2" not in {line.get_color() for ax in drawn for line in ax.lines}
+
+
+def test_a_style_stays_when_nobody_keeps_what_it_returns():
+    undo = rp.style(None)
+    try:
+        rp.style("column")
+        gc.collect()
+        assert mpl.rcParams["figure.figsize"][0] == rp.COLUMN
+        assert rp.plot_by_lag(CURVE).figure.get_figwidth() == rp.COLUMN
+    finally:
+        undo.close()
 
 
 def test_an_unknown_style_is_refused():

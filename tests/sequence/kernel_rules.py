@@ -178,3 +178,11 @@ def case_of(step, members, steps, rows, units, *, marked, seed=0):
 
 def in_float64(tree):
     return jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, tree)
+
+
+def close(found, expected, tolerance=3e-6):
+    """Same structure, and each array within the tolerance of the largest value expected."""
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == jnp.float32
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(1, np.abs(b).max()))

@@ -10,18 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from kernel_rules import GRU, LSTM, STEPS, case_of, in_float64, plain_forward, simple
+from kernel_rules import GRU, LSTM, STEPS, case_of, close, in_float64, plain_forward, simple
 
 from refusing import refuses
 from rnn_jax.activations import ACTIVATIONS
 from rnn_jax.sequence.kernels import adjoint as adjoint_kernel
 from rnn_jax.sequence.kernels import exchange, launching
 from rnn_jax.sequence.kernels import forward as forward_kernel
-from rnn_jax.sequence.kernels.card import H100, Card
-from rnn_jax.sequence.kernels.lowerable import lowerable
-from rnn_jax.sequence.kernels.products import operands, product
 from rnn_jax.sequence.kernels.rules import Keep
-from rnn_jax.sequence.kernels.tiles import Tiles, choose_tiles, joined_count, shared_bytes
+from rnn_jax.sequence.kernels.tiles import Tiles
 
 # One program each, instead of one for every operation around the kernel.
 STATIC = ("rule", "keep", "precision", "tiles", "interpret")
@@ -36,14 +33,6 @@ SIZES = {
     "padded, marked": ((2, 6, 5, 9), True),
     "several tiles, marked": ((2, 4, 33, 16), True),
 }
-
-
-def close(found, expected, tolerance=3e-6):
-    """Same structure, and each array within the tolerance of the largest value expected."""
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        assert a.dtype == jnp.float32
-        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(1, np.abs(b).max()))
 
 
 @functools.cache
@@ -264,35 +253,6 @@ def test_activations(activation):
     close((out.ys, out.emitted), (ys, slopes))
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_functions_are_written_out_as_what_they_are(activation):
-    """In float32 against float64, and to the bit where there is nothing to round."""
-
-    def value_and_slope(x):
-        return jax.jvp(ACTIVATIONS[activation], (x,), (jnp.ones_like(x),))
-
-    x = np.linspace(-12, 12, 1001)
-    found = lowerable(value_and_slope)(jnp.asarray(x, jnp.float32))
-    close(found, value_and_slope(jnp.asarray(np.float32(x), jnp.float64)), 1e-6)
-    special = jnp.asarray([np.nan, np.inf, -np.inf, 0.0, -0.0], jnp.float32)
-    np.testing.assert_array_equal(lowerable(value_and_slope)(special), value_and_slope(special))
-
-
-@pytest.mark.parametrize(
-    ("function", "points"),
-    [
-        (lambda x: jax.lax.erf(x), [0.3, -0.3, 1.5, -1.5, 3.0]),
-        (lambda x: jnp.minimum(x, 1), [np.nan, 2.0, -2.0]),
-        (lambda x: jnp.maximum(1, x), [np.nan, 2.0, -2.0]),
-        (lambda x: jax.lax.clamp(jnp.float32(-1), x, jnp.float32(1)), [np.nan, 2.0, -2.0, 0.5]),
-    ],
-    ids=["erf", "minimum", "maximum", "clamp"],
-)
-def test_other_operations_written_out(function, points):
-    x = jnp.asarray(points, jnp.float32)
-    np.testing.assert_allclose(lowerable(function)(x), function(x), rtol=3e-7)
-
-
 def test_bfloat16_weights_with_a_float32_carry():
     """The product of h rounded to bfloat16; nothing else is rounded."""
     step, sizes = GRU, (1, 4, 3, 16)
@@ -319,18 +279,6 @@ def test_bfloat16_weights_with_a_float32_carry():
         (expected,), _ = step.forward.function(in_float64((h,)), pre, ())
         h = out.ys[:, t]
         close(h, expected, 1e-6)
-
-
-def test_three_products_of_halves_are_nearly_one_of_float32():
-    random = np.random.default_rng(0)
-    a, w = (jnp.asarray(random.normal(size=(64, 64)), jnp.float32) for _ in range(2))
-    exact = np.float64(a) @ np.float64(w)
-    error = {}
-    for precision, operand in {"bf16": w.astype(jnp.bfloat16), "bf16x3": w}.items():
-        found = np.asarray(product(a, operands(operand, precision), precision))
-        error[precision] = np.linalg.norm(found - exact) / np.linalg.norm(exact)
-    assert 1e-3 < error["bf16"] < 1e-2
-    assert error["bf16x3"] < 1e-5
 
 
 class TestExchange:
@@ -381,68 +329,6 @@ class TestExchange:
             bits = exchange.tagged(x, jnp.int32(tag)).view(jnp.int32)
             assert ((bits & 1) == tag).all()
             np.testing.assert_allclose(bits.view(jnp.float32), x, rtol=2e-7, atol=1e-44)
-
-
-CARDS = {"H100": H100, "99 KiB": Card(84, 101376, (8, 6))}
-
-
-@pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
-@pytest.mark.parametrize("which", ["forward", "adjoint"])
-def test_chosen_tiles_fit_the_card_and_can_be_polled(card, which):
-    served = 0
-    for step in (LSTM, GRU, simple()):
-        blocks = joined_count(step.forward)
-        for units in (16, 32, 64, 128, 256, 512, 1024):
-            for members, rows in ((1, 1), (1, 64), (1, 512), (8, 64)):
-                for precision in ("tf32", "bf16x3", "tf32x3", "bf16"):
-                    options = {"members": members, "precision": precision, "card": card}
-                    tiles, reason = choose_tiles(step.forward, rows, units, **options, which=which)
-                    assert (tiles is None) == bool(reason)
-                    if tiles is None:
-                        continue
-                    served += 1
-                    assert shared_bytes(blocks, units, tiles, precision, which) < card.shared_memory
-                    assert tiles.split <= card.multiprocessors
-                    if tiles.split > 1:
-                        polled = tiles.chunks if which == "forward" else tiles.split
-                        assert tiles.rows * units // polled >= 32 * tiles.warps
-    assert served > 200
-
-
-def test_choices_measured_with_the_prototype():
-    """Of GPU.md's table: rows, slices, warps."""
-    table = {
-        (64, 32): {LSTM: (16, 1, 4), GRU: (16, 1, 4), simple(): (16, 1, 4)},
-        (64, 64): {LSTM: (16, 4, 4), GRU: (16, 4, 4), simple(): (16, 1, 8)},
-        (64, 128): {LSTM: (16, 8, 4), GRU: (16, 8, 4), simple(): (16, 1, 8)},
-        (32, 128): {LSTM: (16, 8, 4), GRU: (16, 8, 4), simple(): (16, 1, 8)},
-        (16, 256): {LSTM: (16, 16, 4), GRU: (16, 16, 4), simple(): (16, 8, 4)},
-        (128, 512): {LSTM: (32, 32, 8), GRU: (32, 32, 8), simple(): (16, 16, 4)},
-        (512, 128): {LSTM: (16, 4, 4), GRU: (16, 4, 4), simple(): (16, 1, 8)},
-    }
-    for (rows, units), by_step in table.items():
-        for step, expected in by_step.items():
-            for which in ("forward", "adjoint"):
-                options = {"members": 1, "precision": "tf32", "card": H100, "which": which}
-                tiles = choose_tiles(step.forward, rows, units, **options).tiles
-                assert (tiles.rows, tiles.split, tiles.warps) == expected
-
-
-@pytest.mark.parametrize(
-    ("changed", "words"),
-    [
-        ({"card": Card(80, 98304, (7, 0))}, "compute capability 8.0"),
-        ({"units": 1025}, "at most 1024 units"),
-        ({"units": 1024, "precision": "tf32x3"}, "do not fit into 132 times 232448 bytes"),
-        ({"units": 512, "members": 64}, "more than 2 launches"),
-    ],
-)
-def test_why_there_are_no_tiles(changed, words):
-    options = {"units": 64, "members": 1, "precision": "tf32", "card": H100} | changed
-    units = options.pop("units")
-    tiles, reason = choose_tiles(LSTM.forward, 64, units, which="forward", **options)
-    assert tiles is None
-    assert words in reason
 
 
 def forward_with(**changed):
