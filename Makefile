@@ -9,8 +9,9 @@ TORCH  ?= torch==2.13.0+cpu
 # Apart from the default one, because JAX looks for the devices of all plugins that it finds
 # installed.
 AOT    ?= $(VENV)-aot
-# For `make test-part`: the first test of each file and every so many after it.
+# For `make test-part` and `make test-aot`: the first test of each file and every so many after it.
 EVERY  ?= 16
+AOT_EVERY ?= 1
 
 # Small LAPACK calls on several threads wait for one another on a machine that is shared.
 export OPENBLAS_NUM_THREADS ?= 1
@@ -40,7 +41,7 @@ test-part: $(VENV)/.test
 # Compiles for a TPU and for an NVIDIA GPU, neither of which need be here.
 test-aot: $(AOT)/.aot
 	JAX_PLATFORMS=cpu $(AOT)/bin/python -m pytest --numprocesses auto --dist worksteal \
-		tests/ahead_of_time
+		--every $(AOT_EVERY) tests/ahead_of_time
 
 # On a machine with an NVIDIA GPU: what runs on no other.
 test-gpu: $(VENV)-gpu/.peers

@@ -78,6 +78,7 @@ html_context = {"default_mode": "auto"}
 html_static_path = ["_static"]
 html_css_files = ["guide.css", "reference.css"]
 html_show_sourcelink = False
+html_sidebars = {"gallery": []}  # It has no pages beside it.
 html_copy_source = False
 # Each page that was found would be fetched for it, which browsers refuse to pages from a disk.
 html_show_search_summary = False
