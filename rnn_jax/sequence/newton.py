@@ -22,6 +22,7 @@ from flax import struct
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from rnn_jax.arrays import varying_like
 from rnn_jax.cells.asking import as_pytree
 from rnn_jax.checks import check_flag, check_positive, check_size
 from rnn_jax.sequence.calling import Carry, check_carry_leaves, resolve_carry
@@ -215,6 +216,7 @@ def _solution(
 
     infinite = jnp.full((), jnp.inf, guess.dtype)
     first = _Progress(guess, jnp.zeros((), jnp.int32), infinite, infinite)
+    first = varying_like(first, cell, xs, start, guess)
     found = lax.while_loop(goes_on, improve, first)
     if not options.fall_back:
         return found
