@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnn_jax.arrays import at_least_float32
+from rnn_jax.arrays import at_least_float32, call_automatic
 from rnn_jax.checks import check_count, check_number, kind_of
 from rnn_jax.sequence.calling import ArrayLike
 
@@ -130,6 +130,13 @@ def ridge_readout(
 
 @functools.partial(jax.jit, static_argnames="washout")
 def _solved(h: jax.Array, o: jax.Array, penalty: jax.Array, washout: int) -> RidgeReadout:
+    # JAX's decomposition cannot say how its parts lie on the explicit axes of a mesh.
+    solve = functools.partial(_solved_by_qr, washout=washout)
+    readout: RidgeReadout = call_automatic(solve, h, o, penalty)
+    return readout
+
+
+def _solved_by_qr(h: jax.Array, o: jax.Array, penalty: jax.Array, *, washout: int) -> RidgeReadout:
     rows, outputs = (a[..., washout:, :].reshape(-1, a.shape[-1]) for a in (h, o))
     size = rows.shape[-1]
     mean, mean_output = jnp.mean(rows, axis=0, keepdims=True), jnp.mean(outputs, axis=0)
