@@ -257,7 +257,8 @@ def on_explicit_axes(mesh, make, call):
 def ways_of():
     """(way, type of the axes, names of calls): each call one way, in turn.
 
-    What shares a gradient among devices, and what calls most others, has its sequences spread too.
+    What shares a gradient among devices, and what calls most others, has its sequences spread too;
+    what decomposes the batch itself has it laid out by a mesh.
     """
     ways = {
         by_shard_map: (AxisType.Auto, []),
@@ -270,6 +271,7 @@ def ways_of():
         for j, (way, (_, names)) in enumerate(ways.items()):
             turn = i % 2 == j if name in layers else i % 3 == j
             too = way is by_shard_map and (name in SHARED or name == "gradient_flow")
+            too |= way is on_explicit_axes and name == "ridge_readout"
             if turn or too:
                 names.append(name)
     return ways
