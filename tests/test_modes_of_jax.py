@@ -265,14 +265,13 @@ def ways_of():
         by_shard_map_of_cells: (AxisType.Auto, []),
         on_explicit_axes: (AxisType.Explicit, []),
     }
+    too = {by_shard_map: SHARED | {"gradient_flow"}, on_explicit_axes: {"ridge_readout"}}
     # On explicit axes batches of these are in the file of sequences.
     layers = ("SequenceModel", "Bidirectional")
     for i, name in enumerate(CALLS):
         for j, (way, (_, names)) in enumerate(ways.items()):
             turn = i % 2 == j if name in layers else i % 3 == j
-            too = way is by_shard_map and (name in SHARED or name == "gradient_flow")
-            too |= way is on_explicit_axes and name == "ridge_readout"
-            if turn or too:
+            if turn or name in too.get(way, ()):
                 names.append(name)
     return ways
 
