@@ -260,20 +260,21 @@ def on_explicit_axes(mesh, make, call):
 def ways_of():
     """(way, type of the axes, names of calls): each call one way, in turn.
 
-    What shares a gradient among devices, and what calls most others, has its sequences spread too.
+    What shares a gradient among devices, and what calls most others, has its sequences spread too;
+    what decomposes the batch itself has it laid out by a mesh.
     """
     ways = {
         by_shard_map: (AxisType.Auto, []),
         by_shard_map_of_cells: (AxisType.Auto, []),
         on_explicit_axes: (AxisType.Explicit, []),
     }
+    too = {by_shard_map: SHARED | {"gradient_flow"}, on_explicit_axes: {"ridge_readout"}}
     # On explicit axes batches of these are in the file of sequences.
     layers = ("SequenceModel", "Bidirectional")
     for i, name in enumerate(CALLS):
         for j, (way, (_, names)) in enumerate(ways.items()):
             turn = i % 2 == j if name in layers else i % 3 == j
-            too = way is by_shard_map and (name in SHARED or name == "gradient_flow")
-            if turn or too:
+            if turn or name in too.get(way, ()):
                 names.append(name)
     return ways
 

@@ -1,5 +1,12 @@
-"""Examples are small, so that compiling takes most of their time."""
+"""What the checks import beside them, and how they compile."""
+
+import sys
+from pathlib import Path
 
 import jax
 
+DOCS = Path(__file__).parents[1]
+sys.path[:0] = [str(DOCS), str(DOCS / "_extensions")]
+
+# Examples are small, so that compiling takes most of their time.
 jax.config.update("jax_disable_most_optimizations", True)

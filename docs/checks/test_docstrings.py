@@ -1,17 +1,11 @@
 """What becomes of docstrings on their way to Sphinx, and of the pages made for names."""
 
-import sys
-from pathlib import Path
-
 import pytest
+from docstrings import convert, own_names
+from public_names import grouped
+from reference import class_directive, index_page, inherits, page_of
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "_extensions")]
-
-from docstrings import convert, own_names  # noqa: E402
-from public_names import grouped  # noqa: E402
-from reference import class_directive, index_page, inherits, page_of  # noqa: E402
-
-import rnn_jax as rj  # noqa: E402
+import rnn_jax as rj
 
 CASES = {
     "a bar": ("Whether all |λ| < 1.", r"Whether all \|λ\| < 1."),

@@ -2,16 +2,10 @@
 
 import doctest
 import inspect
-import sys
-from pathlib import Path
 
+import prelude
 import pytest
-
-DOCS = Path(__file__).parents[1]
-sys.path[:0] = [str(DOCS), str(DOCS / "_extensions")]
-
-import prelude  # noqa: E402
-from public_names import grouped, public, resolve  # noqa: E402
+from public_names import grouped, public, resolve
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 # Types that are spelled with other types have no docstring of their own.

@@ -1,13 +1,7 @@
 """The table of cells against modes has every cell."""
 
-import sys
-from pathlib import Path
-
+import feature_matrix
 import pytest
-
-sys.path[:0] = [str(Path(__file__).parents[1] / "_extensions")]
-
-import feature_matrix  # noqa: E402
 
 
 def test_every_cell_has_a_row_with_an_entry_for_each_column():

@@ -166,13 +166,13 @@ def parameters(values: dict[str, Any]) -> Iterator[None]:
 
 
 def _current(keys: Iterable[str]) -> dict[str, Any]:
-    parameters: Any = mpl.rcParams
-    return {key: parameters[key] for key in keys}
+    current: Any = mpl.rcParams
+    return {key: current[key] for key in keys}
 
 
 def _update(values: dict[str, Any]) -> None:
-    parameters: Any = mpl.rcParams
-    parameters.update(values)
+    current: Any = mpl.rcParams
+    current.update(values)
 
 
 @contextlib.contextmanager
