@@ -176,7 +176,13 @@ def reach(
     """
     found = {}
     for length in lengths:
-        settings = {**asdict(training), "measured_steps": measured_steps}
+        settings = {
+            "hidden": training.hidden,
+            "seeds": training.seeds,
+            "seed": training.seed,
+            "length": length,
+            "measured_steps": measured_steps,
+        }
 
         def measure(length: int = length) -> Reach:
             start = time.process_time()
