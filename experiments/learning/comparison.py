@@ -1,5 +1,6 @@
 """One network on one task: its learning rate, how it learns, how far its gradients reach."""
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -289,4 +290,4 @@ def _horizon(curve: np.ndarray) -> float:
 
 
 def _name(task_name: str, network: str) -> str:
-    return f"{task_name}-{network}".replace(",", "").replace(" ", "-")
+    return re.sub(r"[(),]", "", f"{task_name}-{network}").replace(" ", "-")

@@ -19,6 +19,7 @@ from launching import plain
 from learning.comparison import RATES, Outcome
 from learning.rank_statistics import RESAMPLES, Estimate, kendall
 from learning.verdicts import (
+    FEWEST,
     MEASURES,
     Ranked,
     Verdict,
@@ -229,5 +230,7 @@ def show(console: Console, ranks: Ranked, verdicts: Sequence[Verdict]) -> None:
     for row in verdict_rows(verdicts):
         table.add_row(*row)
     console.print(table)
+    if len(ranks.networks) < FEWEST:
+        console.print(f"Fewer than {FEWEST} networks are too few to correlate anything.")
     for name, spearman, *_ in measure_rows(ranks)[:-1]:
         console.print(f"{name}: mean rank correlation with learning {spearman}", highlight=False)
