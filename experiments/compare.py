@@ -214,7 +214,7 @@ def main() -> None:
                 "--report needs a problem that all networks were trained on; got none in "
                 f"{config.out}. Leave --report out to train the rest."
             )
-        settings = {**dataclasses.asdict(config), "out": str(config.out)}
+        settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_OF_A_STUDY}
         verdicts = judge(table)
         write(
             settings, outcomes, table, verdicts, config.out / "table.md", config.out / "rows.json"
@@ -227,6 +227,8 @@ def main() -> None:
     console.print(f"Written to {config.out}: reach.png, table.md, rows.json, runs/")
 
 
+# What says how a run is started, not what is measured.
+NOT_OF_A_STUDY = ("out", "report", "publish")
 PUBLISHED = {
     "table.md": HERE / "RESULTS_REACH.md",
     "rows.json": HERE / "RESULTS_REACH.json",
