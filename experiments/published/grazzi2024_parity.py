@@ -28,8 +28,8 @@ RANGES = {"[0, 1]": False, "[−1, 1]": True}
 
 CONDITION = (
     "Two layers, a learning rate of 0.03 and training on T = 40 were picked among six settings by "
-    "the accuracy at T = 256; the seeds of this run are new. Of the six, one layer stayed near .52, "
-    "the others came to between .88 and 1."
+    "the accuracy at T = 256; the seeds of this run are new. Of the six, one layer stayed near "
+    ".52, the others came to between .88 and 1."
 )
 
 

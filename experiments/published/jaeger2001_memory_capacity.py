@@ -19,11 +19,11 @@ from published.record import Finding, Outcome, Progress, Result
 from rnn_jax.plotting.axes import finish
 
 CONDITION = (
-    "Judged is that a linear reservoir comes near N and that large inputs cost memory. Capacities of "
-    "39.4 and 9.3 for tanh with inputs times 0.1 and 1, from another computation, did not come out: "
-    "uniform input weights gave 48.0 and 12.3, other draws 31 to 48 and 5 to 12. They depend on how "
-    "input weights are drawn, which is not known, and are no criteria here; the Gaussian ones of "
-    "this run give {}."
+    "Judged is that a linear reservoir comes near N and that large inputs cost memory. Capacities "
+    "of 39.4 and 9.3 for tanh with inputs times 0.1 and 1, from another computation, did not come "
+    "out: uniform input weights gave 48.0 and 12.3, other draws 31 to 48 and 5 to 12. They depend "
+    "on how input weights are drawn, which is not known, and are no criteria here; the Gaussian "
+    "ones of this run give {}."
 )
 
 
