@@ -30,8 +30,10 @@ PUBLISHED = {"adding": 74_000, "temporal order": 31_390}
 CONDITION = (
     "Four cells with gates of their own in place of two blocks of two (for adding the paper says "
     "that blocks of one work as well); gates do not see gates; tanh for both squashing functions. "
-    "Temporal order has T = 100 throughout. A tanh network stands for those of experiment 2a, and "
-    "is judged by its last answer alone."
+    "The output unit of adding is linear: with a sigmoid one the mean error stayed near .015, "
+    "since sums near −2 and 2 came out too small, for blocks of two and gates that see gates as "
+    "well. Temporal order has T = 100 throughout. A tanh network stands for those of experiment "
+    "2a, and is judged by its last answer alone."
 )
 TRIED = (
     "With the whole gradient in place of the truncated one of the paper 2 of 10 networks never "
@@ -56,7 +58,7 @@ class Protocol:
 
 
 class Judged:
-    """The errors of sigmoid outputs, and when the paper calls them right.
+    """Errors, and when the paper calls a sequence right and a task solved.
 
     Attributes:
       allowed: the error up to which an output is right.
@@ -71,7 +73,11 @@ class Judged:
         targets = batch.targets
         if jnp.issubdtype(targets.dtype, jnp.integer):
             targets = jax.nn.one_hot(targets, outputs.shape[-1])
-        return jax.nn.sigmoid(outputs) - targets
+        return self.answers(outputs) - targets
+
+    def answers(self, outputs: jax.Array) -> jax.Array:
+        """What output units make of their input."""
+        return jax.nn.sigmoid(outputs)
 
     def loss(self, outputs: jax.Array, batch: rj.tasks.Batch) -> jax.Array:
         """½ Σ e² over outputs, the mean over sequences."""
@@ -96,6 +102,10 @@ class Adding(Judged, rj.tasks.Adding):
 
     allowed: float = 0.04
     mean_allowed: float = 0.01
+
+    def answers(self, outputs: jax.Array) -> jax.Array:
+        """The output unit is linear."""
+        return outputs
 
 
 @dataclass(frozen=True)
