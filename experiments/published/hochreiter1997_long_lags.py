@@ -1,9 +1,8 @@
-"""Hochreiter and Schmidhuber (1997): an LSTM bridges lags that other networks do not.
+"""Hochreiter and Schmidhuber (1997): an LSTM learns over lags that a plain network does not bridge.
 
-Adding and temporal order (experiments 4 and 6a) at T = 100 to 110, one sequence at a time,
-stochastic gradient descent at 0.5, weights uniform in ±0.1, input gates that start shut. And a lag
-of 100 steps between the symbol that tells two sequences apart and the end (as in experiment 2a),
-where back-propagation through a plain network never succeeds.
+Adding and temporal order (experiments 4 and 6a) at T = 100, one sequence at a time, stochastic
+gradient descent at 0.5, weights uniform in ±0.1, input gates that start shut. A task is solved when
+2000 sequences are right, errors below 0.04 and 0.3, and the mean error is below 0.01 and 0.1.
 """
 
 from collections.abc import Callable
@@ -32,8 +31,9 @@ CONDITION = (
     "that blocks of one work as well); gates do not see gates; tanh for both squashing functions. "
     "The output unit of adding is linear: with a sigmoid one the mean error stayed near .015, "
     "since sums near −2 and 2 came out too small, for blocks of two and gates that see gates as "
-    "well. Temporal order has T = 100 throughout. A tanh network stands for those of experiment "
-    "2a, and is judged by its last answer alone."
+    "well. Temporal order has T = 100 throughout. That back-propagation through other networks "
+    "fails is published for an easier task of this lag (experiment 2a); here a tanh network of 8 "
+    "units fails at temporal order, in the same training."
 )
 TRIED = (
     "With the whole gradient in place of the truncated one of the paper 2 of 10 networks never "
@@ -43,16 +43,13 @@ TRIED = (
 
 @dataclass(frozen=True)
 class Protocol:
-    """Networks and their training; no training goes on beyond `most` times the published length."""
+    """Networks and their training, which ends at three times the published length."""
 
     length: int = 100
     cells: int = 4
     learning_rate: float = 0.5
-    sequences: tuple[int, int] = (74_000, 31_390)
-    most: int = 3
+    limits: tuple[int, int] = (3 * PUBLISHED["adding"], 3 * PUBLISHED["temporal order"])
     every: int = 2000
-    lag: int = 100
-    lag_sequences: int = 10_000
     tested: int = 2560
     seeds: int = 5
 
@@ -116,45 +113,15 @@ class TemporalOrder(Judged, rj.tasks.TemporalOrder):
     mean_allowed: float = 0.1
 
 
-@dataclass(frozen=True)
-class TwoSequences(Judged):
-    """Two sequences, x a_1 a_2 … and y a_1 a_2 …: which one it was, asked for at step `lag`."""
-
-    lag: int
-    allowed: float = 0.25
-    mean_allowed: float = 0.25
-    out_features: int = 2
-    readout: str = "last"
-
-    @property
-    def in_features(self) -> int:
-        """One for each symbol."""
-        return self.lag + 1
-
-    @property
-    def chance_loss(self) -> float:
-        """Of ½ everywhere."""
-        return 0.25
-
-    def sample(self, key: jax.Array, batch_size: int) -> rj.tasks.Batch:
-        """Draws a batch."""
-        which = jax.random.randint(key, (batch_size,), 0, 2)
-        rest = jnp.broadcast_to(jnp.arange(2, self.lag + 1), (batch_size, self.lag - 1))
-        tokens = jnp.concatenate([which[:, None], rest], axis=1)
-        inputs = jax.nn.one_hot(tokens, self.in_features)
-        return rj.tasks.Batch(inputs, which, jnp.ones(batch_size))
-
-
 def run(protocol: Protocol, progress: Progress) -> Outcome:
     """Sequences until each task is solved, what is wrong after it, and who bridges the lag."""
     adding = Adding(protocol.length, variant="hochreiter")
-    order, lag = TemporalOrder(protocol.length), TwoSequences(protocol.lag)
-    limits = [protocol.most * sequences for sequences in protocol.sequences]
+    order = TemporalOrder(protocol.length)
+    most_adding, most_order = protocol.limits
     arms: dict[str, tuple[Any, Callable[..., Any], int]] = {
-        "adding": (adding, lstm(adding, (-3.0, -6.0), protocol), limits[0]),
-        "temporal order": (order, lstm(order, (-2.0, -4.0), protocol), limits[1]),
-        "lag, LSTM": (lag, lstm(lag, (-1.0, -2.0), protocol), protocol.lag_sequences),
-        "lag, tanh": (lag, plain(lag, protocol), protocol.lag_sequences),
+        "adding": (adding, lstm(adding, (-3.0, -6.0), protocol), most_adding),
+        "temporal order": (order, lstm(order, (-2.0, -4.0), protocol), most_order),
+        "temporal order, tanh": (order, plain(order, protocol), most_order),
     }
     found: dict[str, Learnt] = {}
     for index, (name, (task, make, limit)) in enumerate(arms.items()):
@@ -181,10 +148,10 @@ def run(protocol: Protocol, progress: Progress) -> Outcome:
             Finding(f"{name}: sequences to solve, by those published", 1 / 3, ratio, "at least"),
             Finding(f"{name}: wrong of {protocol.tested}, worst seed", 3, wrong, "at most"),
         ]
-    for name, share, relation in (("LSTM", 1.0, "at least"), ("tanh", 0.0, "at most")):
-        solved = found[f"lag, {name}"].solved / protocol.seeds
-        quantity = f"lag of {protocol.lag}, {name}: share of seeds that bridge it"
-        findings.append(Finding(quantity, share, solved, relation))  # type: ignore[arg-type]
+    solved = found["temporal order, tanh"].solved / protocol.seeds
+    findings.append(
+        Finding("temporal order, tanh network: share of seeds that solve it", 0, solved, "at most")
+    )
     return Outcome(tuple(findings), condition=CONDITION, tried=TRIED, curves=curves_of(found))
 
 
@@ -233,11 +200,13 @@ def worst(models: Any, task: Any, protocol: Protocol) -> float:
 
 
 def curves_of(found: dict[str, Learnt]) -> dict[str, Any]:
-    """By task, the share that is right: sequences, and one curve a seed, 1 once it has stopped."""
+    """By task: sequences, and by seed the share that is right, 1 from where it is solved."""
     curves: dict[str, Any] = {}
     for name, learnt in found.items():
         assert learnt.accuracy is not None
-        curves[name] = [learnt.steps.tolist(), np.nan_to_num(learnt.accuracy, nan=1.0).tolist()]
+        last = np.isfinite(learnt.solved_at)[:, None].astype(float)
+        shares = np.where(np.isnan(learnt.accuracy), last, learnt.accuracy)
+        curves[name] = [learnt.steps.tolist(), shares.tolist()]
     return curves
 
 
@@ -261,11 +230,9 @@ RESULT = Result(
     name="hochreiter1997_long_lags",
     source="Hochreiter and Schmidhuber, 1997",
     says="An LSTM learns adding in 74,000 sequences and temporal order in 31,390, over lags that a "
-    "plain network never bridges.",
+    "plain network does not bridge.",
     protocol=Protocol(),
-    quick=Protocol(
-        length=11, cells=2, sequences=(2, 2), every=2, lag=4, lag_sequences=4, tested=8, seeds=2
-    ),
+    quick=Protocol(length=11, cells=2, limits=(2, 2), every=2, tested=8, seeds=2),
     run=run,
     draw=draw,
     minutes=5.0,

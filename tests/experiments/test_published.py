@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 from modes import ordinary_mode
 
@@ -78,7 +79,9 @@ def test_a_result_says_what_it_is_and_keeps_what_it_found(result, records, tmp_p
     assert kept.outcome.findings == record.outcome.findings or "nan" in str(record.outcome.findings)
     assert kept.outcome.verdict == record.outcome.verdict
     assert running.kept(result, result.protocol, tmp_path) is None
-    result.draw(kept.outcome).canvas.draw()
+    figure = result.draw(kept.outcome)
+    figure.canvas.draw()
+    plt.close(figure)
 
 
 def test_the_report_holds_every_result(records, tmp_path):
