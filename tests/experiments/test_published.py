@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import matplotlib.pyplot as plt
 import pytest
 from modes import ordinary_mode
@@ -28,7 +29,9 @@ def quiet(what, share):
 @pytest.fixture(scope="module")
 def records():
     """The tiny form of every result."""
-    with ordinary_mode():
+    with ordinary_mode(), pytest.MonkeyPatch.context() as patch:
+        # What one result compiles of small programs, the next one has too.
+        patch.setattr(jax, "clear_caches", lambda: None)
         return {r.name: running.run(r, r.quick, quiet) for r in RESULTS}
 
 
