@@ -89,5 +89,5 @@ RESULT = Result(
     quick=Protocol(gains=(2.0,), hidden=64, draws=1, steps=200, warmup=40),
     run=run,
     draw=draw,
-    minutes=1.0,
+    minutes=0.4,
 )

@@ -144,5 +144,5 @@ RESULT = Result(
     quick=Protocol(delay=4, hidden=4, directions=2, floss_steps=4, steps=4, seeds=2),
     run=run,
     draw=draw,
-    minutes=2.0,
+    minutes=0.7,
 )

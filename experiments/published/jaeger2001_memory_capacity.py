@@ -121,5 +121,5 @@ RESULT = Result(
     quick=Protocol(hidden=8, lags=20, steps=2000, scales=(0.01, 1.0)),
     run=run,
     draw=draw,
-    minutes=0.3,
+    minutes=0.2,
 )

@@ -101,5 +101,5 @@ RESULT = Result(
     quick=Protocol(hidden=16, steps=200, contracting=(0.3,), chaotic=3.0, most=101),
     run=run,
     draw=draw,
-    minutes=1.0,
+    minutes=0.3,
 )
