@@ -52,9 +52,9 @@ def cell_names() -> tuple[str, ...]:
     )
 
 
-def make_cell(name: str, inputs: int, hidden: int, task: str, steps: int) -> Make:
-    """A function that builds the cell for a task of T steps."""
-    options = OPTIONS[name](task, steps) if name in OPTIONS else {}
+def make_cell(name: str, inputs: int, hidden: int, task: str, steps: int, **given: Any) -> Make:
+    """A function that builds the cell for a task of T steps; options that are given win."""
+    options = {**(OPTIONS[name](task, steps) if name in OPTIONS else {}), **given}
 
     def make(rngs: nnx.Rngs) -> Any:
         return getattr(rj.cells, name)(inputs, hidden, rngs=rngs, **options)
@@ -62,11 +62,18 @@ def make_cell(name: str, inputs: int, hidden: int, task: str, steps: int) -> Mak
     return make
 
 
-def make_network(name: str, hidden: int, task_name: str, task: Any) -> Make:
-    """A function that builds one layer of the cell with a dense readout."""
+def make_network(name: str, hidden: int, task_name: str, task: Any, **given: Any) -> Make:
+    """A function that builds one layer of the cell with a dense readout.
+
+    Args:
+      name: of the class.
+      hidden: H.
+      task_name, task: what it is for.
+      given: options of the cell, before those of `OPTIONS`.
+    """
     in_a_block = name in IN_A_BLOCK
     inputs = hidden if in_a_block else task.in_features
-    cell = make_cell(name, inputs, hidden, task_name, task.steps)
+    cell = make_cell(name, inputs, hidden, task_name, task.steps, **given)
 
     def make(rngs: nnx.Rngs) -> Any:
         if in_a_block:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,30 @@ def _copy(steps: int) -> rj.tasks.CopyMemory:
 # By name, from the number of steps T.
 TASKS: dict[str, Callable[[int], Any]] = {"adding": rj.tasks.Adding, "copy": _copy}
 SHORTEST = 11
+
+
+def steps_or_more(
+    solved_at: Sequence[int | None], loss: Sequence[float | None], steps: int
+) -> float:
+    """Mean over the seeds of the steps to solve, and beyond the most where it was not solved.
+
+    There it is by a tenth of the most for each tenth of the loss that is left: nothing learnt
+    counts as twice the most.
+
+    Args:
+      solved_at: by seed; None where it was not solved.
+      loss: at the end, by seed, as a share of what is lost without memory; None if not finite.
+      steps: training steps at most.
+    """
+    left = [1.0 if share is None else min(round(share, 1), 1.0) for share in loss]
+    return float(
+        np.mean(
+            [
+                steps * (1 + share) if at is None else at
+                for at, share in zip(solved_at, left, strict=True)
+            ]
+        )
+    )
 
 
 @dataclass(frozen=True)
@@ -74,17 +98,8 @@ class Outcome:
 
     @property
     def score(self) -> float:
-        """Mean over the seeds of the steps to solve, and beyond the most where it was not solved.
-
-        There it is by a tenth of the most for each tenth of the loss that is left: nothing learnt
-        counts as twice the most.
-        """
-        left = [1.0 if loss is None else min(round(loss, 1), 1.0) for loss in self.loss]
-        scores = [
-            self.steps * (1 + share) if at is None else at
-            for at, share in zip(self.solved_at, left, strict=True)
-        ]
-        return float(np.mean(scores))
+        """Of `steps_or_more`."""
+        return steps_or_more(self.solved_at, self.loss, self.steps)
 
     @property
     def solved(self) -> int:

@@ -1,17 +1,35 @@
-"""One network on one task, from several seeds: when solved, and how far gradients reached."""
+"""One network on one task: its learning rate, how it learns, how far its gradients reach."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
-from scipy import stats
 
 import rnn_jax as rj
-from learning.cell_options import CellOptions
-from learning.choices import make_model
+from family.networks import parameter_count
+from family.training import steps_or_more
+from launching import plain
+from learning.contenders import NETWORKS
+
+# By name, from T.
+TASKS: dict[str, Callable[[int], Any]] = {
+    "adding": rj.tasks.Adding,
+    "temporal order": rj.tasks.TemporalOrder,
+    "selective copy": lambda steps: rj.tasks.SelectiveCopy(steps, symbols=3, alphabet=4),
+}
+SHORTEST = 10
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+# Seeds of networks that only the search of a learning rate sees, and how many for each rate.
+_SEARCHED, _TRIALS = 100_000, 2
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -23,158 +41,281 @@ class Training:
       batch_size: sequences of each step.
       steps: at most.
       seeds: networks trained at once.
-      learning_rate: of Adam; gradients are clipped at a global norm of 1.
-      evaluate_every: steps between evaluations.
+      seed: of the data.
     """
 
     hidden: int
     batch_size: int
     steps: int
     seeds: int
-    learning_rate: float
-    evaluate_every: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What came of training; lists have one entry for each seed.
+
+    Attributes:
+      solved_at: training steps until it was solved; None if it was not.
+      loss: on fresh data at the end, as a share of what is lost without memory; None if it is not
+        finite.
+    """
+
+    solved_at: list[int | None]
+    loss: list[float | None]
+
+
+@dataclass(frozen=True)
+class Search:
+    """Which learning rate is taken.
+
+    Attributes:
+      rate: with the smallest score.
+      scores: of each of `RATES`, see `family.training.steps_or_more`.
+      seconds: of the processor.
+    """
+
+    rate: float
+    scores: list[float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Of untrained networks along sequences of the task; lists have one entry for each seed.
+
+    Attributes:
+      reach: ln norm at lag T/2, less that at lag 0, nats; None is −∞ or not a number.
+      horizon: largest lag with 1 % of the gradient at lag 0, at most T − 1.
+      exponent: λ₁, nats a step; None is −∞ or not a number.
+      seconds: of the processor.
+    """
+
+    reach: list[float | None]
+    horizon: list[float]
+    exponent: list[float | None]
+    seconds: float
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one network on one task; arrays have one entry for each seed.
+    """One network on one task and length.
 
     Attributes:
-      network, task: names.
-      size: the task's length or delay, in steps.
-      steps: T of its sequences.
-      solved_at: training steps; inf if it was not solved.
-      chance: the loss of a predictor that remembers nothing.
-      loss: on fresh data at the end.
-      horizon: largest lag with 1 % of the gradient at lag 0, (2, seeds): at first and at last.
-      reach: ln norm at lag T/2, less that at lag 0, nats, (2, seeds).
-      exponent: λ₁, nats a step, (2, seeds).
+      network, cell, kind, task: names.
+      length: T.
+      steps: training steps at most.
+      rate: of Adam.
+      parameters: how many numbers are trained.
+      solved_at, loss: as of `Learnt`.
+      reach, horizon, exponent: as of `Reach`.
+      seconds: of the processor, for the training of this outcome.
     """
 
     network: str
+    cell: str
+    kind: str
     task: str
-    size: int
+    length: int
     steps: int
-    solved_at: np.ndarray
-    chance: float
-    loss: np.ndarray
-    horizon: np.ndarray
-    reach: np.ndarray
-    exponent: np.ndarray
+    rate: float
+    parameters: int
+    solved_at: list[int | None]
+    loss: list[float | None]
+    reach: list[float | None]
+    horizon: list[float]
+    exponent: list[float | None]
+    seconds: float
 
     @property
-    def solved(self) -> np.ndarray:
-        """Which seeds solved it."""
-        return np.isfinite(self.solved_at)
+    def score(self) -> float:
+        """Of `family.training.steps_or_more`: the smaller the better."""
+        return steps_or_more(self.solved_at, self.loss, self.steps)
+
+    @property
+    def solved(self) -> int:
+        """How many seeds have solved it."""
+        return sum(at is not None for at in self.solved_at)
 
 
-def compare(
-    name: str,
-    cell: CellOptions,
+def search(network: str, task_name: str, length: int, training: Training, folder: Path) -> Search:
+    """The learning rate for a network and a task, by two seeds for each rate at one length."""
+    settings = {**asdict(training), "length": length, "rates": list(RATES)}
+
+    def measure() -> Search:
+        start = time.process_time()
+        seeds = range(_SEARCHED, _SEARCHED + _TRIALS * len(RATES))
+        rates = np.repeat(RATES, _TRIALS)
+        learnt, _ = _train(network, task_name, length, training, seeds, rates, training.seed + 1)
+        scores = [
+            steps_or_more(
+                learnt.solved_at[first : first + _TRIALS],
+                learnt.loss[first : first + _TRIALS],
+                training.steps,
+            )
+            for first in range(0, rates.size, _TRIALS)
+        ]
+        rate = RATES[int(np.argmin(scores))]
+        return Search(rate, scores, time.process_time() - start)
+
+    return kept(folder / f"{_name(task_name, network)}-rate.json", settings, Search, measure)
+
+
+def reach(
+    network: str,
     task_name: str,
-    size: int,
-    task: Any,
+    lengths: Sequence[int],
+    measured_steps: int,
     training: Training,
-    seed: int,
     folder: Path,
-) -> Outcome:
-    """Trains all seeds in one program, resumable in `folder`, and reads what was measured."""
-    steps = training.steps
-    result = rj.fit(
-        rj.ensemble(make_model(cell, task, training.hidden, 1), training.seeds),
+) -> dict[int, Reach]:
+    """How far gradients of the untrained networks reach, by length T.
+
+    All are measured along sequences of the task with `measured_steps` steps, and read at the lags
+    of each T, so that one program serves all lengths.
+    """
+    found = {}
+    for length in lengths:
+        settings = {
+            "hidden": training.hidden,
+            "seeds": training.seeds,
+            "seed": training.seed,
+            "length": length,
+            "measured_steps": measured_steps,
+        }
+
+        def measure(length: int = length) -> Reach:
+            start = time.process_time()
+            networks = _networks(network, task_name, length, training, range(training.seeds))
+            inputs = TASKS[task_name](measured_steps).sample(
+                jax.random.key(training.seed + 2), training.seeds
+            )
+            curves, exponents = _measure(networks, inputs.inputs)
+            curves = [_beyond_nearest(np.asarray(curve)[:length]) for curve in curves]
+            return Reach(
+                reach=[float(curve[length // 2]) for curve in curves],
+                horizon=[_horizon(curve) for curve in curves],
+                exponent=[float(exponent) for exponent in exponents],
+                seconds=time.process_time() - start,
+            )
+
+        file = folder / f"{_name(task_name, network)}-{length}-reach.json"
+        found[length] = kept(file, settings, Reach, measure)
+    return found
+
+
+def train(
+    network: str, task_name: str, length: int, training: Training, rate: float, folder: Path
+) -> tuple[Learnt, int, float]:
+    """What all seeds learn in one program; how many parameters; seconds of the processor."""
+    settings = {**asdict(training), "length": length, "rate": rate}
+
+    def measure() -> dict[str, Any]:
+        start = time.process_time()
+        rates = np.full(training.seeds, rate)
+        seeds = range(training.seeds)
+        learnt, count = _train(network, task_name, length, training, seeds, rates, training.seed)
+        seconds = time.process_time() - start
+        return {"learnt": asdict(learnt), "parameters": count, "seconds": seconds}
+
+    file = folder / f"{_name(task_name, network)}-{length}.json"
+    found = kept(file, settings, dict, measure)
+    return Learnt(**found["learnt"]), found["parameters"], found["seconds"]
+
+
+def kept(file: Path, settings: Any, kind: Callable[..., R], measure: Callable[[], R]) -> R:
+    """What `measure` gives, or what it gave before if the settings were the same.
+
+    Raises:
+      ValueError: there is a file, and it is no such record.
+    """
+    settings = plain({**settings, "rnn_jax": rj.__version__})
+    if file.exists():
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            if record["settings"] == settings:
+                return kind(**record["result"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{file} must hold what was measured before; it cannot be read ({error!r}). Remove "
+                "the file, and it is measured again."
+            ) from None
+    result = plain(measure())
+    part = file.with_suffix(".part")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # Whole or not at all, so that a killed run leaves nothing half.
+    part.write_text(json.dumps({"settings": settings, "result": result}) + "\n", encoding="utf-8")
+    part.replace(file)
+    return kind(**result)
+
+
+def _networks(
+    network: str, task_name: str, length: int, training: Training, seeds: Sequence[int]
+) -> Any:
+    make = NETWORKS[network].network(training.hidden, task_name, TASKS[task_name](length))
+    return rj.ensemble(make, seeds)
+
+
+def _train(
+    network: str,
+    task_name: str,
+    length: int,
+    training: Training,
+    seeds: Sequence[int],
+    rates: np.ndarray,
+    seed: int,
+) -> tuple[Learnt, int]:
+    """Rates are arguments of the program, so that a search and a training share it."""
+    task = TASKS[task_name](length)
+    networks = _networks(network, task_name, length, training, seeds)
+    history = rj.fit(
+        networks,
         task,
-        optax.chain(optax.clip_by_global_norm(1.0), optax.adam(training.learning_rate)),
-        steps=steps,
+        lambda rate: optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
+        steps=training.steps,
         batch_size=training.batch_size,
         seed=seed,
-        directory=folder,
-        # Before the first step and after the last one.
-        probes=(rj.GradientFlowProbe(every=steps), rj.LyapunovProbe(every=steps, k=1)),
-        evaluate_every=training.evaluate_every,
+        members=len(seeds),
+        hyperparameters=rates,
+        evaluate_every=min(50, training.steps),
+        evaluation_size=128,
+    ).history
+    learnt = Learnt(
+        solved_at=[None if np.isnan(at) else int(at) for at in history.solved_at],
+        loss=[float(loss) for loss in history.metrics["loss"][:, -1] / task.chance_loss],
     )
-    history = result.history
-    flow, spectrum = history.probes["gradient_flow"], history.probes["lyapunov"]
-    by_lag = flow["by_lag"]
-    return Outcome(
-        network=name,
-        task=task_name,
-        size=size,
-        steps=task.steps,
-        solved_at=np.where(np.isnan(history.solved_at), np.inf, history.solved_at),
-        chance=task.chance_loss,
-        loss=history.metrics["loss"][:, -1],
-        horizon=flow["horizon"].T,
-        reach=_reach(by_lag[..., 0], by_lag[..., task.steps // 2]).T,
-        exponent=spectrum["exponents"][..., 0].T,
-    )
+    learnt = Learnt(**plain(learnt))
+    return learnt, parameter_count(rj.member(networks, 0))
 
 
-def _reach(near: np.ndarray, far: np.ndarray) -> np.ndarray:
-    """The difference of logs; −inf where nothing arrives, as in a network that is dead."""
-    alive = np.isfinite(near)
-    return np.where(np.isneginf(far), -np.inf, far - np.where(alive, near, 0.0))
+@jax.jit
+@jax.vmap
+def _measure(network: Any, xs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(ln‖∂y_t/∂x_s‖ by lag, λ₁) of the recurrent cell along what it is fed."""
+    if isinstance(network, rj.SequenceModel):
+        (cell,) = network.cells
+    else:
+        (cell,) = network.recurrence.cells
+        xs = jax.nn.gelu(network.before(xs))
+    lin = rj.linearize(cell, xs)
+    # All exponents: where units do not mix, a single direction would stay that of the first unit.
+    spectrum = rj.lyapunov_exponents(lin, warmup=xs.shape[0] // 10)
+    return rj.by_lag(rj.jacobian_log_norms(lin)), jnp.max(spectrum.exponents)
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """How well gradients before training tell who will learn.
-
-    Attributes:
-      rank_correlation: Spearman's, of reach before training and steps to solve (not solved counts
-        as last); negative if those that reach further are faster, NaN if all are equal.
-      p_value: of no correlation; NaN where there is none.
-      why_no_correlation: in words, if it is NaN; else empty.
-      separation: the chance that of two runs, one solved and one not, the one that was solved had
-        the further reach (½ is guessing); NaN if all or none were solved, or a reach is NaN.
-      runs: how many.
-      solved: how many of them.
-    """
-
-    rank_correlation: float
-    p_value: float
-    why_no_correlation: str
-    separation: float
-    runs: int
-    solved: int
+def _beyond_nearest(curve: np.ndarray) -> np.ndarray:
+    """By lag, less what is at the nearest lag that is not exactly 0; −∞ where nothing arrives."""
+    alive = np.isfinite(curve)
+    if not alive.any():
+        return np.full_like(curve, -np.inf)
+    return np.where(alive, curve - curve[np.argmax(alive)], -np.inf)
 
 
-def predict(outcomes: list[Outcome], measure: Callable[[Outcome], np.ndarray]) -> Prediction:
-    """Over all runs of the outcomes, seed by seed."""
-    before = np.concatenate([measure(outcome) for outcome in outcomes])
-    solved_at = np.concatenate([outcome.solved_at for outcome in outcomes])
-    solved = np.isfinite(solved_at)
-    worst = 1.0 + 2.0 * np.max(solved_at[solved], initial=1.0)
-    order = np.where(solved, solved_at, worst)
-    why_not = _why_no_correlation(before, solved_at)
-    correlation, p_value = (np.nan, np.nan) if why_not else stats.spearmanr(before, order)
-    return Prediction(
-        rank_correlation=float(correlation),
-        p_value=float(p_value),
-        why_no_correlation=why_not,
-        separation=_separation(before[solved], before[~solved]),
-        runs=before.size,
-        solved=int(solved.sum()),
-    )
+def _horizon(curve: np.ndarray) -> float:
+    """The largest lag with at least 1 % of the nearest, as of `rj.GradientFlow.horizon`."""
+    enough = np.flatnonzero(curve >= np.log(0.01))
+    return float(enough[-1]) if enough.size else 0.0
 
 
-def _why_no_correlation(before: np.ndarray, solved_at: np.ndarray) -> str:
-    """Empty if there is something to correlate."""
-    if np.isnan(before).any():
-        return "not finite in some runs"
-    if before.size < 3:
-        return "fewer than three runs"
-    if np.unique(before).size == 1:
-        return "the same in all runs"
-    if np.unique(solved_at).size == 1:
-        at = solved_at[0]
-        return f"all were solved at step {at:.0f}" if np.isfinite(at) else "none was solved"
-    return ""
-
-
-def _separation(solved: np.ndarray, others: np.ndarray) -> float:
-    """The area under the ROC curve: P(solved > other) + ½ P(equal)."""
-    if not solved.size or not others.size or np.isnan([*solved, *others]).any():
-        return float("nan")
-    larger = (solved[:, None] > others[None, :]).mean()
-    equal = (solved[:, None] == others[None, :]).mean()
-    return float(larger + 0.5 * equal)
+def _name(task_name: str, network: str) -> str:
+    return f"{task_name}-{network}".replace(",", "").replace(" ", "-")
