@@ -38,14 +38,18 @@ only GRU and tanh were tried before, at T = 50, from seeds that the study does n
 the number of steps. It was 600 at first, and was lowered to 400 for its cost alone when seven
 networks had been trained on the adding problem; these were trained anew.
 
-Each combination has a file of its own under runs/, so the same line goes on where this was stopped:
+Each combination has files of its own under runs/, so the same line goes on where this was stopped.
+Every network is trained at the shortest length first, then at the next. RESULTS_REACH.md beside
+this script is the table.md of a run.
 
     python experiments/compare.py            # an hour and a half of one CPU core
     python experiments/compare.py --quick    # three networks on one short task, under a minute
 """
 
+import contextlib
 import dataclasses
 import itertools
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,8 +60,14 @@ from rich.progress import Progress
 
 from launching import SEED, SIZE, Range, check_ranges, display, fill_in, prepare, refusing
 from learning.choices import choose
-from learning.comparison import SHORTEST, TASKS, Outcome, Reach, Training, reach, search, train
+from learning.comparison import SHORTEST, TASKS, Outcome, Training, reach, search, train
 from learning.contenders import NETWORKS
+from learning.keeping import Kept, NotMeasuredError
+from learning.reach_picture import draw
+from learning.reach_tables import show, write
+from learning.verdicts import judge, ranked
+
+HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,10 @@ class Config:
     """Folder of tables, picture, numbers and all runs; made if it does not exist."""
     quick: bool = False
     """One task, fewer networks and steps; options given by hand still win."""
+    report: bool = False
+    """Train nothing: tables and picture of the problems that all networks have been trained on."""
+    publish: bool = False
+    """Also write RESULTS_REACH.md and .json beside this script, and the guide's picture."""
     networks: tuple[str, ...] = ()
     """Which networks (every cell and six other starts; quick: three)."""
     tasks: tuple[str, ...] = ()
@@ -134,55 +148,90 @@ def run(config: Config, progress: Progress) -> list[Outcome]:
         seeds=config.seeds or 0,
         seed=config.seed,
     )
-    folder, lengths = config.out / "runs", config.lengths
-    crossed = list(itertools.product(config.tasks, config.networks))
-    bar = progress.add_task("", total=len(lengths) * len(crossed))
-    rates: dict[tuple[str, str], float] = {}
-    reaches: dict[tuple[str, str], dict[int, Reach]] = {}
+    kept, lengths = Kept(config.out / "runs", reads_only=config.report), config.lengths
+    crossed = list(itertools.product(lengths, config.tasks, config.networks))
+    bar = progress.add_task("", total=len(crossed))
     outcomes = []
-    for length in lengths:
-        for task, network in crossed:
-            progress.update(bar, description=f"{task} {length}: {network}")
-            if length == lengths[0]:
-                found = search(network, task, length, training, folder)
-                rates[task, network] = found.rate
-            rate = rates[task, network]
-            learnt, parameters, seconds = train(network, task, length, training, rate, folder)
-            if length == lengths[0]:
-                reaches[task, network] = reach(
-                    network, task, lengths, max(lengths), training, folder
-                )
-            before, contender = reaches[task, network][length], NETWORKS[network]
-            outcomes.append(
-                Outcome(
-                    network=network,
-                    cell=contender.cell,
-                    kind=contender.kind,
-                    task=task,
-                    length=length,
-                    steps=training.steps,
-                    rate=rate,
-                    parameters=parameters,
-                    solved_at=learnt.solved_at,
-                    loss=learnt.loss,
-                    reach=before.reach,
-                    horizon=before.horizon,
-                    exponent=before.exponent,
-                    seconds=seconds,
-                )
-            )
-            progress.advance(bar)
-            # Each combination is a program of its own; kept, they fill the process's memory map.
-            jax.clear_caches()
+    for length, task, network in crossed:
+        progress.update(bar, description=f"{task} {length}: {network}")
+        with contextlib.suppress(NotMeasuredError):
+            outcomes.append(measure(network, task, length, lengths, training, kept))
+        progress.advance(bar)
+        # Each combination is a program of its own; kept, they fill the process's memory map.
+        jax.clear_caches()
+    if not outcomes:
+        raise ValueError(
+            f"--report needs combinations that were trained; got none in {kept.folder}. Leave "
+            "--report out to train them."
+        )
     return outcomes
+
+
+def measure(
+    network: str,
+    task: str,
+    length: int,
+    lengths: tuple[int, ...],
+    training: Training,
+    kept: Kept,
+) -> Outcome:
+    """One combination: the learning rate, what is learnt with it, and reach before training."""
+    found = search(network, task, lengths[0], training, kept)
+    learnt, parameters, seconds = train(network, task, length, training, found.rate, kept)
+    before = reach(network, task, lengths, max(lengths), training, kept)[length]
+    seconds += before.seconds + (found.seconds if length == lengths[0] else 0.0)
+    return Outcome(
+        network=network,
+        cell=NETWORKS[network].cell,
+        kind=NETWORKS[network].kind,
+        task=task,
+        length=length,
+        steps=training.steps,
+        rate=found.rate,
+        parameters=parameters,
+        solved_at=learnt.solved_at,
+        loss=learnt.loss,
+        reach=before.reach,
+        horizon=before.horizon,
+        exponent=before.exponent,
+        seconds=seconds,
+    )
 
 
 def main() -> None:
     console = Console()
     config = prepare(Config, resolve, console)
-    with refusing(console), display(console) as progress:
-        run(config, progress)
+    with refusing(console):
+        try:
+            with display(console) as progress:
+                outcomes = run(config, progress)
+        except KeyboardInterrupt:
+            console.print("Stopped; the same line goes on from here.")
+            sys.exit(130)
+        table = ranked(outcomes)
+        if not table.problems:
+            raise ValueError(
+                "--report needs a problem that all networks were trained on; got none in "
+                f"{config.out}. Leave --report out to train the rest."
+            )
+        settings = {**dataclasses.asdict(config), "out": str(config.out)}
+        verdicts = judge(table)
+        write(
+            settings, outcomes, table, verdicts, config.out / "table.md", config.out / "rows.json"
+        )
+        draw(outcomes, table, config.out / "reach.png")
+        if config.publish:
+            for name, where in PUBLISHED.items():
+                where.write_bytes((config.out / name).read_bytes())
+    show(console, table, verdicts)
+    console.print(f"Written to {config.out}: reach.png, table.md, rows.json, runs/")
 
+
+PUBLISHED = {
+    "table.md": HERE / "RESULTS_REACH.md",
+    "rows.json": HERE / "RESULTS_REACH.json",
+    "reach.png": HERE.parent / "docs" / "images" / "reach_and_learning.png",
+}
 
 if __name__ == "__main__":
     main()

@@ -1,11 +1,10 @@
 """One network on one task: its learning rate, how it learns, how far its gradients reach."""
 
-import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from family.networks import parameter_count
 from family.training import steps_or_more
 from launching import plain
 from learning.contenders import NETWORKS
+from learning.keeping import Kept
 
 # By name, from T.
 TASKS: dict[str, Callable[[int], Any]] = {
@@ -28,8 +28,6 @@ SHORTEST = 10
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 # Seeds of networks that only the search of a learning rate sees, and how many for each rate.
 _SEARCHED, _TRIALS = 100_000, 2
-
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ class Outcome:
         return sum(at is not None for at in self.solved_at)
 
 
-def search(network: str, task_name: str, length: int, training: Training, folder: Path) -> Search:
+def search(network: str, task_name: str, length: int, training: Training, kept: Kept) -> Search:
     """The learning rate for a network and a task, by two seeds for each rate at one length."""
     settings = {**asdict(training), "length": length, "rates": list(RATES)}
 
@@ -158,7 +156,7 @@ def search(network: str, task_name: str, length: int, training: Training, folder
         rate = RATES[int(np.argmin(scores))]
         return Search(rate, scores, time.process_time() - start)
 
-    return kept(folder / f"{_name(task_name, network)}-rate.json", settings, Search, measure)
+    return kept.result(f"{_name(task_name, network)}-rate", settings, Search, measure)
 
 
 def reach(
@@ -167,7 +165,7 @@ def reach(
     lengths: Sequence[int],
     measured_steps: int,
     training: Training,
-    folder: Path,
+    kept: Kept,
 ) -> dict[int, Reach]:
     """How far gradients of the untrained networks reach, by length T.
 
@@ -199,13 +197,13 @@ def reach(
                 seconds=time.process_time() - start,
             )
 
-        file = folder / f"{_name(task_name, network)}-{length}-reach.json"
-        found[length] = kept(file, settings, Reach, measure)
+        name = f"{_name(task_name, network)}-{length}-reach"
+        found[length] = kept.result(name, settings, Reach, measure)
     return found
 
 
 def train(
-    network: str, task_name: str, length: int, training: Training, rate: float, folder: Path
+    network: str, task_name: str, length: int, training: Training, rate: float, kept: Kept
 ) -> tuple[Learnt, int, float]:
     """What all seeds learn in one program; how many parameters; seconds of the processor."""
     settings = {**asdict(training), "length": length, "rate": rate}
@@ -218,35 +216,9 @@ def train(
         seconds = time.process_time() - start
         return {"learnt": asdict(learnt), "parameters": count, "seconds": seconds}
 
-    file = folder / f"{_name(task_name, network)}-{length}.json"
-    found = kept(file, settings, dict, measure)
+    name = f"{_name(task_name, network)}-{length}"
+    found: dict[str, Any] = kept.result(name, settings, dict, measure)
     return Learnt(**found["learnt"]), found["parameters"], found["seconds"]
-
-
-def kept(file: Path, settings: Any, kind: Callable[..., R], measure: Callable[[], R]) -> R:
-    """What `measure` gives, or what it gave before if the settings were the same.
-
-    Raises:
-      ValueError: there is a file, and it is no such record.
-    """
-    settings = plain({**settings, "rnn_jax": rj.__version__})
-    if file.exists():
-        try:
-            record = json.loads(file.read_text(encoding="utf-8"))
-            if record["settings"] == settings:
-                return kind(**record["result"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{file} must hold what was measured before; it cannot be read ({error!r}). Remove "
-                "the file, and it is measured again."
-            ) from None
-    result = plain(measure())
-    part = file.with_suffix(".part")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # Whole or not at all, so that a killed run leaves nothing half.
-    part.write_text(json.dumps({"settings": settings, "result": result}) + "\n", encoding="utf-8")
-    part.replace(file)
-    return kind(**result)
 
 
 def _networks(
@@ -318,4 +290,4 @@ def _horizon(curve: np.ndarray) -> float:
 
 
 def _name(task_name: str, network: str) -> str:
-    return f"{task_name}-{network}".replace(",", "").replace(" ", "-")
+    return re.sub(r"[(),]", "", f"{task_name}-{network}").replace(" ", "-")

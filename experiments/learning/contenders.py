@@ -52,15 +52,15 @@ def _contenders() -> dict[str, Contender]:
         cell.removesuffix("Cell"): Contender(cell, kind_of_cell(cell)) for cell in cell_names()
     }
     starts: dict[str, tuple[str, dict[str, Any]]] = {
-        "SimpleRNN, Glorot": ("SimpleRNNCell", {"recurrent_kernel_init": "glorot_uniform"}),
-        "SimpleRNN, ReLU": ("SimpleRNNCell", {"activation": "relu"}),
-        "SimpleRNN, ReLU, identity": (
+        "SimpleRNN (Glorot)": ("SimpleRNNCell", {"recurrent_kernel_init": "glorot_uniform"}),
+        "SimpleRNN (ReLU)": ("SimpleRNNCell", {"activation": "relu"}),
+        "SimpleRNN (ReLU, identity)": (
             "SimpleRNNCell",
             {"activation": "relu", "recurrent_kernel_init": "identity"},
         ),
-        "LSTM, forget bias 0": ("LSTMCell", {"forget_bias": 0.0}),
-        "LSTM, forget bias 5": ("LSTMCell", {"forget_bias": 5.0}),
-        "GRU, Glorot": ("GRUCell", {"recurrent_kernel_init": "glorot_uniform"}),
+        "LSTM (forget bias 0)": ("LSTMCell", {"forget_bias": 0.0}),
+        "LSTM (forget bias 5)": ("LSTMCell", {"forget_bias": 5.0}),
+        "GRU (Glorot)": ("GRUCell", {"recurrent_kernel_init": "glorot_uniform"}),
     }
     for name, (cell, options) in starts.items():
         found[name] = Contender(cell, kind_of_cell(cell), options)

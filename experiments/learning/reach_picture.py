@@ -1,6 +1,9 @@
 """Does gradient reach predict learning? in one picture."""
 
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,132 +11,165 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from learning.comparison import Outcome
+from learning.contenders import KINDS
+from learning.rank_statistics import Estimate
+from learning.verdicts import MEASURES, Ranked, by_problem, correlation
 from rnn_jax.plotting import COLORS
-from rnn_jax.plotting.axes import cycle_color, finish
+from rnn_jax.plotting.axes import finish
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 # Nats: what reaches even less is drawn at the left edge.
-FAR = -36.0
+FAR = -100.0
+# Beyond are only the few whose gradients grow.
+NEAR = 3.0
+_COLORS = dict(zip(KINDS, ("blue", "vermilion", "green", "orange"), strict=True))
+_MARKERS = dict(zip(KINDS, "osD^", strict=True))
+_TASK_STYLES = (("blue", "o"), ("vermilion", "s"), ("green", "D"))
+NAMED = ("GRU", "LSTM", "SimpleRNN", "UnitaryRNN", "LRU", "MinimalRNN")
 
 
-def draw(outcomes: list[Outcome], steps: int, path: Path) -> None:
-    """Reach before training against steps to solve; and what training does to the horizon."""
-    networks = list(dict.fromkeys(outcome.network for outcome in outcomes))
-    problems = list(dict.fromkeys((outcome.task, outcome.size) for outcome in outcomes))
-    palette = [*map(cycle_color, range(7)), COLORS["grey"], "#8B5A2B"]
-    colors = {name: palette[i % len(palette)] for i, name in enumerate(networks)}
-    markers = {problem: MARKERS[i % len(MARKERS)] for i, problem in enumerate(problems)}
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(12.0, 6.0), layout="constrained", width_ratios=(1.25, 1)
-    )
-    _scatter(left, outcomes, steps, colors, markers)
-    _horizons(right, outcomes, networks, markers)
-    shapes = {f"{task} {size}": markers[task, size] for task, size in problems}
-    figure.legend(
-        handles=[
-            Line2D([], [], marker=marker, color=COLORS["grey"], linestyle="", label=label)
-            for label, marker in shapes.items()
-        ],
-        loc="outside lower center",
-        ncols=min(len(problems), 6),
-        frameon=False,
-        fontsize="small",
-    )
-    figure.legend(
-        handles=[
-            Line2D([], [], marker="o", color=color, linestyle="", label=name)
-            for name, color in colors.items()
-        ],
-        loc="outside upper center",
-        ncols=len(colors),
-        frameon=False,
-        fontsize="small",
-        columnspacing=1.2,
-        handletextpad=0.2,
-    )
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+def draw(outcomes: Sequence[Outcome], table: Ranked, path: Path) -> None:
+    """Steps to solve against reach at the shortest and longest T; the rank correlations.
 
-
-def _scatter(
-    ax: Axes,
-    outcomes: list[Outcome],
-    steps: int,
-    colors: dict[str, str],
-    markers: dict[tuple[str, int], str],
-) -> None:
-    band, generator = steps * 1.45, np.random.default_rng(0)
-    for outcome in outcomes:
-        x = np.maximum(outcome.reach[0], FAR)
-        # Those that were not solved would lie on one line; a little noise tells them apart.
-        noise = np.exp(0.11 * generator.uniform(-1, 1, x.size))
-        y = np.where(outcome.solved, outcome.solved_at, band * noise)
-        color = colors[outcome.network]
-        for solved, face in ((True, color), (False, "none")):
-            which = outcome.solved == solved
-            ax.scatter(
-                x[which],
-                y[which],
-                s=34,
-                marker=markers[outcome.task, outcome.size],
-                facecolors=face,
-                edgecolors=color,
-                linewidths=1.1,
-                alpha=0.85,
-            )
-    ax.axhspan(steps * 1.15, steps * 1.8, color="0.95", zorder=0)
-    ax.text(
-        0.99, steps * 1.72, "not solved", transform=ax.get_yaxis_transform(), va="top", ha="right",
-        fontsize="small", color="0.4",
-    )  # fmt: skip
-    ax.axvline(np.log(0.01), color="0.6", linewidth=1.0, linestyle="--", zorder=0)
-    ax.annotate(
-        "1 %", (np.log(0.01), ax.get_ylim()[0]), xytext=(3, 4), textcoords="offset points",
-        fontsize="small", color="0.4",
-    )  # fmt: skip
-    ax.set_yscale("log")
-    ax.set_ylim(top=steps * 1.8)
-    ax.set_xlabel("reach before training: ln ‖∂y_t/∂x_s‖ at lag T/2, less that at lag 0  (nats)")
-    ax.set_ylabel("training steps until solved")
-    finish(ax, "Before training")
-
-
-def _horizons(
-    ax: Axes,
-    outcomes: list[Outcome],
-    networks: list[str],
-    markers: dict[tuple[str, int], str],
-) -> None:
-    """From the horizon at first to that at last, as shares of T, a line for each problem."""
-    problems = list(markers)
-    for outcome in outcomes:
-        row = networks.index(outcome.network)
-        offset = (problems.index((outcome.task, outcome.size)) + 1) / (len(problems) + 1) - 0.5
-        y = row + 0.8 * offset
-        first, last = (np.median(h) / (outcome.steps - 1) for h in outcome.horizon)
-        share = float(outcome.solved.mean())
-        color = COLORS["blue"] if share > 0.5 else COLORS["vermilion"]
-        ax.annotate(
-            "",
-            xy=(last, y),
-            xytext=(first, y),
-            arrowprops={"arrowstyle": "->", "color": color, "linewidth": 1.3, "shrinkA": 0},
+    Args:
+      outcomes: all.
+      table: the same, ranked.
+      path: of the PNG file.
+    """
+    tasks = list(dict.fromkeys(task for task, _ in table.problems))
+    lengths = sorted({length for _, length in table.problems})
+    shown = list(dict.fromkeys((lengths[0], lengths[-1])))
+    style: Any = {"font.size": 10.5, "axes.titlesize": 11.5}
+    with plt.rc_context(style):
+        figure, axes = plt.subplots(
+            len(shown),
+            len(tasks) + 1,
+            figsize=(3.3 * len(tasks) + 4.6, 3.7 * len(shown) + 1.0),
+            layout="constrained",
+            squeeze=False,
+            width_ratios=[1.0] * len(tasks) + [1.1],
         )
-        ax.plot([first], [y], marker=markers[outcome.task, outcome.size], color=color, markersize=4)
-    ax.set_yticks(range(len(networks)), networks)
-    ax.set_ylim(len(networks) - 0.5, -0.5)
-    ax.set_xlim(-0.03, 1.05)
-    ax.set_xlabel("horizon / (T − 1): before training → at the end")
-    finish(ax, "By training")
-    ax.grid(axis="x", color="0.9", linewidth=0.8)
+        for (row, length), (column, task) in itertools.product(enumerate(shown), enumerate(tasks)):
+            ax = axes[row, column]
+            if (task, length) in table.problems:
+                _scatter(ax, [o for o in outcomes if (o.task, o.length) == (task, length)])
+                finish(ax, f"{task}, T = {length}")
+            else:
+                ax.set_axis_off()
+            if column:
+                ax.set_ylabel("")
+            if row < len(shown) - 1:
+                ax.set_xlabel("")
+        _by_length(axes[0, -1], table, tasks)
+        if len(shown) > 1:
+            _by_measure(axes[1, -1], table)
+        figure.legend(
+            handles=[
+                Line2D(
+                    [], [], marker=_MARKERS[kind], color=COLORS[_COLORS[kind]], linestyle="",
+                    markersize=7, label=kind,
+                )
+                for kind in KINDS
+                if kind in table.kinds
+            ],
+            loc="outside lower left",
+            ncols=len(KINDS),
+            frameon=False,
+            handletextpad=0.2,
+            columnspacing=1.4,
+        )  # fmt: skip
+        figure.savefig(path, dpi=150)
+        plt.close(figure)
+
+
+def _scatter(ax: Axes, outcomes: Sequence[Outcome]) -> None:
+    """One problem: each network a mark, hollow where fewer than half of the seeds solved it."""
+    most = outcomes[0].steps
+    ax.axhspan(most, 2.15 * most, color="0.94", zorder=0)
+    ax.text(
+        0.98, 1.02 * most, "not solved: by the loss that is left", va="bottom", ha="right",
+        fontsize=8.5, color="0.35", transform=ax.get_yaxis_transform(),
+    )  # fmt: skip
+    named: list[tuple[float, float]] = []
+    for outcome in outcomes:
+        median = np.median([-np.inf if reach is None else reach for reach in outcome.reach])
+        x = float(np.clip(median, FAR, NEAR))
+        color = COLORS[_COLORS[outcome.kind]]
+        solved = 2 * outcome.solved >= len(outcome.solved_at)
+        ax.plot(
+            [x], [outcome.score], _MARKERS[outcome.kind], color=color, markersize=6.5,
+            markerfacecolor=color if solved else "none", alpha=0.85, clip_on=False,
+        )  # fmt: skip
+        if outcome.network not in NAMED or outcome.score > 1.95 * most:
+            continue
+        # In units of the panel's width and height, so that names do not fall on each other.
+        place = (_along(x), outcome.score / (2.15 * most))
+        free = all(abs(place[0] - u) > 0.28 or abs(place[1] - v) > 0.06 for u, v in named)
+        if free:
+            named.append(place)
+            left = place[0] > 0.75
+            ax.annotate(
+                outcome.network, (x, outcome.score), xytext=(-6 if left else 6, 0),
+                textcoords="offset points", fontsize=8.5, ha="right" if left else "left",
+                va="center", color="0.15",
+            )  # fmt: skip
+    ax.set_xscale("symlog", linthresh=1.0)
+    ax.set_xlim(FAR * 1.25, NEAR * 1.3)
+    ax.set_xticks([-100, -10, -1, 0, 1], ["−100", "−10", "−1", "0", "1"])
+    ax.minorticks_off()
+    ax.set_ylim(0, 2.15 * most)
+    steps = [0.0, 0.25 * most, 0.5 * most, 0.75 * most, float(most)]
+    ax.set_yticks([*steps, 2.0 * most], [*(f"{step:.0f}" for step in steps), "nothing\nlearnt"])
+    ax.set_xlabel("reach before training (nats, at lag T/2)")
+    ax.set_ylabel("training steps to solve, mean of seeds")
+
+
+def _along(x: float) -> float:
+    """Where a reach stands on the axis, from 0 to 1."""
+    place, low, high = (
+        np.sign(v) * (1 + np.log10(max(abs(v), 1.0))) if abs(v) > 1 else v for v in (x, FAR, NEAR)
+    )
+    return float((place - low) / (high - low))
+
+
+def _interval(ax: Axes, x: float, estimate: Estimate, color: str, marker: str) -> None:
+    if np.isfinite(estimate.value):
+        ax.plot([x, x], [estimate.low, estimate.high], color=color, linewidth=1.8)
+        ax.plot([x], [estimate.value], marker, color=color, markersize=7)
+
+
+def _by_length(ax: Axes, table: Ranked, tasks: Sequence[str]) -> None:
+    """ρ of reach in each problem, by T."""
+    lengths = sorted({length for _, length in table.problems})
+    ax.axhline(0, color=COLORS["black"], linewidth=1.0)
+    for (task, length), estimate in zip(table.problems, by_problem(table, "reach"), strict=True):
+        color, marker = _TASK_STYLES[tasks.index(task) % len(_TASK_STYLES)]
+        offset = 0.18 * (tasks.index(task) - (len(tasks) - 1) / 2)
+        _interval(ax, lengths.index(length) + offset, estimate, COLORS[color], marker)
+    ax.set_xticks(range(len(lengths)), [str(length) for length in lengths])
+    ax.set_xlim(-0.6, len(lengths) - 0.4)
+    ax.set_ylim(-1, 1)
+    ax.set_xlabel("length T (steps)")
+    ax.set_ylabel("Spearman's ρ of reach and learning")
+    finish(ax, "By problem, 95 % intervals")
     ax.legend(
         handles=[
-            Line2D([], [], color=COLORS["blue"], label="most seeds solved it"),
-            Line2D([], [], color=COLORS["vermilion"], label="most did not"),
+            Line2D([], [], color=COLORS[color], marker=marker, label=task)
+            for task, (color, marker) in zip(tasks, _TASK_STYLES, strict=False)
         ],
-        loc="lower right",
-        bbox_to_anchor=(1.0, 1.0),
-        ncols=2,
+        loc="lower left",
         frameon=False,
-        fontsize="small",
+        fontsize=9,
     )
+
+
+def _by_measure(ax: Axes, table: Ranked) -> None:
+    """Mean ρ of each measure before training."""
+    ax.axhline(0, color=COLORS["black"], linewidth=1.0)
+    for x, measure in enumerate(MEASURES):
+        color = COLORS["blue" if measure == "reach" else "grey"]
+        _interval(ax, x, correlation(table, measure), color, "o")
+    ax.set_xticks(range(len(MEASURES)), list(MEASURES))
+    ax.set_xlim(-0.6, len(MEASURES) - 0.4)
+    ax.set_ylim(-1, 1)
+    ax.set_ylabel("mean ρ with learning")
+    finish(ax, "Other measures before training")

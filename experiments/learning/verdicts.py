@@ -1,4 +1,4 @@
-"""Whether reach predicts learning: each hypothesis of `compare.py` with its estimate and verdict."""
+"""Whether reach predicts learning: the hypotheses of `compare.py`, estimated and judged."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ import numpy as np
 
 from learning.comparison import Outcome
 from learning.contenders import KINDS
-from learning.rank_statistics import Estimate, cluster_bootstrap, kendall, spearman, superiority
+from learning.rank_statistics import Estimate, cluster_bootstrap, spearman, superiority
 
 # What is known of a network before training; more is said to be better.
 MEASURES: dict[str, Callable[[Outcome], float]] = {

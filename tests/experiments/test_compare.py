@@ -1,141 +1,261 @@
-"""`experiments/compare.py`: what it measures, what it says of it, and what it leaves behind."""
+"""`experiments/compare.py`: what it measures, how it judges, and what it leaves behind."""
 
 import dataclasses
 import io
 import json
 
+import jax
 import numpy as np
 import pytest
 from modes import ordinary_mode
 from rich.console import Console
+from rich.progress import Progress
 
 import compare
 import rnn_jax as rj
-from learning.comparison import Outcome, predict
+from family.networks import cell_names, make_network
+from learning import comparison
+from learning.comparison import RATES, TASKS, Outcome
+from learning.contenders import KINDS, NETWORKS
+from learning.keeping import Kept, NotMeasuredError
+from learning.rank_statistics import Estimate
 from learning.reach_picture import draw
+from learning.reach_tables import both, measure_rows, network_rows, problem_rows, show, write
+from learning.verdicts import FEWEST, correlation, judge, ranked, superior, verdict_of
 
-TINY = {"networks": ("tanh", "GRU"), "lengths": (4,), "steps": 4, "seeds": 2, "hidden": 3}
+TINY = {"networks": ("GRU", "LRU"), "lengths": (10, 12), "steps": 4, "hidden": 8, "batch_size": 2}
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def config(tmp_path_factory):
     out = tmp_path_factory.mktemp("compare")
-    config = compare.Config(out=out, quick=True, batch_size=4, **TINY)
-    config = compare.resolve(config)
+    return compare.resolve(compare.Config(out=out, quick=True, **TINY))
+
+
+def run(config):
     with ordinary_mode():
-        return config, compare.run(config, Console(file=io.StringIO()))
+        return compare.run(config, Progress(disable=True))
 
 
-def outcome(reach, solved_at, network="a", size=10):
-    both = np.stack([reach, np.zeros_like(reach)]).astype(float)
-    horizon = np.array([[size // 2] * len(reach), [size - 1] * len(reach)])
+@pytest.fixture(scope="module")
+def finished(config):
+    return run(config)
+
+
+def test_every_network_is_trained_at_the_first_length_before_the_next(finished):
+    assert [(o.network, o.length) for o in finished] == [
+        ("GRU", 10),
+        ("LRU", 10),
+        ("GRU", 12),
+        ("LRU", 12),
+    ]
+    for outcome in finished:
+        assert outcome.rate in RATES
+        assert outcome.steps == 4
+        assert len(outcome.solved_at) == len(outcome.loss) == len(outcome.reach) == 8
+    # One search for each network and task, at the first length.
+    assert finished[0].rate == finished[2].rate
+    assert finished[0].parameters == finished[2].parameters > 100
+
+
+def test_reach_is_that_of_the_untrained_cell_along_the_task(finished):
+    with ordinary_mode():
+        task = rj.tasks.Adding(12)
+        xs = task.sample(jax.random.key(2), 8).inputs
+        network = rj.member(rj.ensemble(make_network("GRUCell", 8, "adding", task), 8), 3)
+        curve = np.asarray(rj.gradient_flow(network.cells[0], xs[3]).by_lag())
+        exponents = rj.lyapunov_exponents(network.cells[0], xs[3], warmup=1).exponents
+    assert finished[2].reach[3] == pytest.approx(curve[6] - curve[0], rel=1e-4)
+    # The shorter length is read from the same sequences.
+    assert finished[0].reach[3] == pytest.approx(curve[5] - curve[0], rel=1e-4)
+    assert finished[2].exponent[3] == pytest.approx(float(exponents[0]), rel=1e-3)
+
+
+def test_a_linear_cell_is_measured_behind_its_dense_layer(finished):
+    """Its gradients depend on no input, so that they are the same along zeros."""
+    with ordinary_mode():
+        task = rj.tasks.Adding(12)
+        network = rj.member(rj.ensemble(make_network("LRUCell", 8, "adding", task), 8), 3)
+        (cell,) = network.recurrence.cells
+        curve = np.asarray(rj.gradient_flow(cell, np.zeros((12, 8), np.float32)).by_lag())
+    lru = finished[3]
+    assert lru.reach[3] == pytest.approx(curve[6] - curve[0], rel=1e-4)
+    # The paper's ring: |λ| from 0.9 to 0.999.
+    assert all(np.log(0.9) < value < np.log(0.9991) for value in lru.exponent)
+    assert lru.kind == KINDS[3]
+
+
+def test_a_stopped_run_goes_on_and_a_finished_one_is_not_trained_again(
+    config, finished, monkeypatch
+):
+    lost = config.out / "runs" / "adding-GRU-12.json"
+    lost.unlink()
+    with pytest.raises(NotMeasuredError):
+        Kept(config.out / "runs", reads_only=True).result("adding-GRU-12", {}, dict, dict)
+    reported = run(dataclasses.replace(config, report=True))
+    assert reported == [finished[0], finished[1], finished[3]]
+    again = run(config)
+    assert [o.loss for o in again] == [o.loss for o in finished]
+    monkeypatch.setattr(comparison.rj, "fit", None)
+    assert run(config) == again
+    # Other settings are another run.
+    with pytest.raises(TypeError):
+        run(dataclasses.replace(config, steps=5))
+
+
+def test_what_was_kept_and_cannot_be_read_is_said_so(config, finished, tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "adding-GRU-rate.json").write_text("{")
+    with pytest.raises(ValueError, match=r"adding-GRU-rate\.json must hold .* Remove the file"):
+        run(dataclasses.replace(config, out=tmp_path))
+
+
+def test_nothing_to_report_is_refused(config, tmp_path):
+    with pytest.raises(ValueError, match="--report needs combinations that were trained"):
+        run(dataclasses.replace(config, out=tmp_path, report=True))
+
+
+def test_the_best_of_two_seeds_chooses_the_learning_rate(monkeypatch, tmp_path):
+    """At 0.01 both are solved, at 0.03 one, else none."""
+    solved_at = [None, None, None, None, 60, 40, 20, None]
+    monkeypatch.setattr(
+        comparison, "_train", lambda *_: (comparison.Learnt(solved_at, [0.9] * 8), 5)
+    )
+    training = comparison.Training(hidden=8, batch_size=2, steps=100, seeds=8, seed=0)
+    found = comparison.search("GRU", "adding", 10, training, Kept(tmp_path))
+    assert found.rate == 1e-2
+    assert found.scores == [190, 190, 50, 105]
+
+
+def test_every_cell_is_there_and_three_of_them_from_other_starts():
+    assert {one.cell for one in NETWORKS.values()} == set(cell_names())
+    assert len(NETWORKS) == len(cell_names()) + 6
+    assert {one.kind for one in NETWORKS.values()} == set(KINDS)
+    assert all(make(20).steps == 20 for make in TASKS.values())
+
+
+def outcome(network, task, length, reach, at, *, kind=KINDS[0], loss=0.5, parameters=10):
     return Outcome(
         network=network,
-        task="adding",
-        size=size,
-        steps=size,
-        solved_at=np.asarray(solved_at, float),
-        chance=1 / 6,
-        loss=np.full(len(reach), 0.1),
-        horizon=horizon,
-        reach=both,
-        exponent=both,
+        cell=network,
+        kind=kind,
+        task=task,
+        length=length,
+        steps=100,
+        rate=0.01,
+        parameters=parameters,
+        solved_at=[at] * 3,
+        loss=[loss] * 3,
+        reach=[reach, reach, None],
+        horizon=[5.0] * 3,
+        exponent=[-0.1] * 3,
+        seconds=60.0,
     )
 
 
-def test_reach_is_that_of_the_untrained_and_the_trained_network(finished):
-    config, outcomes = finished
-    assert [o.network for o in outcomes] == ["tanh", "GRU"]
-    found = outcomes[1]
-    task = rj.tasks.Adding(4)
-    assert found.steps == task.steps
-    assert found.horizon.shape == found.reach.shape == found.exponent.shape == (2, 2)
-    assert (found.reach[0] != found.reach[1]).all()
-    name = "adding-4-GRU"
-    rows = (config.out / "runs" / name / "probes.jsonl").read_text().splitlines()
-    flows = [json.loads(row) for row in rows if "gradient_flow" in row]
-    assert [row["step"] for row in flows] == [0, 4]
-    by_lag = np.array(flows[0]["values"]["by_lag"])
-    np.testing.assert_allclose(found.reach[0], by_lag[:, 2] - by_lag[:, 0], rtol=1e-6)
+def planted(sign, *, networks=16):
+    """Those that reach further are faster (or slower), and half of them solve the problem."""
+    found = []
+    for task in ("adding", "temporal order"):
+        for length in (50, 100):
+            for i in range(networks):
+                kind = KINDS[i % 2]
+                solved = i >= networks // 2
+                at, loss = (90 - i, 0.01) if solved else (None, 1.0 - i / networks)
+                found.append(
+                    outcome(
+                        f"n{i}", task, length, sign * (i - networks), at, kind=kind, loss=loss,
+                        parameters=10 + (7 * i) % networks,
+                    )
+                )  # fmt: skip
+    return found
 
 
-def test_a_run_that_is_there_is_not_trained_again(finished):
-    config, outcomes = finished
-    file = config.out / "runs" / "adding-4-tanh" / "metrics.jsonl"
-    before = file.read_bytes()
-    with ordinary_mode():
-        again = compare.run(config, Console(file=io.StringIO()))
-    assert file.read_bytes() == before
-    np.testing.assert_array_equal(again[0].reach, outcomes[0].reach)
+def test_a_planted_relation_is_supported_and_its_opposite_refuted():
+    by_name = {v.name: v for v in judge(ranked(planted(+1)))}
+    assert by_name["H1"].estimate.value > 0.97
+    for name in ("H1", "H3a", "H4", "H5a", "H5b"):
+        assert by_name[name].verdict == "supported", name
+    # The same at both lengths, so it does not grow.
+    assert by_name["H2"].verdict == "refuted"
+    assert by_name["H2"].estimate.value == 0
+    opposite = {v.name: v for v in judge(ranked(planted(-1)))}
+    for name in ("H1", "H3a", "H4", "H5a", "H5b"):
+        assert opposite[name].verdict == "refuted", name
+    assert opposite["H4"].estimate.value == 0
 
 
-def test_perfect_prediction_and_its_opposite():
-    further_is_faster = [outcome([-1, -2, -3, -4], [100, 200, np.inf, np.inf])]
-    good = predict(further_is_faster, lambda o: o.reach[0])
-    # The two that were not solved tie, so the ranks cannot agree altogether.
-    assert -1 < good.rank_correlation < -0.9
-    assert good.separation == 1
-    assert (good.runs, good.solved) == (4, 2)
-    bad = predict(further_is_faster, lambda o: -o.reach[0])
-    assert bad.rank_correlation == pytest.approx(-good.rank_correlation)
-    assert bad.separation == 0
-
-
-def test_without_any_contrast_nothing_is_claimed():
-    solved = predict([outcome([-1, -2], [100, 200])], lambda o: o.reach[0])
-    assert np.isnan(solved.separation)
-    equal = predict([outcome([-1, -1], [100, np.inf])], lambda o: np.array([2.0, 2.0]))
-    assert equal.separation == 0.5
-    assert np.isnan(equal.rank_correlation)
+def test_no_relation_is_not_supported():
+    random = np.random.default_rng(0)
+    found = planted(+1, networks=40)
+    shuffled = dict(zip((f"n{i}" for i in range(40)), random.normal(size=40), strict=True))
+    found = [dataclasses.replace(o, reach=[shuffled[o.network]] * 3) for o in found]
+    verdicts = {v.name: v for v in judge(ranked(found))}
+    assert verdicts["H1"].estimate.low < 0 < verdicts["H1"].estimate.high
+    assert verdicts["H1"].verdict == "undecided"
 
 
 @pytest.mark.parametrize(
-    ("reach", "solved_at", "said"),
-    [
-        ([-1, -2, -3], [np.inf] * 3, ["none was solved", "no pair of a solved", "0 of 3 solved"]),
-        ([-1, -2, -3], [50] * 3, ["all were solved at step 50", "no pair of a solved"]),
-        ([-1, -2, -3], [50, 60, 70], ["correlation with steps to solve", "no pair of a solved"]),
-        ([-1, -1, -1], [50, 60, np.inf], ["the same in all runs", "0.50 of pairs"]),
-        ([-1, -2], [50, np.inf], ["fewer than three runs", "1.00 of pairs"]),
-        ([-1, np.nan, -3], [50, 60, np.inf], ["not finite in some runs", "no pair"]),
-        ([-1, -np.inf, -3], [50, 60, np.inf], ["rank correlation", "of pairs"]),
-    ],
+    ("low", "high", "said"),
+    [(0.1, 0.2, "supported"), (-0.1, 0.2, "refuted"), (-0.1, 0.4, "undecided")],
 )
-def test_what_cannot_be_computed_is_said_in_words(reach, solved_at, said):
-    prediction = predict([outcome(np.asarray(reach, float), solved_at)], lambda o: o.reach[0])
-    text = compare.sentence("reach", prediction)
-    for words in said:
-        assert words in text
+def test_verdicts_follow_the_interval(low, high, said):
+    assert verdict_of(Estimate(0.1, low, high, 9), 0.0, 0.3) == said
+    assert verdict_of(Estimate(np.nan, np.nan, np.nan, 9), 0.0, 0.3) == "not measured"
+
+
+def test_problems_that_only_some_networks_were_trained_on_are_left_out():
+    found = planted(+1)[:-1]
+    assert ranked(found).problems == (
+        ("adding", 50),
+        ("adding", 100),
+        ("temporal order", 50),
+    )
+
+
+def test_too_few_networks_and_equal_measures_are_said_to_be_no_result():
+    few = ranked(planted(+1, networks=FEWEST - 1))
+    assert {v.verdict for v in judge(few)} == {"not measured"}
+    table = ranked(planted(+1))
+    assert both(correlation(table, "horizon")) == "–"
+    assert superior(table, "horizon").value == 0.5
+    assert "nan" not in str(measure_rows(few) + measure_rows(table) + problem_rows(few))
+
+
+def test_files_tables_and_picture(tmp_path):
+    found = planted(+1)
+    found[0] = dataclasses.replace(found[0], reach=[None] * 3, loss=[None] * 3, exponent=[None] * 3)
+    table = ranked(found)
+    verdicts = judge(table)
+    settings = {"tasks": ["a", "b", "c"], "lengths": [50, 100], "seeds": 3}
+    settings |= {"hidden": 8, "batch_size": 2, "steps": 100}
+    with ordinary_mode():
+        draw(found, table, tmp_path / "reach.png")
+    assert (tmp_path / "reach.png").stat().st_size > 10_000
+    write(settings, found, table, verdicts, tmp_path / "table.md", tmp_path / "rows.json")
+    text = (tmp_path / "table.md").read_text()
+    assert "| problems | 4 of 6 planned |" in text
+    assert f"| processor minutes | {len(found)} |" in text
+    assert "| H1 | reach predicts learning | +1.00 |" in text.replace("0.99", "1.00")
     assert "nan" not in text
-    row = compare.cells(outcome(np.asarray(reach, float), solved_at))
-    assert "nan" not in " ".join(row)
-
-
-def test_quick_is_two_programs():
-    """What a quick run takes is what compiling takes: one program for each combination."""
-    config = compare.resolve(compare.Config(quick=True))
-    assert len(config.networks) * len(config.tasks) * len(config.lengths) == 2
-    assert config.steps <= 300
-    assert max(config.lengths) <= 20
-
-
-def test_files_table_and_picture(finished, tmp_path):
-    config, _ = finished
-    outcomes = [
-        outcome([-1, -40], [100, np.inf]),
-        outcome([-2, -np.inf], [np.inf, np.inf], network="b", size=20),
-    ]
-    predictions = {"reach": predict(outcomes, lambda o: o.reach[0])}
-    compare.write(dataclasses.replace(config, out=tmp_path), outcomes, predictions)
-    draw(outcomes, 500, tmp_path / "compare.png")
-    assert (tmp_path / "compare.png").stat().st_size > 10_000
-    table = (tmp_path / "table.md").read_text()
-    assert "| adding 10 | a | 1 of 2 | 100 |" in table
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert results["outcomes"][0]["solved_at"] == [100, None]
+    numbers = json.loads((tmp_path / "rows.json").read_text())
+    assert len(numbers["rows"]) == len(found)
+    assert numbers["rows"][0]["reach"] == [None] * 3
+    assert numbers["verdicts"][0]["verdict"] == "supported"
+    rows = network_rows(found, table)
+    assert rows[0][0] == "n15"
+    assert rows[0][-1] == "3: 75"
+    assert next(row for row in rows if row[0] == "n7")[-1] == "0: 56%"
     console = Console(file=io.StringIO(), width=80, record=True)
-    compare.show(console, outcomes, predictions)
-    assert "rank correlation" in console.export_text()
+    show(console, table, verdicts)
+    assert "supported" in console.export_text()
+
+
+def test_one_problem_alone_has_a_picture(tmp_path):
+    found = planted(+1)[:16]
+    with ordinary_mode():
+        draw(found, ranked(found), tmp_path / "reach.png")
+    assert (tmp_path / "reach.png").stat().st_size > 5_000
 
 
 @pytest.mark.parametrize(
@@ -143,9 +263,10 @@ def test_files_table_and_picture(finished, tmp_path):
     [
         ({"networks": ("nothing",)}, "unknown network 'nothing'"),
         ({"tasks": ("nothing",)}, "unknown task 'nothing'"),
-        ({"lengths": (0,)}, "--lengths must be at least 1; got 0"),
+        ({"lengths": (9,)}, "--lengths must be at least 10; got 9"),
         ({"steps": 0}, "--steps must be at least 1"),
         ({"seeds": 0}, "--seeds must be at least 1"),
+        ({"hidden": 12}, "--hidden must be a multiple of 8"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_is_trained(change, said):
