@@ -9,8 +9,8 @@ TORCH  ?= torch==2.13.0+cpu
 # Apart from the default one, because JAX looks for the devices of all plugins that it finds
 # installed.
 AOT    ?= $(VENV)-aot
-# For `make test-part` and `make test-aot`: the first test of each file and every so many after it.
-EVERY  ?= 32
+# For `make test-part` and `make test-aot`: the first test and every so many after it.
+EVERY  ?= 24
 AOT_EVERY ?= 1
 
 # Small LAPACK calls on several threads wait for one another on a machine that is shared.

@@ -5,6 +5,7 @@ import html
 import io
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 STYLE = """
@@ -56,9 +57,10 @@ def write_page(path: Path, title: str, body: str, style: str = "") -> None:
 
 
 def picture(figure: Figure, caption: str, alt: str) -> str:
-    """A figure with its caption, inside the page."""
+    """A figure with its caption, inside the page; it is closed, as pyplot keeps only so many."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
+    plt.close(figure)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     return (
         f'<figure><img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import types
-from collections import Counter, namedtuple
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -166,7 +166,7 @@ def checks(tmp_path):
     (tmp_path / ".ci").mkdir()
     (tmp_path / "bin").mkdir()
     shutil.copy(ROOT.parent / ".ci" / "run", tmp_path / ".ci")
-    for tool in ("bash", "cut", "dirname", "head", "sort", "tail"):
+    for tool in ("bash", "cat", "cut", "dirname", "head", "mktemp", "rm", "sort", "tail"):
         path = shutil.which(tool)
         if path is None:
             pytest.skip(f"the checks are a script that needs {tool}, which is not here")
@@ -185,7 +185,7 @@ def checks(tmp_path):
 
 
 MAKE = "echo made $*"
-STEPS = ("the environment", "lint, wheel", "test", "docs", "test-aot")
+STEPS = ("the environment", "lint, wheel", "test", "docs")
 
 
 def test_the_checks_run_where_the_only_python_has_a_name_of_its_own(checks):
@@ -203,9 +203,10 @@ def test_the_checks_run_where_the_only_python_has_a_name_of_its_own(checks):
         "made test-aot",
     ]
     assert "the oldest python here" in done.stdout.lower()
-    elapsed = done.stdout.split("== Elapsed\n")[1]
+    beside, elapsed = done.stdout.split("== Elapsed\n")
     for name in (*STEPS, "in all"):
         assert re.search(rf"^ *\d+ s  {name}$", elapsed, flags=re.M), name
+    assert re.search(r"^ *\d+ s  test-aot$", beside, flags=re.M)
 
 
 @pytest.mark.parametrize("broken", ["wheel", "docs", "aot"])
@@ -215,6 +216,13 @@ def test_the_checks_end_with_the_first_step_that_fails(broken, checks):
     after = {"wheel": "made test", "docs": "made test-aot", "aot": "made test-aot"}[broken]
     assert after not in done.stdout
     assert " in all" in done.stdout
+
+
+def test_the_checks_fail_with_what_ran_beside_the_guide(checks):
+    done = checks(make=f'{MAKE}; case "$*" in test-aot*) exit 3;; esac')
+    assert done.returncode != 0
+    assert "made docs" in done.stdout
+    assert "made test-aot" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -237,9 +245,6 @@ def test_the_checks_get_a_browser_where_there_is_none(tools, installs, says, che
     assert ("made docs in required" in done.stdout) == (not says)
 
 
-Item = namedtuple("Item", "path number")
-
-
 @pytest.fixture
 def conftest(pytestconfig):
     """That of the whole suite: folders have some of the same name."""
@@ -247,20 +252,13 @@ def conftest(pytestconfig):
 
 
 @pytest.mark.parametrize("every", [1, 2, 8, 1000])
-def test_a_part_of_the_suite_leaves_out_no_file(every, conftest):
-    items = [
-        Item(path, number)
-        for path, count in (("one", 9), ("two", 1), ("three", 30))
-        for number in range(count)
-    ]
-    whole, left_out = list(items), []
+def test_a_part_of_the_suite_is_its_first_test_and_every_so_many_after_it(every, conftest):
+    items, left_out = list(range(40)), []
     hook = types.SimpleNamespace(pytest_deselected=lambda items: left_out.extend(items))
     config = types.SimpleNamespace(getoption=lambda name: every, hook=hook)
     conftest.pytest_collection_modifyitems(config, items)
-    assert [item for item in items if item.number == 0] == [w for w in whole if w.number == 0]
-    assert {item.number % every for item in items} == {0}
-    assert len(items) == sum(-(-count // every) for count in (9, 1, 30))
-    assert len(items) + len(left_out) == len(whole)
+    assert items == [number for number in range(40) if number % every == 0]
+    assert sorted(items + left_out) == list(range(40))
 
 
 def test_a_part_must_be_a_part(conftest):

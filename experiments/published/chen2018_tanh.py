@@ -130,5 +130,5 @@ RESULT = Result(
     quick=Protocol(hidden=32, sweep=(0.9, 1.0), draws=2, steps=40),
     run=run,
     draw=draw,
-    minutes=0.2,
+    minutes=0.1,
 )

@@ -46,7 +46,8 @@ def run(protocol: Protocol, progress: Progress) -> Outcome:
         "measured": [finding.measured for finding in findings],
     }
     condition = (
-        f"N = {protocol.hidden}: a smaller network is off by more, and at g = 1.2 this one is."
+        f"N = {protocol.hidden}. The limit is that of N → ∞: N = 1024 missed 0.005 at g = 5 by "
+        "0.0001, and at g = 1.2, which is left out, this N is off by more than that too."
     )
     return Outcome(tuple(findings), condition=condition, curves=curves)
 
@@ -88,5 +89,5 @@ RESULT = Result(
     quick=Protocol(gains=(2.0,), hidden=64, draws=1, steps=200, warmup=40),
     run=run,
     draw=draw,
-    minutes=1.0,
+    minutes=0.4,
 )

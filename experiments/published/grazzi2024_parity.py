@@ -3,6 +3,9 @@
 A diagonal linear recurrence whose eigenvalues lie in [0, 1] cannot tell the parity of sequences
 longer than those it has seen; with [−1, 1] it can. Two layers of minGRU, as it is and with
 1 − 2z in place of 1 − z, trained on T = 40 and tested on T = 256.
+
+The abstract names no such protocol. Learning rate, depth and T were picked by the accuracy at
+T = 256, so seeds and test sequences here are others than those they were picked with.
 """
 
 import itertools
@@ -23,6 +26,12 @@ from rnn_jax.plotting.axes import finish
 
 RANGES = {"[0, 1]": False, "[−1, 1]": True}
 
+CONDITION = (
+    "Two layers, a learning rate of 0.03 and training on T = 40 were picked among six settings by "
+    "the accuracy at T = 256; the seeds of this run are new. Of the six, one layer stayed near "
+    ".52, the others came to between .88 and 1."
+)
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -36,6 +45,7 @@ class Protocol:
     learning_rate: float = 0.03
     steps: int = 3000
     seeds: int = 3
+    first_seed: int = 1000
 
 
 def run(protocol: Protocol, progress: Progress) -> Outcome:
@@ -47,11 +57,15 @@ def run(protocol: Protocol, progress: Progress) -> Outcome:
             progress(f"eigenvalues in {name}", (index + share) / len(RANGES))
 
         found = learn(
-            rj.ensemble(make_network(RANGES[name], protocol), protocol.seeds),
+            rj.ensemble(
+                make_network(RANGES[name], protocol),
+                range(protocol.first_seed, protocol.first_seed + protocol.seeds),
+            ),
             rj.tasks.Parity(protocol.length, readout="all"),
             optax.chain(optax.clip_by_global_norm(1.0), optax.adam(protocol.learning_rate)),
             steps=protocol.steps,
             batch_size=protocol.batch_size,
+            seed=protocol.first_seed,
             on_share=on_share,
             stop_when_solved=False,
         )
@@ -61,7 +75,7 @@ def run(protocol: Protocol, progress: Progress) -> Outcome:
         Finding("eigenvalues in [−1, 1]: right beyond T", 0.99, beyond["[−1, 1]"], "above"),
         Finding("eigenvalues in [0, 1]: right beyond T", 0.6, beyond["[0, 1]"], "at most"),
     )
-    return Outcome(findings, curves=curves | {"trained": protocol.length})
+    return Outcome(findings, condition=CONDITION, curves=curves | {"trained": protocol.length})
 
 
 def make_network(negative: bool, protocol: Protocol) -> Any:
@@ -87,7 +101,9 @@ def make_network(negative: bool, protocol: Protocol) -> Any:
 
 def by_step(models: Any, protocol: Protocol) -> np.ndarray:
     """The share of right answers at each step of longer sequences, over all seeds, (T,)."""
-    batch = rj.tasks.Parity(protocol.tested, readout="all").sample(jax.random.key(1), 256)
+    batch = rj.tasks.Parity(protocol.tested, readout="all").sample(
+        jax.random.key(protocol.first_seed + 1), 256
+    )
     right = [
         np.asarray(rj.member(models, seed)(batch.inputs)).argmax(-1) == batch.targets
         for seed in range(protocol.seeds)
@@ -119,5 +135,5 @@ RESULT = Result(
     quick=Protocol(5, 12, 4, 1, batch_size=2, steps=4, seeds=2),
     run=run,
     draw=draw,
-    minutes=2.0,
+    minutes=1.1,
 )

@@ -26,6 +26,11 @@ CELLS: dict[str, Callable[..., Any]] = {
 }
 SOLVED = 0.01
 
+CONDITION = (
+    "Six seeds. Of three, as it was run first, both LSTMs had a median of 1050 steps, and the "
+    "order of the forget biases did not come out. Steps are known to 50."
+)
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -72,7 +77,7 @@ def run(protocol: Protocol, progress: Progress) -> Outcome:
         for faster, slower in itertools.pairwise(names[:3])
     ]
     findings.append(Finding("tanh: least error of all seeds", SOLVED, best["tanh"], "above"))
-    return Outcome(tuple(findings), curves=curves)
+    return Outcome(tuple(findings), condition=CONDITION, curves=curves)
 
 
 def make_network(name: str, hidden: int) -> Callable[[nnx.Rngs], rj.SequenceModel]:
@@ -98,5 +103,5 @@ RESULT = Result(
     quick=Protocol(length=5, hidden=4, batch_size=4, steps=8, seeds=2),
     run=run,
     draw=draw,
-    minutes=4.0,
+    minutes=2.2,
 )

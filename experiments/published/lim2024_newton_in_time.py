@@ -17,6 +17,12 @@ from published.pictures import lines, new_axes
 from published.record import Finding, Outcome, Progress, Result
 from rnn_jax.plotting.axes import finish
 
+CONDITION = (
+    "Inputs have variance 1, which is a choice of this protocol. The last iteration, which only "
+    "finds that the states before it were within the tolerance, is not counted: with it g = 0.9 "
+    "takes 6, where at most 5 are asked for."
+)
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -56,7 +62,7 @@ def run(protocol: Protocol, progress: Progress) -> Outcome:
                 Finding(f"g = {gain:g}: converged", 0, float(solution.converged)),
                 Finding(f"g = {gain:g}: distance from the scan", 0.0, error, tolerance=1e-8),
             ]
-    return Outcome(tuple(findings), curves=curves)
+    return Outcome(tuple(findings), condition=CONDITION, curves=curves)
 
 
 def solve(gain: float, protocol: Protocol) -> tuple[rj.NewtonSolution, float]:
@@ -95,5 +101,5 @@ RESULT = Result(
     quick=Protocol(hidden=16, steps=200, contracting=(0.3,), chaotic=3.0, most=101),
     run=run,
     draw=draw,
-    minutes=1.0,
+    minutes=0.3,
 )

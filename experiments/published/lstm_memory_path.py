@@ -104,5 +104,5 @@ RESULT = Result(
     quick=Protocol(steps=10, hidden=64),
     run=run,
     draw=draw,
-    minutes=0.1,
+    minutes=0.4,
 )

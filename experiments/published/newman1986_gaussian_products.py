@@ -102,5 +102,5 @@ RESULT = Result(
     quick=Protocol(size=2, steps=400),
     run=run,
     draw=draw,
-    minutes=0.2,
+    minutes=0.1,
 )

@@ -20,6 +20,12 @@ from published.pictures import against, new_axes
 from published.record import Finding, Outcome, Progress, Result
 from rnn_jax.plotting.axes import finish
 
+CONDITION = (
+    "This way of averaging, with the variance of the inputs as they were drawn taken out, is the "
+    "third. The two before it missed: the first by up to 8 %, the second by 3.04 % at one ring, "
+    "where 3 % are allowed."
+)
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -47,7 +53,7 @@ def run(protocol: Protocol, progress: Progress) -> Outcome:
         findings.append(
             Finding(quantity, formula(low, high), measured, tolerance=0.03, relative=True)
         )
-    return Outcome(tuple(findings))
+    return Outcome(tuple(findings), condition=CONDITION)
 
 
 def formula(low: float, high: float) -> float:
@@ -100,5 +106,5 @@ RESULT = Result(
     quick=Protocol(rings=((0.0, 0.9),), hidden=512, steps=200, batch=8),
     run=run,
     draw=draw,
-    minutes=0.3,
+    minutes=1.6,
 )

@@ -102,5 +102,5 @@ RESULT = Result(
     quick=Protocol(hidden=8, steps=20, shares=(0.9,), seeds=1),
     run=run,
     draw=draw,
-    minutes=0.1,
+    minutes=1.4,
 )

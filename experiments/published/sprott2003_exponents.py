@@ -94,5 +94,5 @@ RESULT = Result(
     quick=Protocol(henon_steps=2000, lorenz_steps=4000),
     run=run,
     draw=differences,
-    minutes=0.5,
+    minutes=0.1,
 )

@@ -109,5 +109,5 @@ RESULT = Result(
     quick=Protocol(pairs=((0.5, 0.5),), steps=200, batch=8),
     run=run,
     draw=draw,
-    minutes=0.5,
+    minutes=0.1,
 )

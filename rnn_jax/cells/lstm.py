@@ -45,6 +45,10 @@ class LSTMCell(RNNCell):
         and forget gates see c, the output gate sees c' (Gers and Schmidhuber, 2000).
       coupled: one gate for both, i = 1 − f; the input block is absent.
       forget_gate: False is the cell of 1997, c' = c + i ∘ g; the forget block is absent.
+      truncated: True is the gradient of 1997: no derivative goes through what blocks and peepholes
+        see of the state. Gradients then go back in time along c alone, and every measure of them is
+        of that truncated gradient. Values are the same; set the attribute to False to measure what
+        the trained network does.
       gate_fn: σ of the gates, by name, as an `Activation`, or any callable.
       activation_fn: of the candidate and of the cell state on its way out, likewise. With any other
         than sigmoid and tanh, sequences are scanned as they are, without the fused form.
@@ -77,7 +81,7 @@ class LSTMCell(RNNCell):
       0.881
 
     References:
-      S. Hochreiter and J. Schmidhuber, "Long short-term memory", 1997.
+      S. Hochreiter and J. Schmidhuber, "Long short-term memory", 1997 (and the truncated gradient).
       F. Gers, J. Schmidhuber and F. Cummins, "Learning to forget", 2000.
       F. Gers and J. Schmidhuber, "Recurrent nets that time and count", 2000.
       H. Sak, A. Senior and F. Beaufays, "Long short-term memory recurrent neural network
@@ -96,6 +100,7 @@ class LSTMCell(RNNCell):
         peephole: bool = False,
         coupled: bool = False,
         forget_gate: bool = True,
+        truncated: bool = False,
         gate_fn: ActivationLike = "sigmoid",
         activation_fn: ActivationLike = "tanh",
         projection: int | None = None,
@@ -112,6 +117,7 @@ class LSTMCell(RNNCell):
             ("peephole", peephole),
             ("coupled", coupled),
             ("forget_gate", forget_gate),
+            ("truncated", truncated),
         ):
             check_flag(name, flag)
         if coupled and not forget_gate:
@@ -119,6 +125,7 @@ class LSTMCell(RNNCell):
                 "coupled=True sets the input gate to 1 − forget gate, so it needs a forget gate; "
                 "got forget_gate=False as well. Drop one of the two."
             )
+        self.truncated = truncated
         self.gate_fn = get_activation(gate_fn, "gate_fn")
         self.activation_fn = get_activation(activation_fn, "activation_fn")
         self.projection = None if projection is None else check_size("projection", projection)
@@ -172,10 +179,11 @@ class LSTMCell(RNNCell):
         """One kernel for all blocks; None with a peephole or a projection.
 
         The first are weights of another kind, and the second mixes units behind the gates. None,
-        too, with other activations than those whose slopes are known from their values.
+        too, with other activations than those whose slopes are known from their values, and with a
+        truncated gradient.
         """
         others = self.peephole is not None or self.projection_kernel is not None
-        if others or not self._is_classical:
+        if others or self.truncated or not self._is_classical:
             return None
         return FusedForm(_UnitMathematics(self.blocks), (self._whole_kernel(),))
 
@@ -215,7 +223,7 @@ class LSTMCell(RNNCell):
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
         c_prev, h_prev = carry
         c_prev, h_prev, z = self._kept(c_prev, h_prev, z)
-        product = self._product(h_prev, self.recurrent_kernel[...])
+        product = self._product(self._seen(h_prev), self.recurrent_kernel[...])
         parts = jnp.split(z + product, len(self.blocks), axis=-1)
         pre = dict(zip(self.blocks, parts, strict=True))
         gates = {}
@@ -249,7 +257,11 @@ class LSTMCell(RNNCell):
             return pre[gate]
         row = [name for name in self.blocks if name != "candidate"].index(gate)
         weights = self.peephole[...][row].astype(c.dtype)
-        return pre[gate] + jnp.broadcast_to(weights, c.shape) * c
+        return pre[gate] + jnp.broadcast_to(weights, c.shape) * self._seen(c)
+
+    def _seen(self, state: jax.Array) -> jax.Array:
+        """A part of the state as blocks see it."""
+        return jax.lax.stop_gradient(state) if self.truncated else state
 
 
 @dataclass(frozen=True)

@@ -206,6 +206,8 @@ def _check_lstm(cell: Any, to: str) -> None:
         variant, fix = "coupled=True", "coupled=False"
     elif "forget" not in cell.blocks:
         variant, fix = "forget_gate=False", "forget_gate=True"
+    elif cell.truncated:
+        variant, fix = "truncated=True", "truncated=False"
     else:
         return
     raise ValueError(

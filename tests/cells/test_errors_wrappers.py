@@ -175,6 +175,13 @@ WEIGHTS = "RecurrentDropout needs a cell whose weights all multiply"
         "LSTMCell with peepholes",
         "peephole=False",
     ),
+    truncated=(
+        lambda: rj.RecurrentDropout(rj.LSTMCell(IN, H, truncated=True, rngs=nnx.Rngs(0)), 0.1),
+        TypeError,
+        WEIGHTS,
+        "LSTMCell with a truncated gradient",
+        "truncated=False",
+    ),
     reset_before=(
         lambda: rj.RecurrentDropout(BEFORE, 0.1),
         TypeError,

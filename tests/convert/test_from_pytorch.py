@@ -390,6 +390,7 @@ CANNOT_GO = {
     "peephole": (lambda: cell(peephole=True), ValueError, "peephole=True", "peephole=False"),
     "coupled": (lambda: cell(coupled=True), ValueError, "coupled=True", "rnn_jax.save"),
     "1997": (lambda: cell(forget_gate=False), ValueError, "forget_gate=False"),
+    "truncated": (lambda: cell(truncated=True), ValueError, "truncated=True", "truncated=False"),
     "reset before": (
         lambda: cell(make=rj.GRUCell, reset_after=False),
         ValueError,

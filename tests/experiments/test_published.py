@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import matplotlib.pyplot as plt
 import pytest
 from modes import ordinary_mode
 
@@ -27,7 +29,9 @@ def quiet(what, share):
 @pytest.fixture(scope="module")
 def records():
     """The tiny form of every result."""
-    with ordinary_mode():
+    with ordinary_mode(), pytest.MonkeyPatch.context() as patch:
+        # What one result compiles of small programs, the next one has too.
+        patch.setattr(jax, "clear_caches", lambda: None)
         return {r.name: running.run(r, r.quick, quiet) for r in RESULTS}
 
 
@@ -78,7 +82,9 @@ def test_a_result_says_what_it_is_and_keeps_what_it_found(result, records, tmp_p
     assert kept.outcome.findings == record.outcome.findings or "nan" in str(record.outcome.findings)
     assert kept.outcome.verdict == record.outcome.verdict
     assert running.kept(result, result.protocol, tmp_path) is None
-    result.draw(kept.outcome).canvas.draw()
+    figure = result.draw(kept.outcome)
+    figure.canvas.draw()
+    plt.close(figure)
 
 
 def test_the_report_holds_every_result(records, tmp_path):

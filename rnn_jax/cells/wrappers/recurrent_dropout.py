@@ -180,11 +180,11 @@ def _masked_form(cell: Any) -> FusedForm:
         raise TypeError(
             "RecurrentDropout needs a cell whose weights all multiply the output or the input "
             f"as they are, so that a mask can stand between; got a {_form_of(cell)}, of which that "
-            "is not known or not so. Build an LSTMCell with peephole=False and no projection or a "
-            "GRUCell with reset_after=True, both of sigmoid and tanh, or a SimpleRNNCell with an "
-            "activation of this package, given by name; or name the parts of the carry that meet "
-            'nothing but weights, as in rate={"h": 0.3} for an LSTM with h in its carry_parts, or '
-            "(0.0, 0.3) in the structure of the carry."
+            "is not known or not so. Build an LSTMCell with peephole=False, truncated=False and no "
+            "projection or a GRUCell with reset_after=True, both of sigmoid and tanh, or a "
+            "SimpleRNNCell with an activation of this package, given by name; or name the parts of "
+            'the carry that meet nothing but weights, as in rate={"h": 0.3} for an LSTM with h in '
+            "its carry_parts, or (0.0, 0.3) in the structure of the carry."
         )
     return form
 
@@ -203,6 +203,8 @@ def _form_of(cell: Any) -> str:
         return f"{name} with peepholes"
     if getattr(cell, "projection", None) is not None:
         return f"{name} with a projection"
+    if getattr(cell, "truncated", False):
+        return f"{name} with a truncated gradient"
     if getattr(cell, "reset_after", True) is False:
         return f"{name} with reset_after=False"
     return name

@@ -86,14 +86,17 @@ def mean_field(cell: Any, *, input_variance: float = 0.0, gain: float | None = N
       b̄ and variance σ_b² of the biases and σ_x² = v ‖W_x‖_F²/H for inputs of variance v; the
       smallest such q, which without biases and inputs is that of rest, 0, at any gain.
     - `MinimalRNNCell`: with u = σ(b + √q z) and R = E tanh(x W_x)², q = σ_w² Q + σ_v² R,
-      (1 − E u²) Q = E(1 − u)² R, χ = E u² + σ_w² E[u²(1 − u)²] (Q + R). That gates
-      remember is left out, as in the paper: a λ₁ measured at 512 units is .01 to .03 larger.
+      (1 − E u²) Q = E(1 − u)² R, χ = E u² + σ_w² E[u²(1 − u)²] (Q + R). That gates remember is left
+      out, as in the paper: a λ₁ measured at 512 units is about .01 to .02 larger with biases of 0,
+      and up to .03 smaller with those of "chrono", so that theory may say that gradients grow where
+      they keep their size.
     - `GRUCell` and `LSTMCell`: at rest, without inputs, q = 0. States are handed on with
       u + (1 − u) r σ_w e^{iθ} in a GRU and f + i o σ_w e^{iθ} in an LSTM, so that
       λ₁ = ln(u + (1 − u) r σ_w), critical at σ_w = 1/r, whatever u, and
       λ₁ = ln(f + i o σ_w), critical at (1 − f)/(i o). The spectral radius of a step sets λ₁, not
       χ, because every step is the same; length = 1/|2 λ₁|. Above the critical gain the network
-      leaves rest, and what is said holds as long as it is near.
+      leaves rest, and what is said holds as long as it is near. With `truncated=True` the gradient
+      of an LSTM goes back along c alone, and λ₁ = ln f at any gain.
 
     Biases of gates count unit by unit, as "chrono(1, 100)" sets them.
 
@@ -140,12 +143,13 @@ def _known(cell: Any) -> tuple[Any, type]:
     own = owner_of(cell)
     maker = next((kind for kind in type(own).__mro__ if "fused_form" in vars(kind)), None)
     bound = type(cell) is Partial and (cell.args or cell.keywords)
+    measure = "Take a layer, such as .cells[0], or measure" if hasattr(own, "cells") else "Measure"
     if maker not in THEORIES or bound or not holds(own, "fused_form"):
         raise ValueError(
             "mean_field needs a cell whose theory it knows: SimpleRNNCell, MinimalRNNCell, GRUCell "
             f"or LSTMCell; got {kind_of(own)}"
-            f"{' with a step of its own' if maker in THEORIES else ''}. Measure instead: "
-            "rj.lyapunov_exponents(cell, xs, k=1)."
+            f"{' with a step of its own' if maker in THEORIES else ''}. "
+            f"{measure}: rj.lyapunov_exponents(cell, xs, k=1)."
         )
     return own, maker
 

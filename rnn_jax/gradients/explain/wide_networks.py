@@ -147,10 +147,13 @@ def _of_lstm(cell: LSTMCell, gain: float, variance: float) -> tuple[float, ...]:
     i, o = gates["input"], gates["output"]
     f = gates.get("forget", np.ones_like(i))
     out = slope * o
-    chi = np.mean((1 + out**2) * (f**2 + (gain * slope * i) ** 2)) / 2
-    with np.errstate(divide="ignore"):  # What forgets nothing is critical without weights.
-        critical = _inverse(math.sqrt(np.mean((slope * i * out / (1 - f)) ** 2)))
-    return 0.0, float(chi), critical, _log(_radius(f, gain * slope * i * out))
+    # What blocks see of the state hands no gradient on in the truncated one of 1997.
+    seen = np.zeros_like(i) if cell.truncated else slope * i
+    chi = np.mean((1 + out**2) * (f**2 + (gain * seen) ** 2)) / 2
+    # What forgets nothing is critical without weights.
+    kept = np.any(f == 1)
+    critical = 0.0 if kept else _inverse(math.sqrt(np.mean((seen * out / (1 - f)) ** 2)))
+    return 0.0, float(chi), critical, _log(_radius(f, gain * seen * out))
 
 
 THEORIES: dict[type, Callable[[Any, float, float], tuple[float, ...]]] = {

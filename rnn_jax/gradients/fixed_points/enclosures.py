@@ -202,6 +202,8 @@ def _gru(cell: Any, x: Array) -> Formula | None:
 
 
 def _lstm(cell: Any, x: Array) -> Formula | None:
+    if cell.truncated:
+        return None  # The cell's own derivative is another than that of its step.
     kernel, z, H = _array(cell.recurrent_kernel), _projected(cell, x), cell.hidden_features
     projection = None if cell.projection_kernel is None else _array(cell.projection_kernel)
     where = {name: slice(k * H, (k + 1) * H) for k, name in enumerate(cell.blocks)}
