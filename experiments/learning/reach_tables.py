@@ -32,11 +32,11 @@ from learning.verdicts import (
 VERDICT_COLUMNS = (
     "hypothesis",
     "statement",
+    "verdict",
     "estimate",
     "95 % interval",
     "supported above",
     "refuted below",
-    "verdict",
 )
 
 
@@ -65,13 +65,13 @@ def verdict_rows(verdicts: Sequence[Verdict]) -> list[tuple[str, ...]]:
         (
             v.name,
             v.says,
+            v.verdict,
             *(
                 text if v.null == 0 else text.replace("+", "")
                 for text in (number(v.estimate.value), interval(v.estimate))
             ),
             f"{v.null:g}",
             f"{v.weak:g}",
-            v.verdict,
         )
         for v in verdicts
     ]
@@ -243,10 +243,11 @@ def show(console: Console, ranks: Ranked, verdicts: Sequence[Verdict]) -> None:
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    for column in ("", "", "estimate", "95 % interval", "verdict"):
+    # Without what each is held against, which stands in the file.
+    for column in ("", "", *VERDICT_COLUMNS[2:5]):
         table.add_column(column)
-    for name, says, value, ends, *_, verdict in verdict_rows(verdicts):
-        table.add_row(name, says, value, ends, verdict)
+    for row in verdict_rows(verdicts):
+        table.add_row(*row[:5])
     console.print(table)
     if len(ranks.networks) < FEWEST:
         console.print(f"Fewer than {FEWEST} networks are too few to correlate anything.")
