@@ -65,7 +65,11 @@ def test_a_target_of_make_is_there(target):
 
 MEASURED = "\n".join(
     path.read_text(encoding="utf-8")
-    for folder, pattern in (("docs/measured", "*.md"), ("benchmarks", "RESULTS*.md"))
+    for folder, pattern in (
+        ("docs/measured", "*.md"),
+        ("benchmarks", "RESULTS*.md"),
+        ("experiments", "RESULTS*.md"),
+    )
     for path in (ROOT / folder).glob(pattern)
 )
 # Decimals, percentages and exponents of e; versions are no results.
@@ -78,3 +82,20 @@ def test_numbers_are_those_of_committed_results():
     assert len(numbers) > 20
     missing = [n for n in numbers if not re.search(rf"(?<![\d.]){re.escape(n)}(?!\d)", measured)]
     assert not missing
+
+
+def test_published_results_are_counted_as_they_came_out():
+    text = (ROOT / "experiments/RESULTS_PUBLISHED.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `\w+` \|.*\| ([a-z ]+) \| \d+ \|$", text, flags=re.M)
+    verdicts = ("reproduced", "reproduced with a condition", "not reproduced")
+    assert set(rows) <= set(verdicts)
+    words = " ".join(TEXT.split())
+    stated = re.search(
+        r"Of (\d+) results .*? (\d+) are reproduced, (\d+) with a condition that is stated, "
+        r"(\d+) are not, and (\d+) have not been run",
+        words,
+    )
+    total, *counts, waiting = map(int, stated.groups())
+    assert counts == [rows.count(verdict) for verdict in verdicts]
+    table = (ROOT / "experiments/published/table.py").read_text(encoding="utf-8")
+    assert total == table.count(".RESULT,") == sum(counts) + waiting
