@@ -107,7 +107,7 @@ def problem_rows(ranks: Ranked) -> list[tuple[str, ...]]:
 
 def kind_rows(ranks: Ranked) -> list[tuple[str, ...]]:
     """Each kind of network: how far its gradients reach, and how much of the problems it solves."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for kind in dict.fromkeys(ranks.kinds):
         own = [index for index, name in enumerate(ranks.kinds) if name == kind]
         reach, solved = ranks.measures["reach"][:, own], ranks.solved[:, own]
