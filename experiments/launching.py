@@ -7,6 +7,7 @@ import math
 import os
 import re
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -52,9 +53,26 @@ def prepare(
     with refusing(console):
         config: Any = resolve(parse(config_type, sys.argv[1:], prog))
         config = dataclasses.replace(config, out=config.out.expanduser())
-        config.out.mkdir(parents=True, exist_ok=True)
+        make_folder(config.out)
     settle(console)
     return config
+
+
+def make_folder(folder: Path) -> None:
+    """Makes the output folder, and a file in it for a moment: not only once all is measured.
+
+    Raises:
+      ValueError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"--out must be a folder that can be written; got {folder} ({error.strerror}). Pass "
+            "another one, or make room there."
+        ) from None
 
 
 def parse(config_type: type[C], arguments: Sequence[str], prog: str | None = None) -> C:

@@ -11,6 +11,7 @@ stopped. Writes report.html (one file, opens anywhere), table.md and outcomes.js
     python -m experiments.published --quick               # tiny forms; no verdict is meant
 """
 
+import dataclasses
 import re
 import sys
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class Config:
     again: bool = False
     """Also run what has an outcome."""
     quick: bool = False
-    """Tiny forms that take seconds."""
+    """Tiny forms that take seconds, kept in the folder "quick" inside; no verdict is meant."""
 
 
 PROGRAM = "python -m experiments.published"
@@ -72,17 +73,17 @@ def minutes_of(budget: str) -> float:
 
 
 def resolve(config: Config) -> Config:
-    """Refuses what there is not.
+    """Refuses what there is not; tiny forms must not take the place of outcomes.
 
     Raises:
-      ValueError: an unknown name, no time, or a device that is not here.
+      ValueError: an unknown name, or no time.
     """
     if config.budget is not None:
         minutes_of(config.budget)
     for name in config.only:
         if not any(result.name.startswith(name) for result in RESULTS):
             choose("result", name, {result.name: result for result in RESULTS})
-    return config
+    return dataclasses.replace(config, out=config.out / "quick") if config.quick else config
 
 
 def asked_for(config: Config) -> list[Result]:
@@ -151,6 +152,8 @@ def main() -> None:
     config = prepare(Config, resolve, console, PROGRAM)
     with refusing(console):
         use(config.device)
+        # Also of what is not asked for: a damaged one would end the run after all is measured.
+        running.all_kept(RESULTS, config.quick, config.out)
         records = run_all(config, to_run(config), console)
         running.write_all(records, config.out)
         reporting.write_report(config.out / "report.html", RESULTS, records)

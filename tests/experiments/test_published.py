@@ -169,7 +169,9 @@ def left_by(arguments, monkeypatch, capsys):
     [
         (["--only", "nobody"], "unknown result 'nobody'"),
         (["--budget", "10"], "--budget must be a number above 0 with s, m or h"),
-        (["--out", "/dev/null/x"], "error:"),
+        (["--out", "/dev/null/x"], "--out must be a folder that can be written; got /dev/null/x"),
+        # There, and not writable, for root either.
+        (["--out", "/proc"], "--out must be a folder that can be written; got /proc ("),
         (["--steps", "3"], "--steps"),
     ],
 )
@@ -204,23 +206,29 @@ def test_a_list_shows_every_name_whole_and_writes_nothing(monkeypatch, capsys, t
 def test_a_run_goes_on_where_it_was_and_says_what_is_damaged(tmp_path):
     line = [
         *(sys.executable, "-m", "experiments.published", "--quick", "--out", str(tmp_path)),
-        *("--only", "ganguli2008", "lstm_memory"),
+        *("--only", "lstm_memory"),
     ]
 
-    def start():
-        return subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+    def start(*more):
+        return subprocess.run([*line, *more], cwd=ROOT, capture_output=True, text=True)
 
-    first = start()
+    # What a full run has left is not touched by tiny forms.
+    full = tmp_path / "outcomes" / "lstm_memory_path.json"
+    full.parent.mkdir()
+    full.write_text("full")
+    first = start("ganguli2008")
     assert first.returncode == 0, first.stderr + first.stdout
-    outcomes = json.loads((tmp_path / "outcomes.json").read_text())
+    assert full.read_text() == "full"
+    outcomes = json.loads((tmp_path / "quick" / "outcomes.json").read_text())
     assert [outcome["name"] for outcome in outcomes] == [
         "lstm_memory_path",
         "ganguli2008_fisher_memory",
     ]
-    kept = tmp_path / "outcomes" / "lstm_memory_path.json"
+    kept = tmp_path / "quick" / "outcomes" / "lstm_memory_path.json"
     stamp = kept.stat().st_mtime_ns
-    (tmp_path / "outcomes" / "ganguli2008_fisher_memory.json").write_text("{")
-    second = start()
+    (kept.parent / "ganguli2008_fisher_memory.json").write_text("{")
+    # It is not asked for, and said before anything is measured.
+    second = start("--again")
     assert second.returncode == 2
     assert "ganguli2008_fisher_memory.json must hold the outcome" in second.stdout
     assert "Traceback" not in second.stdout + second.stderr
