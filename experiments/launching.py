@@ -35,26 +35,29 @@ _SAID = (
 )
 
 
-def prepare(config_type: type[C], resolve: Callable[[C], C], console: Console) -> C:
+def prepare(
+    config_type: type[C], resolve: Callable[[C], C], console: Console, prog: str | None = None
+) -> C:
     """Parses the command line and makes the output folder; a bad option ends the program.
 
     Args:
       config_type: a dataclass with a field `out`, the folder.
       resolve: fills in what was left open; raises ValueError for what cannot be measured.
       console: where an error is said, in one line.
+      prog: the program as the help text has it; the script's file if it is None.
 
     Returns:
       The resolved configuration.
     """
     with refusing(console):
-        config: Any = resolve(parse(config_type, sys.argv[1:]))
+        config: Any = resolve(parse(config_type, sys.argv[1:], prog))
         config = dataclasses.replace(config, out=config.out.expanduser())
         config.out.mkdir(parents=True, exist_ok=True)
     settle(console)
     return config
 
 
-def parse(config_type: type[C], arguments: Sequence[str]) -> C:
+def parse(config_type: type[C], arguments: Sequence[str], prog: str | None = None) -> C:
     """The command line as a dataclass; `--help` prints and leaves.
 
     Raises:
@@ -63,7 +66,7 @@ def parse(config_type: type[C], arguments: Sequence[str]) -> C:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(config_type, args=list(arguments))
+            return tyro.cli(config_type, args=list(arguments), prog=prog)
     except SystemExit as leaving:
         if not leaving.code:
             raise

@@ -32,7 +32,10 @@ section header { display: flex; gap: .8rem; align-items: baseline; flex-wrap: wr
 .measured { background: var(--wash); border-left: 3px solid #0072b2; padding: .6rem .9rem; }
 .remark { color: var(--soft); } .numbers { font-variant-numeric: tabular-nums; }
 footer { color: var(--soft); font-size: .85rem; margin-top: 3rem; }
-@media (max-width: 40rem) { .wide { display: none; } main { padding-top: 1.5rem; } }
+td.numbers { white-space: nowrap; }
+@media (max-width: 40rem) { .wide { display: none; } main { padding-top: 1.5rem; }
+  table { font-size: .8rem; } th, td { padding-right: .4rem; } td { overflow-wrap: anywhere; }
+  .badge { white-space: normal; overflow-wrap: normal; font-size: .72rem; padding: .08rem .4rem; } }
 """
 
 

@@ -21,12 +21,12 @@ from typing import Any
 
 from docutils import nodes
 from public_names import GROUPS
-from results import ROOT, Rows, row, table
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
 from benchmarks.cells import every_cell
+from results import ROOT, Rows, row, table
 
 MAPS = "cells/maps"
 MEASURE = Path(__file__).parent / "cell_maps.py"

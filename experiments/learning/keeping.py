@@ -1,6 +1,7 @@
 """Results that are kept one by one, so that a run that was stopped goes on."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,9 +59,10 @@ class Kept:
         if self.reads_only:
             raise NotMeasuredError(name)
         result = plain(measure())
-        part = file.with_suffix(".part")
+        # Whole or not at all, so that a killed run leaves nothing half; two that share the folder
+        # have parts of their own.
+        part = self.folder / f"{name}.{os.getpid()}.part"
         self.folder.mkdir(parents=True, exist_ok=True)
-        # Whole or not at all, so that a killed run leaves nothing half.
         record = {"settings": settings, "result": result}
         part.write_text(json.dumps(record) + "\n", encoding="utf-8")
         part.replace(file)

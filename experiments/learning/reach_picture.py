@@ -86,7 +86,7 @@ def _scatter(ax: Axes, outcomes: Sequence[Outcome]) -> None:
     most = outcomes[0].steps
     ax.axhspan(most, 2.15 * most, color="0.94", zorder=0)
     ax.text(
-        0.98, 1.02 * most, "not solved: by the loss that is left", va="bottom", ha="right",
+        0.98, 1.02 * most, "seeds unsolved: by the loss left", va="bottom", ha="right",
         fontsize=8.5, color="0.35", transform=ax.get_yaxis_transform(),
     )  # fmt: skip
     named: list[tuple[float, float]] = []

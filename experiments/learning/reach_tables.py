@@ -29,7 +29,15 @@ from learning.verdicts import (
     superior,
 )
 
-VERDICT_COLUMNS = ("hypothesis", "statement", "estimate", "95 % interval", "verdict")
+VERDICT_COLUMNS = (
+    "hypothesis",
+    "statement",
+    "verdict",
+    "estimate",
+    "95 % interval",
+    "supported above",
+    "refuted below",
+)
 
 
 def number(value: float) -> str:
@@ -52,9 +60,19 @@ def both(estimate: Estimate) -> str:
 
 
 def verdict_rows(verdicts: Sequence[Verdict]) -> list[tuple[str, ...]]:
-    """One row for each hypothesis."""
+    """One row for each hypothesis; signs where no effect is 0, and not of a probability."""
     return [
-        (v.name, v.says, number(v.estimate.value), interval(v.estimate), v.verdict)
+        (
+            v.name,
+            v.says,
+            v.verdict,
+            *(
+                text if v.null == 0 else text.replace("+", "")
+                for text in (number(v.estimate.value), interval(v.estimate))
+            ),
+            f"{v.null:g}",
+            f"{v.weak:g}",
+        )
         for v in verdicts
     ]
 
@@ -91,7 +109,7 @@ def network_columns(ranks: Ranked) -> tuple[str, ...]:
     """The head of the table of networks."""
     last = max(length for _, length in ranks.problems)
     problems = (f"{task} {length}" for task, length in ranks.problems)
-    return ("network", "kind", f"reach, T = {last}", f"horizon, T = {last}", "λ₁", *problems)
+    return ("network", "kind", f"reach, T = {last}", f"horizon, T = {last}", "|λ₁|", *problems)
 
 
 def network_rows(outcomes: Sequence[Outcome], ranks: Ranked) -> list[tuple[str, ...]]:
@@ -208,12 +226,12 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [
         _line(head),
         "|" + "---|" * len(head),
-        *(_line([cell.replace("|", "\\|") for cell in row]) for row in rows),
+        *map(_line, rows),
     ]
 
 
 def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def show(console: Console, ranks: Ranked, verdicts: Sequence[Verdict]) -> None:
@@ -225,10 +243,11 @@ def show(console: Console, ranks: Ranked, verdicts: Sequence[Verdict]) -> None:
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    for column in VERDICT_COLUMNS:
+    # Without what each is held against, which stands in the file.
+    for column in ("", "", *VERDICT_COLUMNS[2:5]):
         table.add_column(column)
     for row in verdict_rows(verdicts):
-        table.add_row(*row)
+        table.add_row(*row[:5])
     console.print(table)
     if len(ranks.networks) < FEWEST:
         console.print(f"Fewer than {FEWEST} networks are too few to correlate anything.")

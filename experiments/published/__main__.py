@@ -24,7 +24,7 @@ from rich.progress import Progress
 # This is run as a module of the checkout; its neighbours are imported as those of a script.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from launching import display, prepare, refusing
+from launching import display, parse, prepare, refusing
 from learning.choices import choose
 from published import reporting, running
 from published.record import Result
@@ -44,13 +44,15 @@ class Config:
     device: Literal["cpu", "gpu"] = "cpu"
     """What to run on; with cpu, those that want a GPU are left out unless they are named."""
     budget: str | None = None
-    """Time for all that is run, such as 90s, 10m or 1h: as many as fit, the shortest first."""
+    """Time such as 90s, 10m or 1h: of what has no outcome yet, as many as fit, the shortest
+    first."""
     again: bool = False
     """Also run what has an outcome."""
     quick: bool = False
     """Tiny forms that take seconds."""
 
 
+PROGRAM = "python -m experiments.published"
 _UNITS = {"s": 1 / 60, "m": 1.0, "h": 60.0}
 
 
@@ -83,27 +85,73 @@ def resolve(config: Config) -> Config:
     return config
 
 
-def chosen(config: Config) -> list[Result]:
-    """The results that are asked for."""
+def asked_for(config: Config) -> list[Result]:
+    """The results that are named, or all that the device can do."""
     if config.only:
-        found = [r for r in RESULTS if any(r.name.startswith(name) for name in config.only)]
-    else:
-        found = [r for r in RESULTS if config.device == "gpu" or r.device == "cpu"]
+        return [r for r in RESULTS if any(r.name.startswith(name) for name in config.only)]
+    return [r for r in RESULTS if config.device == "gpu" or r.device == "cpu"]
+
+
+def to_run(config: Config) -> list[Result]:
+    """Of what is asked for, what has no outcome yet, or all of it again, as far as time allows.
+
+    Raises:
+      ValueError: none of it fits into the budget, or a kept outcome cannot be read.
+    """
+    found = [
+        result
+        for result in asked_for(config)
+        if config.again or running.kept(result, protocol_of(result, config), config.out) is None
+    ]
     if config.budget is None:
         return found
-    return running.choose_within(found, minutes_of(config.budget))
+    fitting = running.choose_within(found, minutes_of(config.budget))
+    if found and not fitting:
+        shortest = min(found, key=lambda result: result.minutes)
+        raise ValueError(
+            f"--budget must be long enough for one result; got {config.budget}, and the shortest "
+            f"that is left, {shortest.name}, takes {shortest.minutes:g} minutes. Pass for example "
+            f"{shortest.minutes + 1:.0f}m."
+        )
+    return fitting
+
+
+def protocol_of(result: Result, config: Config) -> Any:
+    """The protocol that is meant, of the paper or tiny."""
+    return result.quick if config.quick else result.protocol
+
+
+def use(device: str) -> None:
+    """Makes JAX compute on a CPU or a GPU.
+
+    Raises:
+      ValueError: JAX finds no such device.
+    """
+    jax.config.update("jax_platforms", {"cpu": "cpu", "gpu": "cuda,cpu"}[device])
+    try:
+        found = jax.default_backend()
+    # A CUDA that is not installed is an AssertionError.
+    except (RuntimeError, AssertionError):
+        found = "none"
+    if found != device:
+        raise ValueError(
+            f"--device {device} must be a device that JAX finds; got none here. Pass --device cpu, "
+            "or install JAX for the GPU of this machine: pip install '.[cuda]'."
+        )
 
 
 def main() -> None:
     """Parses the command line, runs what has no outcome yet, prints and writes."""
     console = Console()
-    config = prepare(Config, resolve, console)
-    if config.list:
+    with refusing(console):
+        only_list = parse(Config, sys.argv[1:], PROGRAM).list
+    if only_list:
         reporting.list_results(console, RESULTS)
         return
+    config = prepare(Config, resolve, console, PROGRAM)
     with refusing(console):
-        jax.config.update("jax_platforms", {"cpu": "cpu", "gpu": "cuda"}[config.device])
-        records = run_all(config, chosen(config), console)
+        use(config.device)
+        records = run_all(config, to_run(config), console)
         running.write_all(records, config.out)
         reporting.write_report(config.out / "report.html", RESULTS, records)
         reporting.write_table(config.out / "table.md", RESULTS, records)
@@ -112,12 +160,10 @@ def main() -> None:
 
 
 def run_all(config: Config, results: list[Result], console: Console) -> list[running.Record]:
-    """Every outcome there is, those of `results` measured where they are not kept."""
+    """Measures `results`, one after another; every outcome that there is then."""
     with display(console) as progress:
         for result in results:
-            protocol = result.quick if config.quick else result.protocol
-            if config.again or running.kept(result, protocol, config.out) is None:
-                running.keep(measure(result, protocol, progress), config.out)
+            running.keep(measure(result, protocol_of(result, config), progress), config.out)
     return running.all_kept(RESULTS, config.quick, config.out)
 
 

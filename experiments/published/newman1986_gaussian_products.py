@@ -87,7 +87,7 @@ def draw(outcome: Outcome) -> Figure:
     figure, ax = new_axes()
     numbers = list(range(1, len(outcome.curves["known"]) + 1))
     against(ax, numbers, outcome.curves["known"], outcome.curves["measured"])
-    ax.set_xlabel("i")
+    ax.set_xlabel("i, from the largest exponent on")
     ax.set_ylabel("λ_i  (nats a step)")
     ax.legend()
     finish(ax)

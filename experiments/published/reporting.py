@@ -30,8 +30,11 @@ _FIRST = 3
 def list_results(console: Console, results: Sequence[Result]) -> None:
     """What there is to run, and how long it takes."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in ("name", "source", "what it says", "minutes"):
-        table.add_column(column, justify="right" if column == "minutes" else "left")
+    # A name is what is typed, so it stays whole however narrow the terminal is.
+    table.add_column("name", no_wrap=True)
+    table.add_column("source", ratio=1)
+    table.add_column("what it says", ratio=2)
+    table.add_column("minutes", justify="right", no_wrap=True)
     for result in results:
         minutes = f"{result.minutes:g}" if result.device == "cpu" else f"{result.minutes:g} (GPU)"
         table.add_row(result.name, result.source, result.says, minutes)

@@ -133,11 +133,72 @@ def test_unknown_names_are_refused_with_those_that_there_are():
         script.resolve(script.Config(only=("nobody",)))
 
 
-def test_a_budget_takes_the_shortest_that_fit():
+def test_a_budget_takes_the_shortest_that_fit(tmp_path):
     budget = sum(sorted(result.minutes for result in RESULTS)[:3]) + 0.01
-    chosen = script.chosen(script.Config(budget=f"{budget:f}m", device="gpu"))
+    config = script.Config(budget=f"{budget:f}m", device="gpu", out=tmp_path)
+    chosen = script.to_run(config)
     assert len(chosen) >= 3
     assert sum(result.minutes for result in chosen) <= budget + 1e-9
+
+
+def test_a_budget_is_of_what_has_no_outcome_yet(records, tmp_path):
+    config = script.Config(budget="0.15m", quick=True, out=tmp_path)
+    first = script.to_run(config)
+    assert first
+    for result in first:
+        running.keep(records[result.name], tmp_path)
+    assert not set(first) & set(script.to_run(dataclasses.replace(config, budget="1m")))
+    assert set(first) <= set(script.to_run(dataclasses.replace(config, budget="1m", again=True)))
+
+
+def test_a_budget_that_nothing_fits_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"^--budget must be long .*; got 1s, .*Pass for"):
+        script.to_run(script.Config(budget="1s", out=tmp_path))
+
+
+def left_by(arguments, monkeypatch, capsys):
+    """Status and words of the program, run in this process."""
+    monkeypatch.setattr(sys, "argv", ["published", *arguments])
+    with pytest.raises(SystemExit) as leaving:
+        script.main()
+    return leaving.value.code, capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--only", "nobody"], "unknown result 'nobody'"),
+        (["--budget", "10"], "--budget must be a number above 0 with s, m or h"),
+        (["--out", "/dev/null/x"], "error:"),
+        (["--steps", "3"], "--steps"),
+    ],
+)
+def test_bad_options_end_in_one_line(arguments, words, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    status, said = left_by(arguments, monkeypatch, capsys)
+    assert status == 2
+    assert words in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.skipif(jax.default_backend() == "gpu", reason="a GPU is here")
+def test_a_gpu_that_is_not_here_is_said(tmp_path):
+    line = [sys.executable, "-m", "experiments.published", "--device", "gpu"]
+    line += ["--quick", "--only", "ganguli2008", "--out", str(tmp_path)]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--device gpu must be a device that JAX finds; got none here." in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_list_shows_every_name_whole_and_writes_nothing(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "argv", ["published", "--list"])
+    script.main()
+    said = capsys.readouterr().out
+    assert all(result.name in said for result in RESULTS)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_goes_on_where_it_was_and_says_what_is_damaged(tmp_path):
