@@ -105,6 +105,17 @@ def problem_rows(ranks: Ranked) -> list[tuple[str, ...]]:
     ]
 
 
+def kind_rows(ranks: Ranked) -> list[tuple[str, ...]]:
+    """Each kind of network: how far its gradients reach, and how much of the problems it solves."""
+    rows: list[tuple[str, ...]] = []
+    for kind in dict.fromkeys(ranks.kinds):
+        own = [index for index, name in enumerate(ranks.kinds) if name == kind]
+        reach, solved = ranks.measures["reach"][:, own], ranks.solved[:, own]
+        share = f"{solved.sum()} of {solved.size}"
+        rows.append((kind, str(len(own)), _finite(float(np.median(reach)), ".1f"), share))
+    return rows
+
+
 def network_columns(ranks: Ranked) -> tuple[str, ...]:
     """The head of the table of networks."""
     last = max(length for _, length in ranks.problems)
@@ -136,7 +147,8 @@ def network_rows(outcomes: Sequence[Outcome], ranks: Ranked) -> list[tuple[str, 
 
 
 def _finite(value: float, form: str) -> str:
-    return format(value, form).replace("-", "−") if math.isfinite(value) else "−∞"
+    # With z what rounds to 0 has no sign.
+    return format(value, f"z{form}").replace("-", "−") if math.isfinite(value) else "−∞"
 
 
 def _learnt(outcome: Outcome) -> str:
@@ -186,6 +198,10 @@ def write(
         "Each problem:",
         "",
         *_table(("task", "T", "networks that solve it", "ρ of reach"), problem_rows(ranks)),
+        "",
+        "Each kind of network, the median over networks and problems:",
+        "",
+        *_table(("kind", "how many", "median reach", "problems solved"), kind_rows(ranks)),
         "",
         "Each network: reach (nats), horizon (steps) and |λ₁| (nats a step) before training, then "
         "seeds that solved a problem and their median steps, or the median share of the loss "

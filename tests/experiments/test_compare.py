@@ -237,6 +237,8 @@ def test_files_tables_and_picture(tmp_path):
     assert "| problems | 4 of 6 planned |" in text
     assert f"| processor minutes | {len(found)} |" in text
     assert "| H1 | reach predicts learning | supported | +" in text
+    # Those that solve it are the eight networks at the end of each problem, half of each kind.
+    assert f"| {KINDS[0]} | 8 | −9.0 | 16 of 32 |" in text
     assert "nan" not in text
     numbers = json.loads((tmp_path / "rows.json").read_text())
     assert len(numbers["rows"]) == len(found)
