@@ -12,6 +12,7 @@ from sphinx.util.docutils import SphinxDirective
 
 import rnn_jax as rj
 from rnn_jax.cells.structure import fused_form
+from rnn_jax.gradients.explain.wide_networks import THEORIES
 from rnn_jax.sequence.running.platforms import why_no_kernel
 
 TESTS = Path(__file__).parents[2] / "tests"
@@ -32,7 +33,7 @@ COLUMNS = {
 
 
 def rows() -> dict[str, list[bool]]:
-    """Whether each cell has each mode, by class: those of `COLUMNS`, bfloat16, and a kernel.
+    """Whether each cell has each mode, by class: `COLUMNS`, bfloat16, a theory, and a kernel.
 
     Raises:
       ValueError: the tests sweep no cell of a public class.
@@ -45,7 +46,7 @@ def rows() -> dict[str, list[bool]]:
         cell = laws.EVERY[name](laws.IN, laws.H, 0)
         kind = type(cell).__name__
         held = [_holds(name, law) for law in COLUMNS.values()]
-        found[kind] = [*held, kind in narrow, has_kernel(cell)]
+        found[kind] = [*held, kind in narrow, type(cell) in THEORIES, has_kernel(cell)]
     if missing := cells() - set(found):
         raise ValueError(
             "every cell of rnn_jax has a row in the feature matrix; tests/cells/"
@@ -84,7 +85,7 @@ class FeatureMatrix(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """The nodes of the table."""
-        head = ["Cell", *COLUMNS, "bfloat16", "GPU kernel"]
+        head = ["Cell", *COLUMNS, "bfloat16", "mean field", "GPU kernel"]
         lines = ["| " + " | ".join(head) + " |", "|---" + "|:-:" * (len(head) - 1) + "|"]
         for kind, marks in sorted(rows().items()):
             link = f"[{kind}](cells/{kind}.md)"

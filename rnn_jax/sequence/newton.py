@@ -261,8 +261,11 @@ def _before(start: jax.Array, states: jax.Array) -> jax.Array:
 
 
 def _largest(values: jax.Array) -> jax.Array:
-    """The largest entry by size; NaN if one is."""
-    return jnp.max(jnp.abs(values))
+    """The largest entry by size; infinity if one is not finite.
+
+    Asked apart, because a maximum that XLA merges into other work may skip what is not a number.
+    """
+    return jnp.where(jnp.isfinite(values).all(), jnp.max(jnp.abs(values)), jnp.inf)
 
 
 def _within(options: _Options, step_size: jax.Array) -> jax.Array:

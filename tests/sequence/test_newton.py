@@ -75,6 +75,20 @@ def test_what_does_not_converge_falls_back_and_says_so():
     assert np.abs(left.ys - known).max() > 1e-3
 
 
+def test_a_step_that_overflows_has_not_converged():
+    """Of so many numbers that are none, a maximum on a CPU is −∞."""
+    with jax.enable_x64(False):
+        cell = rj.SimpleRNNCell(2, 32, recurrent_kernel_init="gaussian(3.0)", rngs=nnx.Rngs(0))
+        xs = jax.random.normal(jax.random.key(0), (300, 2))
+        _, known = rj.unroll(cell, xs)
+        found = rj.newton_unroll(cell, xs)
+        assert not found.converged
+        assert found.step_size == np.inf
+        np.testing.assert_allclose(found.ys, known, atol=1e-5)
+        left = rj.newton_unroll(cell, xs, fall_back=False)
+        assert not left.converged
+
+
 def test_the_first_states_are_exact_after_as_many_steps():
     cell, xs = Partial(doubling, None), jnp.zeros((30, 1))
     start = jnp.full(1, 0.123)
