@@ -47,6 +47,16 @@ def test_by_lag_takes_all_pairs_at_each_lag(statistic, batch):
         np.testing.assert_array_equal(got, np.asarray(flow.by_lag()))
 
 
+@pytest.mark.parametrize("statistic", ["mean", "min", "max"])
+@pytest.mark.parametrize("steps", [20, 70])
+def test_by_lag_of_what_is_not_a_number_is_none(statistic, steps):
+    """Also of a large table, where a plain maximum on a CPU leaves NaN out."""
+    table = np.zeros((steps, steps))
+    table[12, 9] = np.nan
+    curve = np.asarray(rj.by_lag(table, statistic))
+    assert np.flatnonzero(np.isnan(curve)).tolist() == [3]
+
+
 def test_by_lag_of_an_exact_zero_on_one_path():
     table = random_table()
     table[5, 2] = -np.inf

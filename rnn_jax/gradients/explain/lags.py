@@ -47,8 +47,12 @@ def by_lag(table: jax.Array, statistic: str = "mean") -> jax.Array:
     if statistic == "mean":
         return jnp.mean(pairs, axis=over, where=exists)
     if statistic == "min":
-        return jnp.min(pairs, axis=over, where=exists, initial=jnp.inf)
-    return jnp.max(pairs, axis=over, where=exists, initial=-jnp.inf)
+        extreme = jnp.min(pairs, axis=over, where=exists, initial=jnp.inf)
+    else:
+        extreme = jnp.max(pairs, axis=over, where=exists, initial=-jnp.inf)
+    # Of 4096 numbers or more, XLA's minimum and maximum on a CPU leave out those that are NaN.
+    unknown = jnp.any(exists & jnp.isnan(pairs), axis=over)
+    return jnp.where(unknown, jnp.full_like(extreme, jnp.nan), extreme)
 
 
 @functools.partial(compiled, marks_unknown=True)
