@@ -3,9 +3,9 @@
 import pytest
 from docstrings import convert, own_names
 from public_names import grouped
-from reference import class_directive, index_page, inherits, page_of
 
 import rnn_jax as rj
+from reference import class_directive, index_page, inherits, page_of
 
 CASES = {
     "a bar": ("Whether all |λ| < 1.", r"Whether all \|λ\| < 1."),

@@ -3,10 +3,9 @@
 import doctest
 import inspect
 
+import prelude
 import pytest
 from public_names import grouped, public, resolve
-
-import prelude
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 # Types that are spelled with other types have no docstring of their own.
