@@ -51,8 +51,8 @@ def by_lag(table: jax.Array, statistic: str = "mean") -> jax.Array:
     else:
         extreme = jnp.max(pairs, axis=over, where=exists, initial=-jnp.inf)
     # Of 4096 numbers or more, XLA's minimum and maximum on a CPU leave out those that are NaN.
-    unknown = jnp.any(exists & jnp.isnan(pairs), axis=over)
-    return jnp.where(unknown, jnp.full_like(extreme, jnp.nan), extreme)
+    unknown = jnp.where(exists & jnp.isnan(pairs), pairs, jnp.zeros_like(pairs))
+    return extreme + jnp.sum(unknown, axis=over)
 
 
 @functools.partial(compiled, marks_unknown=True)
