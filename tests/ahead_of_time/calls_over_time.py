@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 
 import rnn_jax as rj
@@ -105,6 +106,13 @@ def with_noise(wrapped: Any) -> Call:
     return with_options(wrapped, KEY, names=("key",))
 
 
+def projected(cell: Any) -> Any:
+    """A step of gradient descent that keeps weights between −0.1 and 0.1."""
+    keep = rj.project_updates(lambda w: jnp.clip(w, -0.1, 0.1), lambda path: path == "kernel")
+    optimizer = optax.chain(optax.sgd(1.0), keep)
+    return optimizer.update(cell, optimizer.init(cell), cell)[0]
+
+
 # By public name and, after a colon, what of it: a function that makes the call.
 CALLS: dict[str, Callable[[], Call]] = {
     "unroll: of one row": lambda: (run, (lstm(), ROW)),
@@ -132,6 +140,8 @@ CALLS: dict[str, Callable[[], Call]] = {
         gru(), CARRY, CARRY, MARKS, names=("carry", "initial", "resets")
     ),
     "unroll: bfloat16": in_bfloat16,
+    "newton_unroll": lambda: (rj.newton_unroll, (simple(), ROW)),
+    "project_updates": lambda: (projected, (simple(),)),
     "as_cell": own_cell,
     "leaky_relu": lambda: (
         gradient,

@@ -48,7 +48,9 @@ NO_PROGRAMS = {
         "Linearization",
         "LocalLyapunovExponents",
         "LyapunovSpectrum",
+        "MeanField",
         "MemoryPath",
+        "NewtonSolution",
         "ProbeRecord",
         "RidgeReadout",
         "UnrollMethod",
@@ -68,14 +70,18 @@ NO_PROGRAMS = {
         "restore",
         "save",
     },
-    "Plain Python numbers and words": {"activation_slope_range", "unroll_method"},
+    "Plain Python numbers and words": {"activation_slope_range", "mean_field", "unroll_method"},
     "Holds calls of its own, or what runs where it is called": {"cells", "initializers", "testing"},
     "An exception": {"Terminated"},
 }
 
 
-# What of the calls over time no kernel runs: it is not in float32, or has no fused form.
-WITHOUT_KERNELS = {"unroll: bfloat16", "as_cell", "Zoneout", "RecurrentDropout", "StackedCell"}
+# What of the calls over time no kernel runs: it is not in float32, has no fused form, or runs no
+# sequence.
+WITHOUT_KERNELS = {
+    *("unroll: bfloat16", "as_cell", "Zoneout", "RecurrentDropout", "StackedCell"),
+    "project_updates",
+}
 
 
 def public_name(call):
