@@ -1,6 +1,7 @@
 """Systems whose Lyapunov exponents are known, measured beside what is known of them."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,12 @@ import rnn_jax as rj
 
 # J. C. Sprott, "Chaos and Time-Series Analysis", 2003, appendix A.
 SPROTT = "Sprott 2003"
+HENON = (0.41922, -1.62319)
+LORENZ = (0.9056, 0.0, -14.5723)
 # C. M. Newman, "The distribution of Lyapunov exponents", 1986.
 NEWMAN = "Newman 1986"
+
+Step = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ def known_systems(steps: int, seed: int) -> list[Known]:
 
 
 def _rows(
-    system: str, spectrum: rj.LyapunovSpectrum, known: list[float], source: str, unit: float
+    system: str, spectrum: rj.LyapunovSpectrum, known: Sequence[float], source: str, unit: float
 ) -> list[Known]:
     """A row for each exponent, in units of `unit` steps."""
     values, errors = np.asarray(spectrum.exponents), np.asarray(spectrum.standard_errors)
@@ -64,30 +69,21 @@ def _dimension(system: str, spectrum: rj.LyapunovSpectrum, known: float) -> Know
     return Known(system, "dimension", measured, math.nan, known, SPROTT)
 
 
-def _henon(steps: int) -> list[Known]:
+def henon(state: jax.Array, _: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(x, y) ← (1 − 1.4 x² + y, 0.3 x)."""
-
-    def step(state: jax.Array, _: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x, y = state
-        state = jnp.stack([1 - 1.4 * x**2 + y, 0.3 * x])
-        return state, state
-
-    spectrum = rj.lyapunov_exponents(step, jnp.zeros((steps, 1)), jnp.zeros(2), warmup=steps // 10)
-    name = "Hénon map"
-    rows = _rows(name, spectrum, [0.41922, -1.62319], SPROTT, 1.0)
-    return [*rows, _dimension(name, spectrum, 1.25827)]
+    x, y = state
+    state = jnp.stack([1 - 1.4 * x**2 + y, 0.3 * x])
+    return state, state
 
 
-def _lorenz(steps: int) -> list[Known]:
-    """σ, ρ, β = 10, 28, 8/3; exponents in nats a unit of time."""
-    width = 0.01
+def lorenz(width: float) -> Step:
+    """A step of the classical Runge–Kutta method along the flow of σ, ρ, β = 10, 28, 8/3."""
 
     def velocity(state: jax.Array) -> jax.Array:
         x, y, z = state
         return jnp.stack([10 * (y - x), x * (28 - z) - y, x * y - 8 / 3 * z])
 
     def step(state: jax.Array, _: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """One step of the classical Runge–Kutta method."""
         one = velocity(state)
         two = velocity(state + width / 2 * one)
         three = velocity(state + width / 2 * two)
@@ -95,15 +91,28 @@ def _lorenz(steps: int) -> list[Known]:
         state = state + width / 6 * (one + 2 * two + 2 * three + four)
         return state, state
 
+    return step
+
+
+def _henon(steps: int) -> list[Known]:
+    spectrum = rj.lyapunov_exponents(henon, jnp.zeros((steps, 1)), jnp.zeros(2), warmup=steps // 10)
+    name = "Hénon map"
+    rows = _rows(name, spectrum, HENON, SPROTT, 1.0)
+    return [*rows, _dimension(name, spectrum, 1.25827)]
+
+
+def _lorenz(steps: int) -> list[Known]:
+    """Exponents in nats a unit of time."""
+    width = 0.01
     spectrum = rj.lyapunov_exponents(
-        step,
+        lorenz(width),
         jnp.zeros((5 * steps, 1)),
         jnp.asarray([1.0, 1.0, 20.0]),
         warmup=steps // 2,
         interval=5,
     )
     name = "Lorenz flow"
-    rows = _rows(name, spectrum, [0.9056, 0.0, -14.5723], SPROTT, width)
+    rows = _rows(name, spectrum, LORENZ, SPROTT, width)
     return [*rows, _dimension(name, spectrum, 2.06215)]
 
 

@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 import optax
 from flax import nnx
-from matplotlib.figure import Figure
 
 import rnn_jax as rj
 from published.learning import learn
-from published.pictures import lines, new_axes
+from published.pictures import accuracies_by_step
 from published.record import Finding, Outcome, Progress, Result
-from rnn_jax.plotting.axes import finish
 
 CELLS: dict[str, Callable[..., Any]] = {"GRU": rj.GRUCell, "minGRU": rj.MinGRUCell}
 
@@ -73,18 +71,6 @@ def run(protocol: Protocol, progress: Progress) -> Outcome:
     return Outcome(findings, condition=CONDITION, curves=curves)
 
 
-def draw(outcome: Outcome) -> Figure:
-    """Accuracy while learning."""
-    figure, ax = new_axes()
-    for name, (steps, accuracy) in outcome.curves.items():
-        lines(ax, steps, {name: accuracy}, first=len(ax.get_lines()))
-    ax.set_xlabel("training steps")
-    ax.set_ylabel("accuracy, mean over seeds")
-    ax.legend()
-    finish(ax)
-    return figure
-
-
 RESULT = Result(
     name="feng2024_selective_copy",
     source="Feng et al., 2024",
@@ -93,6 +79,6 @@ RESULT = Result(
     protocol=Protocol(),
     quick=Protocol(5, 2, 3, (4, 4), batch_size=2, steps=4, seeds=2),
     run=run,
-    draw=draw,
+    draw=accuracies_by_step,
     minutes=2.0,
 )

@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 import optax
 from flax import nnx
-from matplotlib.figure import Figure
 
 import rnn_jax as rj
 from published.learning import learn
-from published.pictures import lines, new_axes
+from published.pictures import accuracies_by_step
 from published.record import Finding, Outcome, Progress, Result
-from rnn_jax.plotting.axes import finish
 
 ARMS = ("neither", "clipping", "clipping and Ω")
 
@@ -80,18 +78,6 @@ def train(arm: str, protocol: Protocol, on_share: Any) -> Any:
     )
 
 
-def draw(outcome: Outcome) -> Figure:
-    """Accuracy while learning."""
-    figure, ax = new_axes()
-    for arm, (steps, accuracy) in outcome.curves.items():
-        lines(ax, steps, {arm: accuracy}, first=len(ax.get_lines()))
-    ax.set_xlabel("training steps")
-    ax.set_ylabel("accuracy, mean over seeds")
-    ax.legend()
-    finish(ax)
-    return figure
-
-
 RESULT = Result(
     name="pascanu2013_temporal_order",
     source="Pascanu, Mikolov and Bengio, 2013",
@@ -100,6 +86,6 @@ RESULT = Result(
     protocol=Protocol(),
     quick=Protocol(length=10, hidden=4, batch_size=2, steps=4, seeds=2),
     run=run,
-    draw=draw,
+    draw=accuracies_by_step,
     minutes=3.6,
 )

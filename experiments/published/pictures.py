@@ -55,6 +55,18 @@ def losses_by_step(curves: Mapping[str, Any], label: str, level: float) -> Figur
     return figure
 
 
+def accuracies_by_step(outcome: Outcome) -> Figure:
+    """Accuracies while learning, each (steps, values)."""
+    figure, ax = new_axes()
+    for index, (name, (steps, accuracy)) in enumerate(outcome.curves.items()):
+        lines(ax, steps, {name: accuracy}, first=index)
+    ax.set_xlabel("training steps")
+    ax.set_ylabel("accuracy, mean over seeds")
+    ax.legend()
+    finish(ax)
+    return figure
+
+
 def differences(outcome: Outcome) -> Figure:
     """How far each finding lies from its number, in units of what its criterion allows."""
     figure, ax = new_axes(height=0.9 + 0.34 * len(outcome.findings))
