@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import venv
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +55,9 @@ def try_distribution(path: Path) -> str:
     """Installs it and tries it; raises with the output of what fails."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "environment"
-        venv.create(home, with_pip=True)
+        # In a process of its own: where two threads make one each, the interpreter that one of them
+        # is still writing is open in the child that the other starts, and cannot be run.
+        subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
         python = home / ("Scripts" if os.name == "nt" else "bin") / "python"
         away = Path(folder) / "away"
         away.mkdir()
