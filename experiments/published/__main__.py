@@ -14,6 +14,7 @@ stopped. Writes report.html (one file, opens anywhere), table.md and outcomes.js
 import dataclasses
 import re
 import sys
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,11 +22,12 @@ from typing import Any, Literal
 import jax
 from rich.console import Console
 from rich.progress import Progress
+from rich.text import Text
 
 # This is run as a module of the checkout; its neighbours are imported as those of a script.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from launching import display, parse, prepare, refusing
+from launching import display, make_folder, parse, refusing, settle
 from learning.choices import choose
 from published import reporting, running
 from published.record import Result
@@ -52,6 +54,9 @@ class Config:
     quick: bool = False
     """Tiny forms that take seconds, kept in the folder "quick" inside; no verdict is meant."""
 
+
+# Outcomes by the names of their results.
+Records = dict[str, running.Record]
 
 PROGRAM = "python -m experiments.published"
 _UNITS = {"s": 1 / 60, "m": 1.0, "h": 60.0}
@@ -83,7 +88,8 @@ def resolve(config: Config) -> Config:
     for name in config.only:
         if not any(result.name.startswith(name) for result in RESULTS):
             choose("result", name, {result.name: result for result in RESULTS})
-    return dataclasses.replace(config, out=config.out / "quick") if config.quick else config
+    out = config.out.expanduser()
+    return dataclasses.replace(config, out=out / "quick" if config.quick else out)
 
 
 def asked_for(config: Config) -> list[Result]:
@@ -93,17 +99,13 @@ def asked_for(config: Config) -> list[Result]:
     return [r for r in RESULTS if config.device == "gpu" or r.device == "cpu"]
 
 
-def to_run(config: Config) -> list[Result]:
-    """Of what is asked for, what has no outcome yet, or all of it again, as far as time allows.
+def to_run(config: Config, done: Container[str]) -> list[Result]:
+    """Of what is asked for, what is not done yet, or all of it again, as far as time allows.
 
     Raises:
-      ValueError: none of it fits into the budget, or a kept outcome cannot be read.
+      ValueError: none of it fits into the budget.
     """
-    found = [
-        result
-        for result in asked_for(config)
-        if config.again or running.kept(result, protocol_of(result, config), config.out) is None
-    ]
+    found = [result for result in asked_for(config) if config.again or result.name not in done]
     if config.budget is None:
         return found
     fitting = running.choose_within(found, minutes_of(config.budget))
@@ -145,29 +147,81 @@ def main() -> None:
     """Parses the command line, runs what has no outcome yet, prints and writes."""
     console = Console()
     with refusing(console):
-        only_list = parse(Config, sys.argv[1:], PROGRAM).list
-    if only_list:
-        reporting.list_results(console, RESULTS)
-        return
-    config = prepare(Config, resolve, console, PROGRAM)
-    with refusing(console):
+        config = resolve(parse(Config, sys.argv[1:], PROGRAM))
+        if config.list:
+            reporting.list_results(console, RESULTS)
+            return
+        make_folder(config.out)
+        settle(console)
         use(config.device)
         # Also of what is not asked for: a damaged one would end the run after all is measured.
-        running.all_kept(RESULTS, config.quick, config.out)
-        records = run_all(config, to_run(config), console)
-        running.write_all(records, config.out)
-        reporting.write_report(config.out / "report.html", RESULTS, records)
-        reporting.write_table(config.out / "table.md", RESULTS, records)
-    reporting.show(console, RESULTS, records)
+        kept = running.kept(RESULTS, config.out)
+        records = of_this_protocol(kept, config)
+        errors = run_all(config, to_run(config, records), records, console)
+        missing = why_missing(config, kept, records, errors)
+        write(config.out, records, missing)
+    reporting.show(console, RESULTS, records, missing)
     console.print(f"Report: {config.out / 'report.html'}", highlight=False)
+    if errors:
+        sys.exit(1)
 
 
-def run_all(config: Config, results: list[Result], console: Console) -> list[running.Record]:
-    """Measures `results`, one after another; every outcome that there is then."""
+def of_this_protocol(kept: Mapping[str, running.Record], config: Config) -> Records:
+    """What is kept of the protocols that are meant now."""
+    return {
+        result.name: kept[result.name]
+        for result in RESULTS
+        if result.name in kept and running.is_of(kept[result.name], protocol_of(result, config))
+    }
+
+
+def why_missing(
+    config: Config, kept: Container[str], records: Container[str], errors: Mapping[str, str]
+) -> dict[str, str]:
+    """Why a result has no outcome, for each that has none."""
+
+    def why(result: Result) -> str:
+        if result.name in errors:
+            return f"ended with {errors[result.name]}"
+        if result.name in kept:
+            return "its protocol has changed since it was run"
+        if result.device == "gpu" and config.device == "cpu":
+            return "wants a GPU"
+        return "not run yet"
+
+    return {result.name: why(result) for result in RESULTS if result.name not in records}
+
+
+def write(folder: Path, records: Records, missing: Mapping[str, str]) -> None:
+    """The report, the table and all numbers."""
+    running.write_all([record for _, record in reporting.pair(RESULTS, records)], folder)
+    reporting.write_report(folder / "report.html", RESULTS, records, missing)
+    reporting.write_table(folder / "table.md", RESULTS, records, missing)
+
+
+def run_all(
+    config: Config, results: list[Result], records: Records, console: Console
+) -> dict[str, str]:
+    """Measures `results`, one after another, and puts what comes out among `records`.
+
+    Returns:
+      The error of each that one ended, by name; the others go on.
+    """
+    errors = {}
     with display(console) as progress:
         for result in results:
-            running.keep(measure(result, protocol_of(result, config), progress), config.out)
-    return running.all_kept(RESULTS, config.quick, config.out)
+            try:
+                record = measure(result, protocol_of(result, config), progress)
+            # Whatever it is, it must not cost the others their time.
+            except Exception as error:
+                path = running.keep_error(result.name, error, config.out)
+                errors[result.name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                line = f"{result.name}: {errors[result.name]} ({path})"
+                console.print(Text.assemble(("error: ", "bold red"), line), soft_wrap=True)
+            else:
+                running.keep(record, config.out)
+                records[result.name] = record
+    return errors
 
 
 def measure(result: Result, protocol: Any, progress: Progress) -> running.Record:

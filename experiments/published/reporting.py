@@ -1,7 +1,7 @@
 """The table on the terminal, and report.html: what each paper says beside what came out."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich import box
@@ -41,8 +41,13 @@ def list_results(console: Console, results: Sequence[Result]) -> None:
     console.print(table)
 
 
-def show(console: Console, results: Sequence[Result], records: Sequence[Record]) -> None:
-    """One row for each result."""
+def show(
+    console: Console,
+    results: Sequence[Result],
+    records: Mapping[str, Record],
+    missing: Mapping[str, str],
+) -> None:
+    """One row for each result, and what has none."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("result", "verdict", "published → measured", "s"):
         table.add_column(column, justify="right" if column == "s" else "left")
@@ -59,6 +64,8 @@ def show(console: Console, results: Sequence[Result], records: Sequence[Record])
             f"{record.seconds:.0f}",
         )
     console.print(table)
+    for line in without(missing):
+        console.print(Text(f"No outcome of {line}"), soft_wrap=True)
 
 
 def in_short(finding: Finding) -> str:
@@ -69,17 +76,30 @@ def in_short(finding: Finding) -> str:
     return f"{finding.quantity}: {published} → {measured}{unit}{mark}"
 
 
-def pair(results: Sequence[Result], records: Sequence[Record]) -> list[tuple[Result, Record]]:
+def pair(results: Sequence[Result], records: Mapping[str, Record]) -> list[tuple[Result, Record]]:
     """Each record with its result, in the order of the results."""
-    found = {record.name: record for record in records}
-    return [(result, found[result.name]) for result in results if result.name in found]
+    return [(result, records[result.name]) for result in results if result.name in records]
 
 
-def write_report(path: Path, results: Sequence[Result], records: Sequence[Record]) -> None:
-    """Every outcome in one file."""
+def without(missing: Mapping[str, str]) -> list[str]:
+    """The names of what has no outcome, a line for each reason."""
+    reasons = dict.fromkeys(missing.values())
+    return [
+        f"{', '.join(name for name in missing if missing[name] == reason)}: {reason}."
+        for reason in reasons
+    ]
+
+
+def write_report(
+    path: Path,
+    results: Sequence[Result],
+    records: Mapping[str, Record],
+    missing: Mapping[str, str],
+) -> None:
+    """Every outcome in one file, and what has none."""
     pairs = pair(results, records)
     counts = dict.fromkeys(_STYLE, 0)
-    for record in records:
+    for record in records.values():
         counts[record.outcome.verdict] += 1
     summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
     rows = "".join(
@@ -88,22 +108,29 @@ def write_report(path: Path, results: Sequence[Result], records: Sequence[Record
         f'<td class="wide numbers">{record.seconds:.0f} s</td></tr>'
         for result, record in pairs
     )
-    machines = ", ".join(sorted({record.machine for record in records}))
+    machines = ", ".join(sorted({record.machine for record in records.values()}))
+    absent = "".join(f"<p>No outcome of {html.escape(line)}</p>" for line in without(missing))
     body = f"""<h1>Published results, run again</h1>
 <p class="lead">What papers on recurrent networks report, beside what came out here:
 {summary}.</p>
 <table><thead><tr><th>source</th><th>result</th><th>verdict</th><th class="wide">time</th></tr>
 </thead>
 <tbody>{rows}</tbody></table>
+{absent}
 {"".join(_section(result, record) for result, record in pairs)}
 <footer>Measured on {html.escape(machines)}. Every number is in outcomes.json.</footer>"""
     write_page(path, "Published results, run again", body)
 
 
-def write_table(path: Path, results: Sequence[Result], records: Sequence[Record]) -> None:
-    """Every outcome in one table of Markdown, and every finding in a second one."""
+def write_table(
+    path: Path,
+    results: Sequence[Result],
+    records: Mapping[str, Record],
+    missing: Mapping[str, str],
+) -> None:
+    """Every outcome in one table of Markdown, every finding in a second one, and what has none."""
     pairs = pair(results, records)
-    machines = ", ".join(sorted({record.machine for record in records}))
+    machines = ", ".join(sorted({record.machine for record in records.values()}))
     lines = [
         "# Published results, run again",
         "",
@@ -134,6 +161,8 @@ def write_table(path: Path, results: Sequence[Result], records: Sequence[Record]
             if said
         ),
     ]
+    if missing:
+        lines += ["", *(f"No outcome of {line}" for line in without(missing))]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

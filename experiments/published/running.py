@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,31 +70,43 @@ def keep(record: Record, folder: Path) -> None:
     part = path.with_suffix(".part")
     part.write_text(_json(record), encoding="utf-8")
     part.replace(path)
+    path.with_suffix(".error.txt").unlink(missing_ok=True)
 
 
-def kept(result: Result, config: Any, folder: Path) -> Record | None:
-    """The record of this very protocol, if there is one.
+def kept(results: Sequence[Result], folder: Path) -> dict[str, Record]:
+    """The record of each result that has one, by name, whatever its protocol was.
 
     Raises:
       ValueError: there is a file, and it is no record.
     """
-    path = _file(folder, result.name)
+    found = ((result.name, _kept(result.name, folder)) for result in results)
+    return {name: record for name, record in found if record is not None}
+
+
+def _kept(name: str, folder: Path) -> Record | None:
+    path = _file(folder, name)
     if not path.exists():
         return None
     try:
-        record = _read(json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        return _read(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path} must hold the outcome of {result.name}; it cannot be read ({error!r}). Remove "
-            "the file, and it is measured again."
+            f"{path} must hold the outcome of {name}; it cannot be read ({error!r}). Remove the "
+            "file, and it is measured again."
         ) from None
-    return record if record.config == plain(config) else None
 
 
-def all_kept(results: Sequence[Result], quick: bool, folder: Path) -> list[Record]:
-    """The records of all results that have one."""
-    found = (kept(result, result.quick if quick else result.protocol, folder) for result in results)
-    return [record for record in found if record is not None]
+def is_of(record: Record, protocol: Any) -> bool:
+    """Whether it is the outcome of this very protocol."""
+    return bool(record.config == plain(protocol))
+
+
+def keep_error(name: str, error: Exception, folder: Path) -> Path:
+    """Writes the traceback of what ended a result, beside the outcomes."""
+    path = _file(folder, name).with_suffix(".error.txt")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    return path
 
 
 def write_all(records: Sequence[Record], folder: Path) -> None:

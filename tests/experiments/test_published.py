@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -14,7 +15,7 @@ from modes import ordinary_mode
 
 import launching
 from published import __main__ as script
-from published import reporting, running
+from published import running
 from published.record import Finding, Outcome
 from published.table import RESULTS
 
@@ -78,25 +79,31 @@ def test_a_result_says_what_it_is_and_keeps_what_it_found(result, records, tmp_p
     record = records[result.name]
     assert record.outcome.findings
     running.keep(record, tmp_path)
-    kept = running.kept(result, result.quick, tmp_path)
+    kept = running.kept(RESULTS, tmp_path)[result.name]
+    assert running.is_of(kept, result.quick)
     assert kept.outcome.findings == record.outcome.findings or "nan" in str(record.outcome.findings)
     assert kept.outcome.verdict == record.outcome.verdict
-    assert running.kept(result, result.protocol, tmp_path) is None
+    assert not running.is_of(kept, result.protocol)
     figure = result.draw(kept.outcome)
     figure.canvas.draw()
     plt.close(figure)
 
 
-def test_the_report_holds_every_result(records, tmp_path):
-    reporting.write_report(tmp_path / "report.html", RESULTS, list(records.values()))
+def test_the_report_holds_every_result_and_says_what_has_none(records, tmp_path):
+    first, *others = (result.name for result in RESULTS)
+    there = {name: records[name] for name in others}
+    script.write(tmp_path, there, {first: "wants <two> suns"})
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    for result in RESULTS:
-        assert f'<section id="{result.name}">' in page
+    for name in others:
+        assert f'<section id="{name}">' in page
+    assert f"No outcome of {first}: wants &lt;two&gt; suns." in page
     assert "http" not in page.replace("http-equiv", "")
-    reporting.write_table(tmp_path / "table.md", RESULTS, list(records.values()))
     rows = (tmp_path / "table.md").read_text(encoding="utf-8").splitlines()
-    findings = sum(len(record.outcome.findings) for record in records.values())
-    assert sum(row.startswith("| `") for row in rows) == len(RESULTS) + findings
+    findings = sum(len(record.outcome.findings) for record in there.values())
+    assert sum(row.startswith("| `") for row in rows) == len(others) + findings
+    assert rows[-1] == f"No outcome of {first}: wants <two> suns."
+    written = json.loads((tmp_path / "outcomes.json").read_text())
+    assert [outcome["name"] for outcome in written] == others
 
 
 @pytest.mark.parametrize(
@@ -136,24 +143,24 @@ def test_unknown_names_are_refused_with_those_that_there_are():
 def test_a_budget_takes_the_shortest_that_fit(tmp_path):
     budget = sum(sorted(result.minutes for result in RESULTS)[:3]) + 0.01
     config = script.Config(budget=f"{budget:f}m", device="gpu", out=tmp_path)
-    chosen = script.to_run(config)
+    chosen = script.to_run(config, ())
     assert len(chosen) >= 3
     assert sum(result.minutes for result in chosen) <= budget + 1e-9
 
 
-def test_a_budget_is_of_what_has_no_outcome_yet(records, tmp_path):
+def test_a_budget_is_of_what_has_no_outcome_yet(tmp_path):
     config = script.Config(budget="0.15m", quick=True, out=tmp_path)
-    first = script.to_run(config)
+    first = script.to_run(config, ())
     assert first
-    for result in first:
-        running.keep(records[result.name], tmp_path)
-    assert not set(first) & set(script.to_run(dataclasses.replace(config, budget="1m")))
-    assert set(first) <= set(script.to_run(dataclasses.replace(config, budget="1m", again=True)))
+    done = {result.name for result in first}
+    assert not set(first) & set(script.to_run(dataclasses.replace(config, budget="1m"), done))
+    again = dataclasses.replace(config, budget="1m", again=True)
+    assert set(first) <= set(script.to_run(again, done))
 
 
 def test_a_budget_that_nothing_fits_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"^--budget must be long .*; got 1s, .*Pass for"):
-        script.to_run(script.Config(budget="1s", out=tmp_path))
+        script.to_run(script.Config(budget="1s", out=tmp_path), ())
 
 
 def left_by(arguments, monkeypatch, capsys):
@@ -162,6 +169,41 @@ def left_by(arguments, monkeypatch, capsys):
     with pytest.raises(SystemExit) as leaving:
         script.main()
     return leaving.value.code, capsys.readouterr().out
+
+
+def test_an_error_ends_one_result_alone(records, monkeypatch, capsys, tmp_path):
+    first, second, third = RESULTS[:3]
+
+    def run(result, protocol, progress):
+        if result is first:
+            raise RuntimeError("the first\nis broken")
+        return records[result.name]
+
+    monkeypatch.setattr(running, "run", run)
+    monkeypatch.setattr(script, "use", lambda device: None)
+    monkeypatch.setattr(script, "settle", lambda console: None)
+    line = ["--quick", "--out", str(tmp_path), "--only", first.name, second.name]
+    status, said = left_by(line, monkeypatch, capsys)
+    assert status == 1
+    assert f"error: {first.name}: RuntimeError: the first is broken" in " ".join(said.split())
+    error = tmp_path / "quick" / "outcomes" / f"{first.name}.error.txt"
+    assert 'raise RuntimeError("the first' in error.read_text()
+    table = (tmp_path / "quick" / "table.md").read_text()
+    assert f"| `{second.name}` | " in table
+    assert f"No outcome of {first.name}: ended with RuntimeError: the first is broken." in table
+    # Mended, it is the only one that is left; its error goes with it.
+    monkeypatch.setattr(running, "run", lambda result, *_: records[result.name])
+    kept = tmp_path / "quick" / "outcomes" / f"{second.name}.json"
+    stamp = kept.stat().st_mtime_ns
+    script.main()
+    assert not error.exists()
+    assert kept.stat().st_mtime_ns == stamp
+    # An outcome of another protocol is not shown as this one's, nor kept back in silence.
+    stale = dataclasses.replace(records[third.name], config={"seed": -1})
+    running.keep(stale, tmp_path / "quick")
+    script.main()
+    table = (tmp_path / "quick" / "table.md").read_text()
+    assert f"No outcome of {third.name}: its protocol has changed since it was run." in table
 
 
 @pytest.mark.parametrize(
@@ -233,3 +275,22 @@ def test_a_run_goes_on_where_it_was_and_says_what_is_damaged(tmp_path):
     assert "ganguli2008_fisher_memory.json must hold the outcome" in second.stdout
     assert "Traceback" not in second.stdout + second.stderr
     assert kept.stat().st_mtime_ns == stamp
+
+
+def test_a_killed_run_keeps_what_it_had(tmp_path):
+    first, second = "lstm_memory_path", "ganguli2008_fisher_memory"
+    line = [sys.executable, "-m", "experiments.published", "--quick", "--out", str(tmp_path)]
+    line += ["--only", first, second]
+    outcomes = tmp_path / "quick" / "outcomes"
+    with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        while not (outcomes / f"{first}.json").exists():
+            assert process.poll() is None, "ended before its first outcome"
+            time.sleep(0.01)
+        process.kill()
+    assert not (tmp_path / "quick" / "report.html").exists()
+    stamp = (outcomes / f"{first}.json").stat().st_mtime_ns
+    again = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr + again.stdout
+    assert (outcomes / f"{first}.json").stat().st_mtime_ns == stamp
+    written = json.loads((tmp_path / "quick" / "outcomes.json").read_text())
+    assert [outcome["name"] for outcome in written] == [first, second]
