@@ -51,7 +51,6 @@ this script is the table.md of a run.
 import contextlib
 import dataclasses
 import itertools
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,17 @@ import jax
 from rich.console import Console
 from rich.progress import Progress
 
-from launching import SEED, SIZE, Range, check_ranges, display, fill_in, prepare, refusing
+from launching import (
+    SEED,
+    SIZE,
+    Range,
+    check_ranges,
+    display,
+    fill_in,
+    prepare,
+    refusing,
+    resumable,
+)
 from learning.choices import choose
 from learning.comparison import SHORTEST, TASKS, Outcome, Training, reach, search, train
 from learning.contenders import NETWORKS
@@ -204,12 +213,8 @@ def main() -> None:
     console = Console()
     config = prepare(Config, resolve, console)
     with refusing(console):
-        try:
-            with display(console) as progress:
-                outcomes = run(config, progress)
-        except KeyboardInterrupt:
-            console.print("Stopped; the same line goes on from here.")
-            sys.exit(130)
+        with resumable(console), display(console) as progress:
+            outcomes = run(config, progress)
         table = ranked(outcomes)
         if not table.problems:
             raise ValueError(

@@ -109,6 +109,16 @@ def refusing(console: Console) -> Iterator[None]:
         sys.exit(2)
 
 
+@contextlib.contextmanager
+def resumable(console: Console) -> Iterator[None]:
+    """Leaves on Ctrl-C in one line: for a program that keeps what it has and goes on from there."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print("Stopped; the same line goes on from here.")
+        sys.exit(130)
+
+
 def settle(console: Console) -> None:
     """What every experiment wants of warnings, matplotlib, LAPACK and the compiler."""
 

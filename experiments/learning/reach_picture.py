@@ -8,7 +8,10 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.transforms import Bbox
 
 from learning.comparison import Outcome
 from learning.contenders import KINDS
@@ -24,6 +27,15 @@ NEAR = 3.0
 _COLORS = dict(zip(KINDS, ("blue", "vermilion", "green", "orange"), strict=True))
 _MARKERS = dict(zip(KINDS, "osD^", strict=True))
 _TASK_STYLES = (("blue", "o"), ("vermilion", "s"), ("green", "D"))
+# Offsets of a name from its mark in points, the best first, and how it is aligned there.
+_PLACES: dict[tuple[int, int], tuple[Any, Any]] = {
+    (6, 0): ("left", "center"),
+    (-6, 0): ("right", "center"),
+    (4, 5): ("left", "bottom"),
+    (4, -5): ("left", "top"),
+    (-4, 5): ("right", "bottom"),
+    (-4, -5): ("right", "top"),
+}
 NAMED = ("GRU", "LSTM", "SimpleRNN", "UnitaryRNN", "LRU", "MinimalRNN")
 
 
@@ -48,10 +60,12 @@ def draw(outcomes: Sequence[Outcome], table: Ranked, path: Path) -> None:
             squeeze=False,
             width_ratios=[1.0] * len(tasks) + [1.1],
         )
+        panels: list[tuple[Axes, Sequence[Outcome]]] = []
         for (row, length), (column, task) in itertools.product(enumerate(shown), enumerate(tasks)):
             ax = axes[row, column]
             if (task, length) in table.problems:
-                _scatter(ax, [o for o in outcomes if (o.task, o.length) == (task, length)])
+                panels.append((ax, [o for o in outcomes if (o.task, o.length) == (task, length)]))
+                _scatter(*panels[-1])
                 finish(ax, f"{task}, T = {length}")
             else:
                 ax.set_axis_off()
@@ -70,13 +84,18 @@ def draw(outcomes: Sequence[Outcome], table: Ranked, path: Path) -> None:
                 )
                 for kind in KINDS
                 if kind in table.kinds
-            ],
+            ]
+            + [Patch(color="0.94", label="beyond the last step: by the loss left")],
             loc="outside lower left",
-            ncols=len(KINDS),
+            ncols=len(KINDS) + 1,
             frameon=False,
             handletextpad=0.2,
             columnspacing=1.4,
         )  # fmt: skip
+        # Names are placed where all else stands, which the layout decides.
+        figure.draw_without_rendering()
+        for ax, of_problem in panels:
+            _name(figure, ax, of_problem)
         figure.savefig(path, dpi=150)
         plt.close(figure)
 
@@ -85,33 +104,13 @@ def _scatter(ax: Axes, outcomes: Sequence[Outcome]) -> None:
     """One problem: each network a mark, hollow where fewer than half of the seeds solved it."""
     most = outcomes[0].steps
     ax.axhspan(most, 2.15 * most, color="0.94", zorder=0)
-    ax.text(
-        0.98, 1.02 * most, "seeds unsolved: by the loss left", va="bottom", ha="right",
-        fontsize=8.5, color="0.35", transform=ax.get_yaxis_transform(),
-    )  # fmt: skip
-    named: list[tuple[float, float]] = []
     for outcome in outcomes:
-        median = np.median([-np.inf if reach is None else reach for reach in outcome.reach])
-        x = float(np.clip(median, FAR, NEAR))
         color = COLORS[_COLORS[outcome.kind]]
         solved = 2 * outcome.solved >= len(outcome.solved_at)
         ax.plot(
-            [x], [outcome.score], _MARKERS[outcome.kind], color=color, markersize=6.5,
+            [_reach(outcome)], [outcome.score], _MARKERS[outcome.kind], color=color, markersize=6.5,
             markerfacecolor=color if solved else "none", alpha=0.85, clip_on=False,
         )  # fmt: skip
-        if outcome.network not in NAMED or outcome.score > 1.95 * most:
-            continue
-        # In units of the panel's width and height, so that names do not fall on each other.
-        place = (_along(x), outcome.score / (2.15 * most))
-        free = all(abs(place[0] - u) > 0.28 or abs(place[1] - v) > 0.06 for u, v in named)
-        if free:
-            named.append(place)
-            left = place[0] > 0.75
-            ax.annotate(
-                outcome.network, (x, outcome.score), xytext=(-6 if left else 6, 0),
-                textcoords="offset points", fontsize=8.5, ha="right" if left else "left",
-                va="center", color="0.15",
-            )  # fmt: skip
     ax.set_xscale("symlog", linthresh=1.0)
     ax.set_xlim(FAR * 1.25, NEAR * 1.3)
     ax.set_xticks([-100, -10, -1, 0, 1], ["−100", "−10", "−1", "0", "1"])
@@ -123,12 +122,31 @@ def _scatter(ax: Axes, outcomes: Sequence[Outcome]) -> None:
     ax.set_ylabel("training steps to solve, mean of seeds")
 
 
-def _along(x: float) -> float:
-    """Where a reach stands on the axis, from 0 to 1."""
-    place, low, high = (
-        np.sign(v) * (1 + np.log10(max(abs(v), 1.0))) if abs(v) > 1 else v for v in (x, FAR, NEAR)
-    )
-    return float((place - low) / (high - low))
+def _reach(outcome: Outcome) -> float:
+    """Where a network stands: the median over its seeds, at an edge if it is beyond."""
+    median = np.median([-np.inf if reach is None else reach for reach in outcome.reach])
+    return float(np.clip(median, FAR, NEAR))
+
+
+def _name(figure: Figure, ax: Axes, outcomes: Sequence[Outcome]) -> None:
+    """Names a few networks, each where its name covers no mark and no other name; or not at all."""
+    marks = ax.transData.transform([(_reach(outcome), outcome.score) for outcome in outcomes])
+    point = figure.dpi / 72
+    taken = [Bbox.from_extents(*(mark - 4 * point), *(mark + 4 * point)) for mark in marks]
+    for outcome in outcomes:
+        if outcome.network not in NAMED or outcome.score > 1.95 * outcome.steps:
+            continue
+        for (dx, dy), (ha, va) in _PLACES.items():
+            text = ax.annotate(
+                outcome.network, (_reach(outcome), outcome.score), xytext=(dx, dy),
+                textcoords="offset points", fontsize=8.5, ha=ha, va=va, color="0.15",
+            )  # fmt: skip
+            box = text.get_window_extent()
+            inside = ax.bbox.x0 <= box.x0 and box.x1 <= ax.bbox.x1
+            if inside and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            text.remove()
 
 
 def _interval(ax: Axes, x: float, estimate: Estimate, color: str, marker: str) -> None:

@@ -27,7 +27,7 @@ from rich.text import Text
 # This is run as a module of the checkout; its neighbours are imported as those of a script.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from launching import display, make_folder, parse, refusing, settle
+from launching import display, make_folder, parse, refusing, resumable, settle
 from learning.choices import choose
 from published import reporting, running
 from published.record import Result
@@ -208,7 +208,7 @@ def run_all(
       The error of each that one ended, by name; the others go on.
     """
     errors = {}
-    with display(console) as progress:
+    with resumable(console), display(console) as progress:
         for result in results:
             try:
                 record = measure(result, protocol_of(result, config), progress)

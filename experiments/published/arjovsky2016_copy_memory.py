@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 import optax
-from flax import nnx
 from matplotlib.figure import Figure
 
-import rnn_jax as rj
-from published.learning import learn
+from published.copying import learn_to_copy, without_memory
 from published.pictures import lines, new_axes
 from published.record import Finding, Outcome, Progress, Result
 from rnn_jax.plotting.axes import finish
@@ -33,28 +31,19 @@ class Protocol:
 
 def run(protocol: Protocol, progress: Progress) -> Outcome:
     """The chance loss of the task, and what is left of it."""
-    task = rj.tasks.CopyMemory(protocol.delay)
-
-    def make(rngs: nnx.Rngs) -> rj.SequenceModel:
-        cell = rj.ExpRNNCell(task.in_features, protocol.hidden, rngs=rngs)
-        return rj.SequenceModel(cell, task.out_features, readout=task.readout, rngs=rngs)
-
-    found = learn(
-        rj.ensemble(make, protocol.seeds),
-        task,
+    found = learn_to_copy(
+        protocol,
         optax.chain(optax.clip_by_global_norm(1.0), optax.adam(protocol.learning_rate)),
-        steps=protocol.steps,
-        batch_size=protocol.batch_size,
-        on_share=lambda share: progress("expRNN", share),
+        progress,
     )
-    formula = 10 * np.log(8) / (protocol.delay + 20)
-    left = float(np.max(found.loss.min(axis=1)) / formula)
+    chance = without_memory(protocol.delay)
+    left = float(np.max(found.loss.min(axis=1)) / chance.published)
     findings = (
-        Finding("loss without memory", float(formula), task.chance_loss, tolerance=1e-6),
+        chance,
         Finding("expRNN: share of it that is left, worst seed", 0.1, left, "below"),
     )
     curves: dict[str, Any] = {"steps": found.steps.tolist(), "loss": found.loss.tolist()}
-    return Outcome(findings, curves=curves | {"chance": float(formula)})
+    return Outcome(findings, curves=curves | {"chance": chance.published})
 
 
 def draw(outcome: Outcome) -> Figure:

@@ -9,11 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from flax import nnx
 from matplotlib.figure import Figure
 
-import rnn_jax as rj
-from published.learning import learn
+from published.copying import learn_to_copy, without_memory
 from published.pictures import losses_by_step
 from published.record import Finding, Outcome, Progress, Result
 
@@ -34,15 +32,8 @@ class Protocol:
 
 def run(protocol: Protocol, progress: Progress) -> Outcome:
     """The least loss, and that of a predictor without memory."""
-    task = rj.tasks.CopyMemory(protocol.delay)
-
-    def make(rngs: nnx.Rngs) -> rj.SequenceModel:
-        cell = rj.ExpRNNCell(task.in_features, protocol.hidden, rngs=rngs)
-        return rj.SequenceModel(cell, task.out_features, readout=task.readout, rngs=rngs)
-
-    found = learn(
-        rj.ensemble(make, protocol.seeds),
-        task,
+    found = learn_to_copy(
+        protocol,
         optax.partition(
             {
                 "orthogonal": optax.rmsprop(protocol.orthogonal_rate, decay=0.9),
@@ -50,19 +41,17 @@ def run(protocol: Protocol, progress: Progress) -> Outcome:
             },
             labels,
         ),
-        steps=protocol.steps,
-        batch_size=protocol.batch_size,
-        on_share=lambda share: progress("expRNN", share),
+        progress,
         stop_when_solved=False,
     )
     worst = float(np.max(found.loss.min(axis=1)))
-    chance = float(10 * np.log(8) / (protocol.delay + 20))
+    chance = without_memory(protocol.delay)
     findings = (
-        Finding("loss without memory", chance, task.chance_loss, tolerance=1e-6),
+        chance,
         Finding("expRNN: least loss", protocol.within, worst, "below", unit="nats"),
     )
     curves = {"expRNN": [found.steps.tolist(), np.median(found.loss, axis=0).tolist()]}
-    return Outcome(findings, curves=curves | {"chance": chance})
+    return Outcome(findings, curves=curves | {"chance": chance.published})
 
 
 def labels(params: Any) -> Any:

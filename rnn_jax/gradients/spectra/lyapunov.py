@@ -310,13 +310,14 @@ def _standard_errors(growth: jax.Array, exponents: jax.Array, window_steps: jax.
 
 
 def _condition(growth: jax.Array) -> jax.Array:
-    """The largest ratio of two directions' growth in one window, lost ones left out."""
+    """The largest ratio of directions' growth in a window, lost ones left out; NaN for NaN."""
     found = jnp.isfinite(growth)
     high = jnp.max(jnp.where(found, growth, jnp.full_like(growth, -jnp.inf)), axis=1)
     low = jnp.min(jnp.where(found, growth, jnp.full_like(growth, jnp.inf)), axis=1)
     some = jnp.any(found, axis=1)
     zero = jnp.zeros_like(high)
-    return jnp.exp(jnp.max(jnp.where(some, high, zero) - jnp.where(some, low, zero)))
+    ratio = jnp.exp(jnp.max(jnp.where(some, high, zero) - jnp.where(some, low, zero)))
+    return nan_unless(~jnp.any(jnp.isnan(growth)), ratio)
 
 
 def _warn_if_spoilt(condition: jax.Array, interval: int) -> None:
