@@ -18,7 +18,7 @@ from rnn_jax.checks import check_choice, check_count, check_flag
 from rnn_jax.gradients.differentiation import Jacobians
 from rnn_jax.gradients.explain.attribution import Attribution, attribution_of
 from rnn_jax.gradients.explain.bounds import jacobian_log_bound
-from rnn_jax.gradients.explain.lags import by_lag, slope_by_lag
+from rnn_jax.gradients.explain.lags import by_lag, last_lag_above, slope_by_lag
 from rnn_jax.gradients.explain.regime import classify
 from rnn_jax.gradients.explain.summary import summarize
 from rnn_jax.gradients.input_vectors import check_by_input
@@ -119,9 +119,7 @@ class GradientFlow:
         if not 0 < threshold <= 1:
             raise ValueError(f"threshold must lie in (0, 1]; got {threshold}.")
         curve = self.by_lag()
-        first = jnp.argmax(jnp.isfinite(curve))
-        within = (curve >= curve[first] + math.log(threshold)) & (curve > -jnp.inf)
-        return jnp.max(jnp.where(within, jnp.arange(self.steps), 0))
+        return last_lag_above(curve, jnp.asarray(math.log(threshold), curve.dtype))
 
     @property
     def rate(self) -> jax.Array:

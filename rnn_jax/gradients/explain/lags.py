@@ -38,6 +38,11 @@ def by_lag(table: jax.Array, statistic: str = "mean") -> jax.Array:
             f"a table by lag must be square, (..., T, T); got shape {table.shape}. Call "
             "jacobian_log_norms without targets."
         )
+    return _by_lag(table, statistic=statistic)
+
+
+@functools.partial(compiled, static=("statistic",))
+def _by_lag(table: jax.Array, statistic: str) -> jax.Array:
     steps = table.shape[-1]
     t, k = jnp.arange(steps)[:, None], jnp.arange(steps)[None, :]
     exists = jnp.broadcast_to(k <= t, (steps, steps))
@@ -64,3 +69,11 @@ def slope_by_lag(curve: jax.Array) -> jax.Array:
     line = jnp.where(zero, jnp.zeros_like(curve), curve)
     slope = jnp.sum(centred * line) / jnp.sum(centred * centred)
     return jnp.where(zero, -jnp.inf, slope)
+
+
+@compiled
+def last_lag_above(curve: jax.Array, log_share: jax.Array) -> jax.Array:
+    """The largest lag at which a curve (T,) is no more than −log_share below its first number."""
+    first = jnp.argmax(jnp.isfinite(curve))
+    within = (curve >= curve[first] + log_share) & (curve > -jnp.inf)
+    return jnp.max(jnp.where(within, jnp.arange(curve.shape[0]), 0))
