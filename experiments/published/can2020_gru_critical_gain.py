@@ -4,17 +4,16 @@ At rest h = 0 a step hands on u + (1 − u) r g e^{iθ}, in a wide network with 
 matrix of gain g, r = σ(b_r) and u = σ(b_u). That is on the unit circle at g_c = 1/r.
 """
 
+import functools
 from dataclasses import dataclass
-from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 from matplotlib.figure import Figure
 
 import rnn_jax as rj
-from published.record import Finding, Outcome, Progress, Result
-from published.resting import critical_in_float64, curve, draw_exponents, set_gain
+from published.record import Outcome, Progress, Result
+from published.resting import draw_exponents, measure_gains, set_gain
 
 PUBLISHED = {0.0: 2.0, 1.0: 1.368}
 
@@ -35,24 +34,14 @@ class Protocol:
 
 def run(protocol: Protocol, progress: Progress) -> Outcome:
     """Critical gains, and exponents at rest by gain."""
-    findings, curves = [], {}
-    for index, (reset, update) in enumerate(protocol.biases):
-        setting = f"b_r = {reset:g}, b_u = {update:g}"
-        progress(setting, index / len(protocol.biases))
-
-        def make(gain: float, seed: int, biases: Any = (reset, update)) -> rj.GRUCell:
-            return network(gain, seed, biases, protocol.hidden)
-
-        known = PUBLISHED[reset]
-        critical = float(np.mean(critical_in_float64(make, known, protocol.draws)))
-        findings.append(
-            Finding(f"{setting}: critical gain", known, critical, tolerance=0.02, relative=True)
+    settings = {
+        f"b_r = {reset:g}, b_u = {update:g}": (
+            functools.partial(network, biases=(reset, update), hidden=protocol.hidden),
+            PUBLISHED[reset],
         )
-        with jax.enable_x64(True):
-            curves[setting] = curve(
-                make, [share * known for share in protocol.shares], protocol.steps
-            )
-    return Outcome(tuple(findings), curves=curves)
+        for reset, update in protocol.biases
+    }
+    return measure_gains(settings, protocol, progress)
 
 
 def network(gain: float, seed: int, biases: tuple[float, float], hidden: int) -> rj.GRUCell:

@@ -5,16 +5,15 @@ matrix of gain g and f = σ(b_f). With i = o = ½ that is on the unit circle at 
 the longer an LSTM remembers, the smaller the weights that make it unstable.
 """
 
+import functools
 from dataclasses import dataclass
 
-import jax
-import numpy as np
 from flax import nnx
 from matplotlib.figure import Figure
 
 import rnn_jax as rj
-from published.record import Finding, Outcome, Progress, Result
-from published.resting import critical_in_float64, curve, draw_exponents, set_gain
+from published.record import Outcome, Progress, Result
+from published.resting import draw_exponents, measure_gains, set_gain
 
 PUBLISHED = {0.0: 2.0, 1.0: 1.076, 2.0: 0.477}
 
@@ -35,24 +34,14 @@ class Protocol:
 
 def run(protocol: Protocol, progress: Progress) -> Outcome:
     """Critical gains, and exponents at rest by gain."""
-    findings, curves = [], {}
-    for index, bias in enumerate(protocol.biases):
-        setting = f"b_f = {bias:g}"
-        progress(setting, index / len(protocol.biases))
-
-        def make(gain: float, seed: int, bias: float = bias) -> rj.LSTMCell:
-            return network(gain, seed, bias, protocol.hidden)
-
-        known = PUBLISHED[bias]
-        critical = float(np.mean(critical_in_float64(make, known, protocol.draws)))
-        findings.append(
-            Finding(f"{setting}: critical gain", known, critical, tolerance=0.02, relative=True)
+    settings = {
+        f"b_f = {bias:g}": (
+            functools.partial(network, bias=bias, hidden=protocol.hidden),
+            PUBLISHED[bias],
         )
-        with jax.enable_x64(True):
-            curves[setting] = curve(
-                make, [share * known for share in protocol.shares], protocol.steps
-            )
-    return Outcome(tuple(findings), curves=curves)
+        for bias in protocol.biases
+    }
+    return measure_gains(settings, protocol, progress)
 
 
 def network(gain: float, seed: int, bias: float, hidden: int) -> rj.LSTMCell:

@@ -1,8 +1,8 @@
 """Networks at rest, whose gain is turned up until the rest is left: shared by two results."""
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,45 @@ from scipy.optimize import root_scalar
 
 import rnn_jax as rj
 from published.pictures import lines, new_axes
+from published.record import Finding, Outcome, Progress
 from rnn_jax.plotting.axes import finish
 
 # Of a gain: cell(gain).
 Networks = Callable[[float], Any]
+
+
+class Sizes(Protocol):
+    """What the protocols of both have."""
+
+    @property
+    def draws(self) -> int: ...
+    @property
+    def shares(self) -> tuple[float, ...]: ...
+    @property
+    def steps(self) -> int: ...
+
+
+def measure_gains(
+    settings: Mapping[str, tuple[Callable[..., Any], float]], sizes: Sizes, progress: Progress
+) -> Outcome:
+    """Critical gains, and exponents at rest by gain.
+
+    Args:
+      settings: by name, cell(gain, seed=...) and the critical gain that was published.
+      sizes: how many networks, at which shares of that gain, over how many steps.
+      progress: of the run.
+    """
+    findings, curves = [], {}
+    for index, (setting, (make, known)) in enumerate(settings.items()):
+        progress(setting, index / len(settings))
+        critical = float(np.mean(critical_in_float64(make, known, sizes.draws)))
+        findings.append(
+            Finding(f"{setting}: critical gain", known, critical, tolerance=0.02, relative=True)
+        )
+        gains = [share * known for share in sizes.shares]
+        with jax.enable_x64(True):
+            curves[setting] = curve(functools.partial(make, seed=0), gains, sizes.steps)
+    return Outcome(tuple(findings), curves=curves)
 
 
 def set_gain(cell: Any, gain: float) -> Any:
@@ -41,14 +76,14 @@ def crossing(networks: Networks, guess: float) -> float:
     return float(found.root)
 
 
-def curve(make: Callable[[float, int], Any], gains: Sequence[float], steps: int) -> dict[str, Any]:
-    """λ₁ at rest by gain, of the first network and by theory, and the critical gain."""
+def curve(networks: Networks, gains: Sequence[float], steps: int) -> dict[str, Any]:
+    """λ₁ at rest by gain, of the networks and by theory, and the critical gain."""
     nothing = jnp.zeros((steps, 1))
     measured = [
-        rj.lyapunov_exponents(make(gain, 0), nothing, k=1, warmup=steps // 5) for gain in gains
+        rj.lyapunov_exponents(networks(gain), nothing, k=1, warmup=steps // 5) for gain in gains
     ]
     fine = np.linspace(min(gains), max(gains), 41).tolist()
-    cell = make(gains[0], 0)
+    cell = networks(gains[0])
     return {
         "gains": list(gains),
         "measured": [float(spectrum.exponents[0]) for spectrum in measured],
