@@ -136,9 +136,8 @@ CALLS = {
     "Bidirectional": (lambda: rj.Bidirectional(cell(), cell_again()), lambda b, xs: b(xs)),
 }
 # What others run too: `gradient_flow` with all of its measures, or the call that gives more than
-# its norms. Without jit these are not run once more.
+# its norms. Without jit, and on several devices, these are not run once more.
 WITHIN_OTHERS = {
-    "jacobian_log_norms of targets",
     "jacobian_log_singular_values",
     "lyapunov_exponents",
     "weight_gradient_log_norms",
@@ -219,12 +218,11 @@ def test_a_cell_that_makes_a_nan_is_found_by_debug_nans(measure):
         measure(step, jnp.asarray(XS[0]), jnp.full(H, -3.0))
 
 
-@pytest.mark.parametrize("activation", ["relu", "tanh"])
-def test_what_cannot_be_known_is_no_false_alarm(activation):
+def test_what_cannot_be_known_is_no_false_alarm():
     # Dead units have exponents of −inf, and three steps no standard error.
-    cell = rj.SimpleRNNCell(FEATURES, H, activation=activation, rngs=nnx.Rngs(0))
+    cell = rj.SimpleRNNCell(FEATURES, H, activation="relu", rngs=nnx.Rngs(0))
     with jax.debug_nans(True):
-        for xs in (XS[0, :1], XS[0, :3], XS[0]):
+        for xs in (XS[0, :1], XS[0]):
             flow = rj.gradient_flow(cell, xs)
             flow.summary()
             assert flow.exponents.kaplan_yorke_dimension.shape == ()
@@ -283,7 +281,7 @@ def ways_of():
     too = {by_shard_map: SHARED | {"gradient_flow"}, on_explicit_axes: {"ridge_readout"}}
     # On explicit axes batches of these are in the file of sequences.
     layers = ("SequenceModel", "Bidirectional")
-    for i, name in enumerate(CALLS):
+    for i, name in enumerate(name for name in CALLS if name not in WITHIN_OTHERS):
         for j, (way, (_, names)) in enumerate(ways.items()):
             turn = i % 2 == j if name in layers else i % 3 == j
             if turn or name in too.get(way, ()):
@@ -316,7 +314,8 @@ def check_on_devices(known):
 
 def test_calls_spread_over_devices_give_the_same(tmp_path):
     file = tmp_path / "known.pickle"
-    write_known({name: expected(name) for name in CALLS}, file)
+    names = {name for _, names in ways_of().values() for name in names}
+    write_known({name: expected(name) for name in names}, file)
     run_on_two_devices(
         f"import test_modes_of_jax; test_modes_of_jax.check_on_devices({str(file)!r})"
     )
