@@ -58,7 +58,6 @@ def mlstm(w, carry, x, xp):
 MAKERS = {
     "slstm": (SLSTMCell, {}, slstm),
     "slstm_heads": (SLSTMCell, {"num_heads": 2}, slstm),
-    "mlstm": (MLSTMCell, {}, mlstm),
     "mlstm_heads": (MLSTMCell, {"num_heads": 2}, mlstm),
 }
 ONE_OF_EACH = ("slstm_heads", "mlstm_heads")
