@@ -65,22 +65,9 @@ VARIANTS = {
     *("simple_identity", "lstm_peephole", "lstm_projection", "gru_reset_before"),
     *("antisymmetric_gated", "cfc_bare", "leaky_learnt", "mgu_reset_after", "s5_stable"),
 }
-# Of each way in which sequences are run and differentiated one: fused with a state alone, with a
-# memory, with weights that are fixed; linear, real and complex; step by step, with a diagonal part,
-# with a carry of matrices, with a counter, with nothing to tell.
-IN_EVERY_WAY = {
-    *("simple_tanh", "lstm", "echo_state", "min_gru", "lru"),
-    *("indrnn", "mlstm", "clockwork", "lmu"),
-}
 LAWS = [law.name for law in _laws()]
 ABOUT_CLAIMS = LAWS[LAWS.index("fused form") : LAWS.index("gates") + 1]
 OF_VARIANTS = ["contract", *ABOUT_CLAIMS, "unroll equals steps", "float32", "pickle"]
-# What the equations and attributes of a class decide, however its sequences are run. Gradients of
-# each are in the file of its family.
-OF_CLASSES = [
-    *("contract", "batch axes", *ABOUT_CLAIMS, "unroll equals steps"),
-    *("extreme inputs", "bfloat16", "copy", "pickle"),
-]
 
 # How each parameter starts: at one number, at two by block, or drawn.
 DRAWN = "kernel=drawn, recurrent_kernel=drawn, bias="
@@ -136,7 +123,7 @@ def test_every_public_cell_is_swept():
 
 @pytest.mark.parametrize("name", CLAIMS)
 def test_a_cell_keeps_the_laws(name):
-    only = LAWS if name in IN_EVERY_WAY else OF_VARIANTS if name in VARIANTS else OF_CLASSES
+    only = OF_VARIANTS if name in VARIANTS else LAWS
     report = rj.testing.check_cell(EVERY[name](IN, H, 0), only=only)
     applies = {law for law in ABOUT_CLAIMS if report[law].status == "holds"}
     assert applies == set(CLAIMS[name])
