@@ -1,5 +1,7 @@
 """What the tests of claims share: cells, wrappers, and the plain call that all is held against."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -36,7 +38,9 @@ WRAPPERS = {
 }
 
 
+@functools.cache
 def built(name, wrap="plain"):
+    """A cell that tests share: what changes one changes a copy."""
     return WRAPPERS[wrap]({**zoo.CELLS, **zoo.FAMILY}[name](IN, H, 1))
 
 

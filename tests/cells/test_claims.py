@@ -67,6 +67,7 @@ def override(cell, way, name, monkeypatch):
     cls = type(cell)
     other = changed(getattr(cls, name))
     if way == "object":
+        cell = recast(cell, cls)
         setattr(cell, name, types.MethodType(other, cell))
     elif way == "on_the_class":
         monkeypatch.setattr(cls, name, other)
@@ -88,19 +89,19 @@ SWEPT = [(name, "plain") for name in BARE] + [
 WAYS = ("grandchild", "mixin", "object", "on_the_class")
 # Which no step computes with, but what a cell says of it.
 BESIDE_STEPS = ("_bias_row", "_check_input", "_whole_kernel", "transition_kernel")
-# Each method of each class by a subclass and by two of the other ways, in turn. What it then
-# computes is looked at in the calls and steps of all, and in every second other method.
+# Each method of each class by a subclass and by one of the other ways, in turn. What it then
+# computes is looked at in the calls and steps of all, and in every third other method.
 OVERRIDDEN = [
     (name, wrap, method, way, way in looked_at)
     for i, (name, wrap) in enumerate(SWEPT)
     for j, method in enumerate(methods_of(type(built(name, wrap))))
     for looked_at in [
-        ("subclass",) * (method in ("__call__", "step") or (i + j) % 2 == 0)
+        ("subclass",) * (method in ("__call__", "step") or (i + j) % 3 == 0)
         + ("object",) * (name == "simple_tanh")
         if method not in BESIDE_STEPS
         else ()
     ]
-    for way in ("subclass", *(WAYS[(i + j + turn) % len(WAYS)] for turn in (0, 1)))
+    for way in ("subclass", WAYS[(i + j) % len(WAYS)])
     # Python looks special methods up on the class alone.
     if (method, way) != ("__call__", "object")
 ]
@@ -288,7 +289,7 @@ def test_what_has_no_part_in_a_step_may_differ():
 
 @pytest.mark.parametrize("where", ["class", "object"])
 def test_other_names_for_the_parts_void_what_is_said_in_these_names(where):
-    cell = built("lstm")
+    cell = recast(built("lstm"), rj.LSTMCell)
     if where == "class":
         cell = recast(cell, type("Swapped", (rj.LSTMCell,), {"carry_parts": ("h", "c")}))
     else:

@@ -1,5 +1,7 @@
 """Every claim that is made, held against the Jacobian of the cell's own call."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,12 +25,22 @@ import zoo
 from rnn_jax.cells.claims import claim
 from rnn_jax.cells.wrappers.wrapper import CellWrapper
 
+# Wrappers ask a cell for what it says, whatever its equations: one cell of each set of claims.
+IN_WRAPPERS = ("simple_tanh", "simple_identity", "lstm", "lstm_peephole", "gru_reset_after")
 EVERY_CLAIM = [
     (name, wrap, said)
     for wrap in WRAPPERS
-    for name in zoo.CELLS
+    for name in (zoo.CELLS if wrap == "plain" else IN_WRAPPERS)
     for said in sorted(claims_of(built(name, wrap)))
 ]
+
+
+@functools.cache
+def case(name, wrap):
+    """A cell, a carry and an input, and the Jacobian there."""
+    cell = built(name, wrap)
+    carry, x = random_carry(cell), XS[0]
+    return cell, carry, x, np.asarray(jacobian(cell, carry, x))
 
 
 def part_rows(cell):
@@ -82,10 +94,8 @@ def assert_gates_are_those_of_the_step(cell, gates, carry, x):
 
 @pytest.mark.parametrize(("name", "wrap", "said"), EVERY_CLAIM)
 def test_what_is_claimed_is_true_of_the_cells_own_jacobian(name, wrap, said):
-    cell = built(name, wrap)
-    carry, x = random_carry(cell), XS[0]
-    a, rows = np.asarray(jacobian(cell, carry, x)), part_rows(cell)
-    found = claim(cell, said)
+    cell, carry, x, a = case(name, wrap)
+    rows, found = part_rows(cell), claim(cell, said)
     match said:
         case "slopes":
             kernel = np.asarray(cell.recurrent_kernel[...])

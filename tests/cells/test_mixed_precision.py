@@ -30,9 +30,9 @@ def xs():
 def test_carries_and_outputs_are_kept_in_their_type(name, xs):
     cell = make(name, dtype=jnp.bfloat16, carry_dtype=jnp.float32)
     carry = cell.initialize_carry((2,))
-    after, y = cell(carry, xs[0, 0])
+    after, y = jax.eval_shape(cell, carry, xs[0, 0])
     assert {leaf.dtype for leaf in jax.tree.leaves((carry, after, y))} == {jnp.dtype("float32")}
-    last, ys = rj.unroll(cell, xs)
+    last, ys = jax.eval_shape(rj.unroll, cell, xs)
     assert {leaf.dtype for leaf in jax.tree.leaves((last, ys))} == {jnp.dtype("float32")}
 
 

@@ -65,7 +65,8 @@ def built(name):
     return build(make, **options)
 
 
-@pytest.mark.parametrize("name", MAKERS)
+# Whether inputs go past the state is the same code in both complex cells.
+@pytest.mark.parametrize("name", ["lru", "s5_skip", "s5_stable", "rg_lru"])
 def test_they_follow_their_equations(name):
     make, options, equations = MAKERS[name]
     cell = build(make, **options)

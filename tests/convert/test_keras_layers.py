@@ -66,6 +66,11 @@ def call(layer, weights, xs):
     return layer.stateless_call(weights, layer.non_trainable_variables, xs)[0]
 
 
+def derivatives(function):
+    """Value and gradients by weights and inputs, by one program."""
+    return jax.jit(jax.value_and_grad(function, (0, 1), has_aux=True))
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_outputs_and_gradients_are_those_of_the_layer(name):
     layer = built(LAYERS[name]())
@@ -80,9 +85,8 @@ def test_outputs_and_gradients_are_those_of_the_layer(name):
         ys = call(layer, weights, xs)
         return jnp.sum(jnp.sin(3 * ys)), ys
 
-    (_, ys), (by_model, by_xs) = jax.value_and_grad(ours, (0, 1), has_aux=True)(model, XS)
-    by = jax.value_and_grad(theirs, (0, 1), has_aux=True)
-    (_, k_ys), (by_weights, k_xs) = by(weights, jnp.asarray(XS))
+    (_, ys), (by_model, by_xs) = derivatives(ours)(model, XS)
+    (_, k_ys), (by_weights, k_xs) = derivatives(theirs)(weights, jnp.asarray(XS))
     np.testing.assert_allclose(ys, k_ys, **CLOSE)
     np.testing.assert_allclose(by_xs, k_xs, **CLOSE)
     found = rj.convert.to_keras(by_model, layer=False)
