@@ -67,7 +67,7 @@ VARIANTS = {
 }
 LAWS = [law.name for law in _laws()]
 ABOUT_CLAIMS = LAWS[LAWS.index("fused form") : LAWS.index("gates") + 1]
-OF_VARIANTS = ["contract", *ABOUT_CLAIMS, "unroll equals steps", "float32", "pickle"]
+OF_VARIANTS = ["contract", *ABOUT_CLAIMS, "unroll equals steps", "Jacobian", "float32", "pickle"]
 
 # How each parameter starts: at one number, at two by block, or drawn.
 DRAWN = "kernel=drawn, recurrent_kernel=drawn, bias="
