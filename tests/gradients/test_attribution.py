@@ -15,9 +15,11 @@ import zoo
 from refusing import refused
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
-SIMPLE = [name for name in zoo.CELLS if name.startswith("simple")]
-GATED = [name for name in zoo.CELLS if not name.startswith("simple")]
-LSTMS = [name for name in zoo.CELLS if name.startswith("lstm")]
+# Slopes of every activation are those counted by hand below. Of the gated cells, each whose path
+# or gates are of a form of their own.
+SIMPLE = ("simple_sigmoid", "simple_relu")
+LSTMS = ("lstm", "lstm_coupled_peephole", "lstm_1997", "lstm_projection")
+GATED = (*LSTMS, "gru_reset_after", "gru_reset_before")
 
 
 @functools.cache
@@ -79,7 +81,7 @@ def part_slices(name):
     return {key: slice(k * size, (k + 1) * size) for k, key in enumerate(names)}
 
 
-@pytest.mark.parametrize("name", [*zoo.CELLS, *FAMILIES[3:]])
+@pytest.mark.parametrize("name", [*SIMPLE, *GATED, *FAMILIES[3:]])
 def test_blocks_are_those_of_the_one_step_jacobian_and_reassemble_it(name):
     got, (_, A), parts = attributed(name), reference(name), part_slices(name)
     np.testing.assert_allclose(np.asarray(got.step_log_norms), log_norm(A), **CLOSE)
@@ -395,7 +397,7 @@ def test_what_is_refused():
     refused(lambda: call(cell, XS, np.zeros(H + 1)), ValueError, r"\[4\]", "Leave carry out")
     refused(lambda: call("lstm", XS), TypeError, "callable", "str")
     for wrong in (0.0, 1.5):
-        share = functools.partial(attributed("simple_tanh").saturated_share, threshold=wrong)
+        share = functools.partial(attributed("simple_relu").saturated_share, threshold=wrong)
         refused(share, ValueError, "threshold", r"\(0, 1\]", str(wrong))
     refused(attributed("lstm").saturated_share, (TypeError, ValueError), "SimpleRNNCell|slopes")
     refused(attributed("lstm").dead_share, (TypeError, ValueError), "SimpleRNNCell|slopes")

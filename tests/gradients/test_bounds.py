@@ -31,7 +31,8 @@ def by_lag(table):
     return [np.diagonal(table, -lag) for lag in range(len(table))]
 
 
-@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+# Slopes of at most a quarter, of both signs, and past one; those of all activations are below.
+@pytest.mark.parametrize("activation", ["sigmoid", "sin", "gelu"])
 @hypothesis.given(
     seed=st.integers(0, 2**31),
     gain=st.floats(0.01, 4.0),
@@ -115,7 +116,7 @@ def test_bound_of_an_activation_that_states_its_slopes():
 def test_the_bound_of_a_flow_holds_in_its_own_units():
     cell = with_weights("sigmoid", recurrent_kernel=np.random.default_rng(3).normal(size=(H, H)))
     xs = jnp.asarray(np.random.default_rng(4).normal(size=(3, T, FEATURES)))
-    flow = rj.gradient_flow(cell, xs)
+    flow = rj.gradient_flow(cell, xs, measures="bound")
     largest = np.asarray(flow.by_lag("max"))
     assert (largest <= np.asarray(flow.bound) + 1e-12).all()
 

@@ -57,12 +57,13 @@ def test_a_part_of_size_0_takes_no_part(features):
         xs = XS[:, :features]
         signal = rj.backprop_signal(jnp.sum, cell, xs, carry)
         blocks = rj.attribution(cell, xs, carry).block_log_norms
-        return signal, blocks, rj.gradient_flow(cell, xs, carry, wrt="state").log_norms
+        return signal, blocks, rj.gradient_flow(cell, xs, carry, wrt="state", measures=())
 
     h = jnp.ones(2)
-    signal, blocks, norms = measure(with_empty, (h, jnp.zeros(0)))
-    plain, (block,), plain_norms = (lambda s, b, n: (s, b.values(), n))(*measure(step, h))
-    np.testing.assert_allclose(norms, plain_norms, rtol=1e-12)
+    signal, blocks, flow = measure(with_empty, (h, jnp.zeros(0)))
+    plain, plain_blocks, plain_flow = measure(step, h)
+    (block,) = plain_blocks.values()
+    np.testing.assert_allclose(flow.log_norms, plain_flow.log_norms, rtol=1e-12)
     np.testing.assert_allclose(signal.total, plain.total, rtol=1e-12)
     np.testing.assert_allclose(blocks["0_0"], block, rtol=1e-12)
     assert all(np.isneginf(value).all() for name, value in blocks.items() if name != "0_0")

@@ -117,8 +117,15 @@ def floats(tree):
     return [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", ["linearize", "input_jacobian", "jacobian_log_norms"])
+# Every way of one call, and the others within and outside of `jit`.
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        *(("input_jacobian", way) for way in WAYS),
+        *(("linearize", way) for way in ("vmap", "jit of vmap")),
+        *(("jacobian_log_norms", way) for way in ("vmap", "jit of vmap")),
+    ],
+)
 def test_a_batch_must_fit_as_a_whole(name, way, monkeypatch):
     cell, batch = simple(), jnp.asarray(np.random.default_rng(1).normal(size=(BATCH, T, FEATURES)))
     call = lambda xs: TOO_LARGE[name][0](cell, xs)  # noqa: E731

