@@ -95,19 +95,11 @@ def batches(epoch: int) -> Iterator[dict[str, np.ndarray]]:
 
 # (model, other arguments of fit): the latter are made where they are used, as they cannot travel.
 CASES: dict[str, tuple[Callable[[], Any], Callable[[], dict[str, Any]]]] = {
-    "lstm, schedule, arrays": (
-        lstm,
-        lambda: {
-            "task": rj.tasks.Arrays(*examples(), validation=0.3),
-            "optimizer": _schedule(),
-            "probes": rj.GateProbe(every=3, batch_size=2),
-        },
-    ),
     "simple, dropout, loader": (
         noisy,
         lambda: {
             "task": rj.tasks.Loader(batches, validation=named(*examples(4))),
-            "optimizer": optax.sgd(0.05, momentum=0.9),
+            "optimizer": _schedule(),
             "probes": Weights(every=2),
         },
     ),

@@ -74,8 +74,18 @@ def looking(weights: Any, inputs: jax.Array) -> jax.Array:
 SEEN: set[tuple[int, ...]] = set()
 
 
+def jittery(weights: Any, inputs: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+    """A model whose training has noise, from the key that it is given."""
+    outputs = toys.affine_last(weights, inputs)
+    return outputs if key is None else outputs + jax.random.normal(key, outputs.shape)
+
+
+def one() -> Any:
+    return jax.tree_util.Partial(jittery, *toys.linear().args)
+
+
 def eight() -> Any:
-    return toys.linears(*range(8))
+    return jax.tree_util.Partial(jittery, *toys.linears(*range(8)).args)
 
 
 def own_data() -> rj.tasks.Arrays:
@@ -91,7 +101,7 @@ def _noisy() -> optax.GradientTransformation:
 
 # What is trained, with what is not as for the others.
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
-    "linear": lambda: {"model": toys.linear()},
+    "jittery": lambda: {"model": one(), "probes": toys.Seen(2)},
     "looking": lambda: {"model": jax.tree_util.Partial(looking, *toys.linear().args)},
     "network": lambda: {"model": network(nnx.Rngs(0)), "probes": toys.Seen(2)},
     "solved": lambda: {
@@ -102,17 +112,14 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
         "evaluate_every": 20,
         "evaluation_size": None,
     },
-    "members": lambda: {"model": eight(), "members": 8, "probes": toys.Seen(2)},
-    "networks": lambda: {"model": rj.ensemble(network, 8)},
-    "state": lambda: {"model": Standardized(0)},
     "states": lambda: {"model": rj.ensemble(Standardized, 8), "members": 8},
-    "rates": lambda: {
+    # Random keys in the optimiser's state, and for each call of the models.
+    "noisy": lambda: {
         "model": eight(),
         "members": 8,
-        "optimizer": optax.adam,
-        "hyperparameters": [0.01 * (1 + index) for index in range(8)],
+        "optimizer": _noisy(),
+        "probes": toys.Seen(2),
     },
-    "noisy": lambda: {"model": eight(), "members": 8, "optimizer": _noisy()},
     "breaking": lambda: {
         "model": eight(),
         "members": 8,
@@ -124,8 +131,8 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
         "model": toys.linear(),
         "task": toys.loader([toys.batch(seed, 16) for seed in range(4)]),
     },
-    # Goes on until it is told to leave.
-    "endless": lambda: {"model": eight(), "members": 8, "steps": 10**9},
+    # Goes on until it is told to leave, by the program of another case.
+    "endless": lambda: {**_arguments("noisy"), "steps": 10**9},
 }
 
 

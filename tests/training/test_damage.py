@@ -277,7 +277,7 @@ def test_a_description_that_was_cut_anywhere_is_named(half):
     for length in range(1, len(content) - 2, 97):
         (half / "config.json").write_bytes(content[:length])
         with pytest.raises(ValueError, match=r"config\.json is damaged: .* Bring it back"):
-            runs.toy(half)
+            read_config(half)
 
 
 def test_a_description_of_which_any_byte_is_another_one_is_named(half):

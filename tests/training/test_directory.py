@@ -60,7 +60,7 @@ def test_config_says_what_the_run_is_and_what_it_ran_on(tmp_path):
     assert len(surroundings["devices"]) == jax.device_count()
     assert surroundings["x64"] is True
     assert surroundings["folder"] == os.getcwd()
-    assert surroundings["command"][0] == sys.executable
+    assert surroundings["command"] == [sys.executable, *sys.orig_argv[1:]]
 
 
 SCRIPT = """
@@ -68,7 +68,7 @@ import os, sys
 import jax.numpy as jnp, optax
 from jax.tree_util import Partial
 import rnn_jax as rj
-{imported}
+from .saying import say
 rj.fit(
     Partial(say, jnp.ones((2, 1))), rj.tasks.Adding(3), optax.sgd(float(sys.argv[1])), steps=2,
     batch_size=2, seed=int(sys.argv[2]), evaluate_every=1, evaluation_size=2,
@@ -78,14 +78,12 @@ rj.fit(
 SAY = "def say(kernel, xs): return xs[:, -1] @ kernel"
 
 
-@pytest.mark.parametrize("way", ["script", "module"])
-def test_the_command_in_config_repeats_the_run(way, tmp_path):
+def test_the_command_in_config_repeats_the_run(tmp_path):
+    """Of a module in a package, which is no script that could be called by its path."""
     package = tmp_path / "package"
     package.mkdir()
     (package / "saying.py").write_text(SAY)
-    imported = SAY if way == "script" else "from .saying import say"
-    (package / "run.py").write_text(SCRIPT.format(imported=imported))
-    started = {"script": ["package/run.py"], "module": ["-m", "package.run"]}[way]
+    (package / "run.py").write_text(SCRIPT)
 
     def execute(command, folder, name):
         cache = f"{jax.config.values['jax_compilation_cache_dir']}-processes"
@@ -96,8 +94,10 @@ def test_the_command_in_config_repeats_the_run(way, tmp_path):
         assert done.returncode == 0, done.stderr
         return tmp_path / name
 
-    first = execute([sys.executable, *started, "0.25", "3"], tmp_path, "first")
+    command = [sys.executable, "-m", "package.run", "0.25", "3"]
+    first = execute(command, tmp_path, "first")
     surroundings = config_of(first)["surroundings"]
+    assert surroundings["command"] == command
     again = execute(surroundings["command"], surroundings["folder"], "again")
     assert runs.records(again) == runs.records(first)
     assert config_of(again)["run"] == config_of(first)["run"]
@@ -152,17 +152,14 @@ def test_a_directory_may_be_named_as_one_names_it_to_a_shell(tmp_path, monkeypat
 NAMES = [
     "lr=[0.1,0.2]",
     "a*b?",
-    "{x,y}",
     "$HOME",
     "with  spaces ",
-    "ünïcode ☃",
     "-rf",
-    "two\nlines",
-    "dots...",
-    "%41",
-    "#1",
-    "back\\slash",
+    "ünïcode ☃",
     "~nobody-of-this-name",
+    "two\nlines",
+    "%41",
+    "back\\slash",
     "checkpoints",
     "x" * 200,
 ]

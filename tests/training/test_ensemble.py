@@ -115,13 +115,12 @@ def test_members_see_other_data_than_each_other():
 
 
 # Such as are the same number in any precision.
-RATES = [0.25, 0.015625, 0.125]
+RATES = [0.25, 0.015625]
 
 
 KINDS = {
     "list": list,
     "tuple": tuple,
-    "array of numpy": np.asarray,
     "array": jnp.asarray,
     "numbers of numpy": lambda rates: [np.float32(rate) for rate in rates],
 }
@@ -135,8 +134,8 @@ def told_alone(make, *values, stream):
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_each_member_has_a_learning_rate_of_its_own(kind):
-    models, rates = toys.linears(1, 1, 1), kind(RATES)
-    result = rj.fit(models, TASK, optax.adam, hyperparameters=rates, members=3, **PACE)
+    models, rates = toys.linears(1, 1), kind(RATES)
+    result = rj.fit(models, TASK, optax.adam, hyperparameters=rates, members=2, **PACE)
     for index, rate in enumerate(RATES):
         member_agrees(result, index, told_alone(optax.adam, rate, stream=index))
 
@@ -147,7 +146,7 @@ def test_a_single_member_may_have_its_rate_too():
     member_agrees(result, 0, told)
 
 
-DECAYS = [0.0, 0.9, 0.5]
+DECAYS = [0.5, 0.9]
 # (hyperparameters, optimiser of one member's share)
 SEVERAL = {
     "by name": (
@@ -163,7 +162,7 @@ SEVERAL = {
 
 @pytest.mark.parametrize(("values", "make"), SEVERAL.values(), ids=SEVERAL)
 def test_each_member_has_several_hyperparameters_of_its_own(values, make):
-    result = rj.fit(toys.linears(1, 1, 1), TASK, make, hyperparameters=values, members=3, **PACE)
+    result = rj.fit(toys.linears(1, 1), TASK, make, hyperparameters=values, members=2, **PACE)
     for index, (rate, decay) in enumerate(zip(RATES, DECAYS, strict=True)):
         member_agrees(result, index, told_alone(optax.sgd, rate, decay, stream=index))
 
@@ -171,7 +170,7 @@ def test_each_member_has_several_hyperparameters_of_its_own(values, make):
 def test_members_of_several_precisions_have_hyperparameters():
     mixed = toys.linears(1, 2)
     mixed = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if leaf.ndim == 2 else leaf, mixed)
-    result = rj.fit(mixed, TASK, optax.sgd, hyperparameters=RATES[:2], members=2, **PACE)
+    result = rj.fit(mixed, TASK, optax.sgd, hyperparameters=RATES, members=2, **PACE)
     before, after = jax.tree.leaves(mixed), jax.tree.leaves(result.model)
     assert [leaf.dtype for leaf in before] == [leaf.dtype for leaf in after]
 

@@ -52,6 +52,14 @@ def reusing():
     inputs[:] = 7.0
 
 
+def dict_of(batch):
+    return batch._asdict()
+
+
+def tuple_of(batch):
+    return (batch.inputs, batch.targets, batch.weights)
+
+
 SOURCES = {
     "list": lambda: batches(),
     "function": lambda: lambda: iter(batches()),
@@ -59,8 +67,7 @@ SOURCES = {
     "the same arrays": lambda: reusing,
     "state": Stateful,
     "state in bytes": lambda: Stateful(bytes),
-    "dicts": lambda: [batch._asdict() for batch in batches()],
-    "tuples": lambda: [(batch.inputs, batch.targets, batch.weights) for batch in batches()],
+    "dicts and tuples": lambda: [dict_of(batches()[0]), *map(tuple_of, batches()[1:])],
 }
 
 
@@ -83,7 +90,7 @@ def test_a_loader_trains_on_its_batches_in_order_and_goes_on_where_it_was(name, 
     errors = np.asarray(whole.model(held_out.inputs)) - held_out.targets
     expected = np.mean(np.sum(errors**2, axis=-1))
     np.testing.assert_allclose(whole.history.metrics["mse"][-1], expected, rtol=1e-12)
-    for steps in (3, 7):
+    for steps in (4, 6):  # The first in the middle of an epoch.
         task = toys.loader(SOURCES[name]())
         parts = fit(task, tmp_path / "parts", steps=steps, checkpoint_seconds=0)
     assert runs.result_bits(parts) == runs.result_bits(whole)
@@ -160,9 +167,9 @@ def test_a_loader_that_breaks_loses_nothing_and_goes_on_when_it_is_mended(name, 
         fit(toys.loader(source()), tmp_path / "run", **options)
     message = str(caught.value)
     assert all(word in message for word in words), message
-    assert (tmp_path / "run" / "checkpoints" / "3.ckpt").exists()
-    notes = read_checkpoint(tmp_path / "run" / "checkpoints" / "3.ckpt")[1]
-    assert notes["data"]["batches"] == 3
+    assert (tmp_path / "run" / "checkpoints" / "2.ckpt").exists()
+    notes = read_checkpoint(tmp_path / "run" / "checkpoints" / "2.ckpt")[1]
+    assert notes["data"]["batches"] == 2
     if not callable(source()):
         mended = [*batches(), toys.batch(7, SIZE)]
         result = fit(toys.loader(mended), tmp_path / "run", **options)
@@ -203,22 +210,22 @@ def test_loaders_that_are_refused_before_anything_is_written(source, error, word
 
 
 def test_an_iterator_trains_without_a_directory_and_says_when_it_ends():
-    toys.same(fit(toys.loader(iter(batches(7)))).model, fit(toys.loader(batches(7))).model)
+    toys.same(fit(toys.loader(iter(batches(6)))).model, fit(toys.loader(batches(6))).model)
     with pytest.raises(ValueError, match=r"must have a batch.*; it ended after 5"):
         fit(toys.loader(iter(batches(5))))
 
 
 def test_data_that_come_in_another_order_are_not_gone_on_with(tmp_path):
-    fit(toys.loader(batches()), tmp_path, steps=3, checkpoint_seconds=0)
+    fit(toys.loader(batches()), tmp_path, steps=2, checkpoint_seconds=0)
     other = [batches()[place] for place in (0, 2, 1)]
     before = (tmp_path / "metrics.jsonl").read_bytes()
-    with pytest.raises(ValueError, match=r"must give the same batches.*batch 2.*seed"):
+    with pytest.raises(ValueError, match=r"must give the same batches.*batch 1.*seed"):
         fit(toys.loader(other), tmp_path)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
-    assert fit(toys.loader(batches()), tmp_path).steps == 7
+    assert fit(toys.loader(batches()), tmp_path).steps == 6
 
 
 def test_the_batch_size_of_a_loader_is_its_own():
     with pytest.raises(ValueError, match=r"batch_size must be that of.*4; got 5.*Leave"):
         fit(toys.loader(batches()), batch_size=5)
-    assert fit(toys.loader(batches()), batch_size=4).steps == 7
+    assert fit(toys.loader(batches()), batch_size=4).steps == 6

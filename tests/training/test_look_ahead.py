@@ -101,8 +101,7 @@ def _loader():
 
 
 RUNS = {
-    "to the end": {"steps": 7, "evaluate_every": 3},
-    "out of patience": {"steps": 40, "patience": 2, "min_delta": 0.5},
+    "to the end": {"steps": 7},
     "solved": {"steps": 100, "task": toys.Mixing(solved_below=1.0)},
     "members, solved one after another": {
         "model": toys.linears(0, 1, 2),
@@ -112,7 +111,7 @@ RUNS = {
     },
     "not finite": {"steps": 12, "optimizer": toys.breaking(5)},
     "not finite, raised": {"optimizer": toys.breaking(5), "on_nonfinite": "raise"},
-    "a loader": {"task": _loader(), "batch_size": None, "steps": 7, "evaluate_every": 3},
+    "a loader": {"task": _loader(), "batch_size": None, "steps": 7},
     "a loader, out of patience": {
         "task": _loader(),
         "batch_size": None,

@@ -42,6 +42,7 @@ def test_the_device_is_that_of_the_model_else_the_default_one():
             assert Layout(2).platform == "cpu"
 
 
+# On a mesh, and where members go one after another.
 CASES = {
     "a model": lambda: (toys.linear(), None, toys.Mixing(), optax.adam(0.05), None),
     "members with rates, own data": lambda: (
@@ -54,8 +55,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("mesh", [False, True])
+@pytest.mark.parametrize(
+    ("name", "mesh"), [("a model", True), ("members with rates, own data", False)]
+)
 def test_what_is_lowered_from_forms_is_the_program_that_fit_runs(name, mesh):
     model, members, task, optimizer, rates = CASES[name]()
     plan = make_plan(

@@ -36,9 +36,7 @@ def fit_three(at=THREE, value=np.nan, **options):
     )
 
 
-@pytest.mark.parametrize(
-    ("value", "how"), [(np.nan, "stop"), (np.inf, "skip"), (-np.inf, "stop"), (np.nan, "skip")]
-)
+@pytest.mark.parametrize(("value", "how"), [(np.nan, "stop"), (np.inf, "skip")])
 @quietly
 def test_the_other_members_do_not_notice(value, how):
     broken, whole = (fit_three(at, value, on_nonfinite=how) for at in (THREE, [NEVER] * 3))
@@ -86,8 +84,7 @@ def test_the_member_stays_as_it_was_before_the_step():
 
 # What a clock in the model adds to its outputs, `away` ticks from the bad one.
 POISONS = {
-    "loss nan": lambda away: jnp.where(away == 0, jnp.nan, 0.0),
-    "loss inf": lambda away: jnp.where(away == 0, jnp.inf, 0.0),
+    "loss": lambda away: jnp.where(away == 0, jnp.inf, 0.0),
     # The value is 0 and its slope is not finite.
     "gradient": lambda away: jnp.where(away == 0, jnp.sqrt(abs(away)), 0.0),
 }
@@ -238,8 +235,7 @@ def read(folder, like):
     return from_arrays(own, like), arrays, json.loads((folder / "notes.json").read_text())
 
 
-@pytest.mark.parametrize("how", ["stop", "raise"])
-@pytest.mark.parametrize("members", [None, 3])
+@pytest.mark.parametrize(("how", "members"), [("raise", None), ("stop", 3)])
 def test_the_last_finite_state_is_kept_and_the_step_can_be_made_again(how, members, tmp_path):
     task, optimizer = Rare(), ADAM
     models = toys.linear(0) if members is None else toys.linears(0, 1, 2)

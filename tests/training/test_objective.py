@@ -50,19 +50,15 @@ def now_and_then(step):
     return jnp.where(step % 3 == 1, 0.5, 0.0)
 
 
-# By name what is given, and the weights by term as functions of the step.
-OBJECTIVES = {
-    "of weights, of outputs, with a key": {
-        "size": size_of,
-        "spread": rj.Term(spread_of, 0.3),
-        "jittered": rj.Term(jittered, 0.2),
-    },
-    "in place of the loss": {"task": 0.0, "mirrored": mirrored},
-    "by a schedule": {
-        "task": optax.linear_schedule(0.0, 1.0, 4),
-        "size": rj.Term(size_of, now_and_then),
-        "mirrored": rj.Term(mirrored, optax.cosine_decay_schedule(1.0, 10)),
-    },
+INSTEAD = {"task": 0.0, "mirrored": mirrored}
+# Of weights, of outputs, with a key and with the loss; by no weight, a number and a schedule.
+EVERYTHING = {
+    "task": optax.linear_schedule(0.0, 1.0, 4),
+    "size": rj.Term(size_of, now_and_then),
+    "whole size": size_of,
+    "spread": rj.Term(spread_of, 0.3),
+    "mirrored": rj.Term(mirrored, optax.cosine_decay_schedule(1.0, 10)),
+    "jittered": rj.Term(jittered, 0.2),
 }
 
 
@@ -115,24 +111,28 @@ def by_hand(objective, optimizer, *models):
     return members
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
-def test_a_run_is_the_loop_that_one_would_write(objective):
-    result = fit(objective)
-    ((model, losses, norms, terms),) = by_hand(objective, RATE, toys.linear())
-    toys.same(result.model, model)
-    history = result.history
-    np.testing.assert_allclose(history.loss, toys.means(losses, (3, 6)), rtol=1e-10)
-    np.testing.assert_allclose(history.gradient_norm, toys.means(norms, (3, 6)), rtol=1e-10)
+def agrees(result, objective, told, own=lambda found: found):
+    """A run, or `own` member of it, is what the loop by hand saw."""
+    model, losses, norms, terms = told
+    toys.same(own(result.model), model)
+    history, moments = result.history, (3, 6)
+    np.testing.assert_allclose(own(history.loss), toys.means(losses, moments), rtol=1e-10)
+    np.testing.assert_allclose(own(history.gradient_norm), toys.means(norms, moments), rtol=1e-10)
     assert set(history.terms) == {"task", *objective}
     for name, series in history.terms.items():
         # Where its weight is 0 a term is not evaluated, and has no part in the mean.
         values = [value if weight else np.nan for value, weight in (t[name] for t in terms)]
-        np.testing.assert_allclose(series, toys.means(values, (3, 6)), rtol=1e-10)
+        np.testing.assert_allclose(own(series), toys.means(values, moments), rtol=1e-10)
         assert history[name] is series
         assert name in set(history)
     # What is judged is the task all the same.
     assert set(history.metrics) == {"loss", "mse", "worst"}
     np.testing.assert_array_equal(history.metrics["loss"], history.metrics["mse"])
+
+
+def test_a_run_is_the_loop_that_one_would_write():
+    result = fit(INSTEAD)
+    agrees(result, INSTEAD, *by_hand(INSTEAD, RATE, toys.linear()))
 
 
 def test_without_an_objective_there_are_no_terms_and_the_run_is_what_it_was():
@@ -142,25 +142,17 @@ def test_without_an_objective_there_are_no_terms_and_the_run_is_what_it_was():
     np.testing.assert_array_equal(weighed.history.terms["task"], plain.history.loss)
 
 
-EVERYTHING = {**OBJECTIVES["by a schedule"], "jittered": rj.Term(jittered, 0.2)}
-
-
 @functools.cache
 def members_by_hand():
     return by_hand(EVERYTHING, RATE, toys.linear(1), toys.linear(2))
 
 
-# What a term draws is here the same as beside other terms in the loops above.
 @pytest.mark.parametrize("spread", [False, True], ids=["in turn", "on a mesh"])
 def test_members_of_an_ensemble_each_have_their_terms(spread):
     mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("ensemble", "batch"))
     result = fit(EVERYTHING, toys.linears(1, 2), members=2, mesh=mesh if spread else None)
-    for index, (model, losses, _, terms) in enumerate(members_by_hand()):
-        toys.same(rj.member(result.model, index), model)
-        np.testing.assert_allclose(result.history.loss[index], toys.means(losses, (3, 6)))
-        values = [t["jittered"][0] for t in terms]
-        series = result.history.terms["jittered"][index]
-        np.testing.assert_allclose(series, toys.means(values, (3, 6)))
+    for index, told in enumerate(members_by_hand()):
+        agrees(result, EVERYTHING, told, lambda tree, i=index: jax.tree.map(lambda a: a[i], tree))
 
 
 def test_a_term_of_weight_0_is_not_evaluated():
@@ -187,15 +179,9 @@ class Whole(toys.Mixing):
         return super().loss(outputs, batch) + 0.3 * spread_of(None, batch, outputs)
 
 
-# The second needs the value of each step alone, the first calls for others.
-SEARCHES = {
-    "backtracking": optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(8)),
-    "polyak": optax.polyak_sgd(),
-}
-
-
-@pytest.mark.parametrize("optimizer", SEARCHES.values(), ids=SEARCHES)
-def test_a_line_search_sees_the_whole_objective(optimizer):
+def test_a_line_search_sees_the_whole_objective():
+    """Also the value of each step, from which it goes down."""
+    optimizer = optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(8))
     result = fit({"spread": rj.Term(spread_of, 0.3)}, optimizer=optimizer)
     expected = rj.fit(toys.linear(), Whole(), optimizer, **PACE)
     toys.same(result.model, expected.model, rtol=1e-8)

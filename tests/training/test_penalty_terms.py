@@ -48,13 +48,16 @@ MODELS = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_goes_through_each_of_its_places(name):
-    network, xs = MODELS[name](), BATCH.inputs[0]
-    xs = jnp.arange(T) % 4 if name == "tokens" else xs
-    expected = network(xs)
-    places = places_of(network, xs)
-    assert [place.cell for place in places] == cells_of(network)
-    for cell, inputs, rest in places:
-        np.testing.assert_allclose(rest(rj.unroll(cell, inputs)[1]), expected, rtol=1e-12)
+    @jax.jit
+    def through(network, xs):
+        places = places_of(network, xs)
+        assert [place.cell for place in places] == cells_of(network)
+        found = [rest(rj.unroll(cell, inputs)[1]) for cell, inputs, rest in places]
+        return found, network(xs)
+
+    xs = np.arange(T) % 4 if name == "tokens" else BATCH.inputs[0]
+    found, expected = through(MODELS[name](), xs)
+    np.testing.assert_allclose(found, [expected] * len(found), rtol=1e-12)
 
 
 def outputs_of(network):
@@ -137,16 +140,25 @@ def test_vanishing_of_a_batch_and_a_stack_is_a_mean_and_a_sum():
 
 
 def test_orthogonality_and_decay_are_sums_over_what_they_are_of():
-    network = MODELS["both ways"]()
-    expected = sum(map(rj.orthogonality_penalty, cells_of(network)))
-    np.testing.assert_allclose(rj.Orthogonality()(network, BATCH, None), expected)
     decay = rj.WeightDecay(where=nnx.PathContains("recurrent_kernel"))
-    kernels = [cell.recurrent_kernel[...] for cell in cells_of(network)]
-    expected = sum(jnp.sum(jnp.square(kernel)) for kernel in kernels) / 2
-    np.testing.assert_allclose(decay(network, BATCH, None), expected)
-    slopes = jax.grad(lambda network: decay(network, BATCH, None))(network)
-    np.testing.assert_allclose(cells_of(slopes)[0].recurrent_kernel[...], kernels[0])
-    np.testing.assert_array_equal(cells_of(slopes)[0].kernel[...], 0.0)
+
+    @jax.jit
+    def measured(network):
+        slopes = jax.grad(lambda network: decay(network, BATCH, None))(network)
+        return (
+            rj.Orthogonality()(network, BATCH, None),
+            sum(map(rj.orthogonality_penalty, cells_of(network))),
+            decay(network, BATCH, None),
+            cells_of(slopes)[0],
+        )
+
+    network = MODELS["both ways"]()
+    penalty, expected, decayed, slopes = measured(network)
+    np.testing.assert_allclose(penalty, expected)
+    kernels = [np.asarray(cell.recurrent_kernel[...]) for cell in cells_of(network)]
+    np.testing.assert_allclose(decayed, sum(np.sum(kernel**2) for kernel in kernels) / 2)
+    np.testing.assert_allclose(slopes.recurrent_kernel[...], kernels[0])
+    np.testing.assert_array_equal(slopes.kernel[...], 0.0)
 
 
 def test_flossing_in_training_is_one_argument_and_the_loop_that_one_would_write():

@@ -38,7 +38,7 @@ def linear_fit(*probes, **options):
     [
         (2, 3, 7, [0, 2, 4, 6, 7]),
         (4, 2, 6, [0, 4, 6]),
-        (100, 3, 7, [0, 7]),
+        (100, 3, 6, [0, 6]),
         (1, 100, 3, [0, 1, 2, 3]),
         (1, 1, 0, [0]),
     ],
@@ -66,12 +66,12 @@ def test_it_sees_the_same_sequences_of_the_task_each_time():
         assert not np.any(batch.inputs == record["xs"][0])
 
 
-SEVERAL = (toys.Seen(2), toys.Seen(3, name="three"), toys.Seen(5, batch_size=1, name="five"))
+SEVERAL = (toys.Seen(2), toys.Seen(5, batch_size=1, name="five"))
 
 
 def test_probes_of_several_paces_do_not_disturb_each_other():
     together = linear_fit(*SEVERAL).history.probes
-    assert list(together) == ["seen", "three", "five"]
+    assert list(together) == ["seen", "five"]
     for probe in SEVERAL:
         alone = linear_fit(dataclasses.replace(probe, name="seen")).history.probes["seen"]
         np.testing.assert_array_equal(together[probe.name].step, alone.step)
@@ -79,9 +79,8 @@ def test_probes_of_several_paces_do_not_disturb_each_other():
             np.testing.assert_allclose(together[probe.name][name], alone[name], rtol=1e-12)
 
 
-@pytest.mark.parametrize("probes", [[toys.Seen(1)], SEVERAL])
-def test_measuring_does_not_change_the_training(probes):
-    measured, plain = linear_fit(*probes), linear_fit()
+def test_measuring_does_not_change_the_training():
+    measured, plain = linear_fit(*SEVERAL), linear_fit()
     assert not plain.history.probes
     for name in ("model", "best_model", "optimizer_state"):
         toys.same(getattr(measured, name), getattr(plain, name))
@@ -190,12 +189,6 @@ def stacked():
     return rj.SequenceModel(cells, 1, rngs=rngs)
 
 
-def residual():
-    rngs = nnx.Rngs(0)
-    cells = [rj.SimpleRNNCell(2, 2, rngs=rngs), rj.SimpleRNNCell(2, 2, rngs=rngs)]
-    return rj.SequenceModel(cells, 1, residual=True, rngs=rngs)
-
-
 def only_cell(model):
     return model.cells[0]
 
@@ -210,7 +203,6 @@ def second_cell(model):
 
 # (model, probe, the cell that is looked at, what it must find in it)
 KNOWN = {
-    "flow": (simple, rj.GradientFlowProbe(2), only_cell, by_hand_flow),
     "flow of states": (
         lstm,
         rj.GradientFlowProbe(2, wrt="state", threshold=0.5),
@@ -219,24 +211,19 @@ KNOWN = {
     ),
     "flow through a stack": (stacked, rj.GradientFlowProbe(2), whole_stack, by_hand_flow),
     "flow through one layer": (
-        residual,
-        rj.GradientFlowProbe(2, cell=second_cell),
+        stacked,
+        rj.GradientFlowProbe(2, cell=second_cell, name="one layer"),
         second_cell,
         by_hand_flow,
     ),
     "lyapunov": (
-        simple,
+        lstm,
         rj.LyapunovProbe(2, k=2, warmup=1),
         only_cell,
         lambda cell, xs: by_hand_exponents(cell, xs, 2, 1),
     ),
     "gates of an lstm": (lstm, rj.GateProbe(2), only_cell, by_hand_gates),
-    "gates of a gru": (
-        stacked,
-        rj.GateProbe(2, cell=only_cell),
-        only_cell,
-        by_hand_gates,
-    ),
+    "gates of a layer": (stacked, rj.GateProbe(2, cell=only_cell), only_cell, by_hand_gates),
 }
 
 
@@ -302,35 +289,24 @@ def test_what_a_model_with_a_call_of_its_own_gives_its_layers_is_not_guessed(pro
     chex.assert_trees_all_close(told, probe(1).measure(make(Titled), xs))
 
 
-def test_each_network_of_an_ensemble_is_measured_by_the_package_s_probes():
-    probes = [
-        rj.GradientFlowProbe(2),
-        rj.LyapunovProbe(2, k=2, warmup=1),
-        toys.Seen(2, batch_size=4),
-    ]
+def test_each_network_of_an_ensemble_is_measured_by_a_probe_of_the_package():
+    probes = [rj.GradientFlowProbe(2), toys.Seen(2, batch_size=4)]
     models = jax.tree.map(lambda a: jnp.stack([a, 0.5 * a]), simple())
     result = rj.fit(models, ADDING, FAST, probes=probes, **{**PACE, "steps": 2})
     found = result.history.probes
     xs = jnp.asarray(found["seen"]["xs"][0, 0])
     assert found["gradient_flow"]["by_lag"].shape == (2, 2, 5)
     assert found["gradient_flow"]["horizon"].shape == (2, 2)
-    assert found["lyapunov"]["exponents"].shape == (2, 2, 2)
     for index, when in itertools.product(range(2), range(2)):
         cell = only_cell(rj.member([models, result.model][when], index))
-        flow, spectrum = by_hand_flow(cell, xs), by_hand_exponents(cell, xs, 2, 1)
-        for name, value in flow.items():
+        for name, value in by_hand_flow(cell, xs).items():
             np.testing.assert_allclose(found["gradient_flow"][name][index, when], value, rtol=1e-8)
-        np.testing.assert_allclose(
-            found["lyapunov"]["exponents"][index, when], spectrum["exponents"], rtol=1e-8
-        )
 
 
 def test_a_pace_may_be_any_whole_number():
-    found = linear_fit(rj.GateProbe(np.int64(2), cell=lambda model: LSTM)).history.probes
-    np.testing.assert_array_equal(found["gates"].step, [0, 2, 4, 6])
-
-
-LSTM = only_cell(lstm())
+    assert rj.GateProbe(np.int64(2)).every == 2
+    found = rj.fit(toys.linear(), TASK, ADAM, probes=toys.Seen(np.int64(2)), **PACE).history.probes
+    np.testing.assert_array_equal(found["seen"].step, [0, 2, 4, 6])
 
 
 def test_a_record_is_read_by_name():

@@ -55,16 +55,6 @@ class Base(toys.Mixing):
         return super().loss(outputs, batch) * self.weight
 
 
-class Attribute(Base):
-    """Its data are attributes of an object with the default hash."""
-
-    __hash__ = object.__hash__
-    __eq__ = object.__eq__
-
-    def change(self):
-        object.__setattr__(self, "factor", 3.0)
-
-
 class ArrayInPlace(Base):
     """Its data are an array of NumPy that is written into."""
 
@@ -76,8 +66,8 @@ class ArrayInPlace(Base):
         self.factor[:] = 3.0
 
 
-class Nested(Base):
-    """Its data are in a list in a dict."""
+class InAScan(Base):
+    """Its data are in a list in a dict, and read by a method that a scan calls."""
 
     def __init__(self):
         super().__init__()
@@ -87,20 +77,13 @@ class Nested(Base):
         self.held["factors"][0] = 3.0
 
     def scaled(self, targets):
-        return targets * self.held["factors"][0]
-
-
-class InAScan(Nested):
-    """Its data are read by a method that a scan calls."""
-
-    def scaled(self, targets):
         return jax.lax.scan(self.one, None, targets)[1]
 
     def one(self, _, target):
         return None, target * self.held["factors"][0]
 
 
-class OnTheHost(Nested):
+class OnTheHost(InAScan):
     """Its data are read by the host while the program runs."""
 
     def scaled(self, targets):
@@ -111,7 +94,10 @@ class OnTheHost(Nested):
 
 
 class Loss(Base):
-    """What is changed is the loss."""
+    """What is changed is the loss, by an attribute of an object with the default hash."""
+
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
 
     def change(self):
         object.__setattr__(self, "weight", 3.0)
@@ -130,9 +116,7 @@ class Global(Base):
         return targets * GLOBAL["factor"]
 
 
-@pytest.mark.parametrize(
-    "kind", [Attribute, ArrayInPlace, Nested, InAScan, OnTheHost, Loss, Global]
-)
+@pytest.mark.parametrize("kind", [ArrayInPlace, InAScan, OnTheHost, Loss, Global])
 def test_a_task_that_was_changed_in_place_is_not_answered_from_a_stale_program(kind):
     GLOBAL["factor"] = 1.0
     task, fresh = kind(), kind()
@@ -184,7 +168,6 @@ def test_a_probe_that_was_changed_in_place_is_not_answered_from_a_stale_program(
 
 
 EQUAL = {
-    "closure": lambda: optax.sgd(lambda count: 0.1 / (1.0 + count)),
     "chain with a schedule": lambda: optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(optax.cosine_decay_schedule(0.1, 10))
     ),
@@ -201,11 +184,11 @@ def test_equal_but_new_objects_compile_nothing(name):
 
 
 def test_other_numbers_compile_again():
-    fit(optimizer=optax.sgd(0.1))
-    assert compilations(lambda: fit(optimizer=optax.sgd(0.2))) > 0
     slow = fit(optimizer=optax.sgd(lambda count: 0.1 / (1.0 + count)))
-    fast = fit(optimizer=optax.sgd(lambda count: 0.2 / (1.0 + count)))
-    assert slow.history.metrics["loss"] != fast.history.metrics["loss"]
+    found = []
+    faster = optax.sgd(lambda count: 0.2 / (1.0 + count))
+    assert compilations(lambda: found.append(fit(optimizer=faster))) > 0
+    assert slow.history.metrics["loss"] != found[0].history.metrics["loss"]
 
 
 def test_arrays_that_a_schedule_closes_over_tell_programs_apart():

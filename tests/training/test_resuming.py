@@ -51,7 +51,6 @@ VARIANTS = {
     # Holds gradients back, so that a part may end between two updates.
     "accumulated": {"optimizer": optax.MultiSteps(optax.adam(0.1), 4).gradient_transformation()},
     "bfloat16": {"model": Partial(widened, *toys.linear(dtype=jnp.bfloat16).args)},
-    "float32": {"model": Partial(widened, *toys.linear(dtype=jnp.float32).args)},
     "ensemble": {
         "model": toys.linears(0, 1),
         "members": 2,

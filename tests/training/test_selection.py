@@ -73,9 +73,15 @@ def expected(scores, patience, min_delta=0.0):
     return len(scores), best_at, np.nan
 
 
-@pytest.mark.parametrize("best", ["mse", ("gain", "max")])
 @pytest.mark.parametrize(
-    ("patience", "min_delta"), [(None, 0.0), (1, 0.0), (2, 0.0), (3, 0.0), (2, 0.15), (5, 0.5)]
+    ("best", "patience", "min_delta"),
+    [
+        ("mse", None, 0.0),
+        ("mse", 1, 0.0),
+        ("mse", 3, 0.0),
+        ("mse", 5, 0.5),
+        (("gain", "max"), 2, 0.15),
+    ],
 )
 def test_it_stops_after_so_many_evaluations_without_improvement(best, patience, min_delta):
     result = fit(best=best, patience=patience, min_delta=min_delta)

@@ -72,12 +72,10 @@ ADAM = optax.adam(1.0).init(jnp.zeros(3))
 
 MODELS = {
     "model": model,
-    "cell": lambda seed: rj.LSTMCell(2, 3, projection=2, peephole=True, rngs=nnx.Rngs(seed)),
     "every variable of NNX": Everything,
     "ensemble": lambda seed: rj.ensemble(
         lambda key: rj.GRUCell(2, 3, rngs=nnx.Rngs(key)), [seed, seed + 1]
     ),
-    "wrapped": lambda seed: rj.LearnedCarry(model(seed).cells[1], rngs=nnx.Rngs(seed)),
     "partial": lambda seed: Partial(step, {"in": jnp.full((2, 3), seed)}),
     "flax": lambda seed: nnx.OptimizedLSTMCell(2, 3, rngs=nnx.Rngs(seed)),
     "equinox": lambda seed: eqx.nn.GRUCell(2, 3, key=jax.random.key(seed)),
