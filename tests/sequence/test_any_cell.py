@@ -46,11 +46,8 @@ def of_zoo(name):
 
 
 KINDS = {
-    "ours": of_zoo("gru_reset_before"),
     "nnx_lstm": of_zoo("nnx_lstm"),
-    "nnx_optimized_lstm": of_zoo("nnx_optimized_lstm"),
     "nnx_gru": of_zoo("nnx_gru"),
-    "nnx_simple": of_zoo("nnx_simple"),
     "linen_partial": given("linen_lstm"),
     "equinox_partial": given("equinox_gru_partial"),
     "dict_carry_and_other_output": given("dict_readout"),
@@ -58,9 +55,8 @@ KINDS = {
     "plain_object": given("plain_object"),
 }
 kinds = pytest.mark.parametrize("kind", KINDS)
-# Tested elsewhere, or of the same carry and the same way to a step as another one.
-AS_ANOTHER = ("ours", "nnx_optimized_lstm", "nnx_simple", "linen_partial")
-unlike = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in AS_ANOTHER])
+# One is of the same carry and the same way to a step as another one.
+unlike = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "linen_partial"])
 
 
 def start_of(cell, size=IN):

@@ -137,9 +137,9 @@ def assert_agree(fused, reference, point):
     np.testing.assert_allclose(inner(forward, cotangent), inner(back, tangent), rtol=RTOL)
 
 
-# Less than a chunk, about one, about two, many; 37 is a prime that no chunk divides.
-FORWARD = [1, 15, 17, 33, 37]
-REVERSE = [2, 16, 31, 37, 100]
+# One chunk of a few steps or many, several of one length, and 37, a prime that no chunk divides.
+FORWARD = [1, 33, 37]
+REVERSE = [2, 17, 37]
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,6 @@ ROWS = 4
 CASES = [
     Case("lstm_1997", (ROWS,), reverse=True, checkpoint="sqrt"),
     Case("lstm", (ROWS,), lengths=True, resets=True),
-    Case("lstm", (ROWS,), lengths=True, resets=True, reverse=True),
     Case("lstm_coupled", (2, 2), lengths=True, resets=True, reverse=True, checkpoint=5),
     Case("gru_reset_after", (ROWS,), lengths=True, resets=True, checkpoint=20),
     Case("gru_reset_after", (2, 2), resets=True, reverse=True),

@@ -420,6 +420,26 @@ def test_lengths_and_resets(call, error, words):
 BEYOND = [2**31 + 1, 2**32 + 1, 2**63 + 1, 2**64 + 1, -(2**32) + 1]
 
 
+@functools.cache
+def told_numbers(x64):
+    """(what takes lengths, what takes targets), functions of them; made with or without x64."""
+    xs = BATCH[:2].astype(np.float32)
+    with jax.enable_x64(x64):
+        cell = rj.SimpleRNNCell(IN, H, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
+        both = rj.Bidirectional(cell, jax.tree.map(jnp.copy, cell))
+        model = rj.SequenceModel(cell, 2, rngs=nnx.Rngs(0))
+    of_lengths = (
+        lambda values: rj.unroll(cell, xs, lengths=values),
+        lambda values: both(xs, lengths=values),
+        lambda values: model(xs, lengths=values),
+    )
+    of_targets = (
+        lambda values: rj.jacobian_log_norms(cell, xs[0], targets=values),
+        lambda values: rj.estimate_jacobian_log_norms(cell, xs[0], targets=values, key=KEY),
+    )
+    return of_lengths, of_targets
+
+
 @pytest.mark.parametrize("x64", [True, False])
 @pytest.mark.parametrize("number", BEYOND)
 @pytest.mark.parametrize("kind", [int, np.int64, np.uint64, object, list])
@@ -430,19 +450,13 @@ def test_whole_numbers_are_checked_as_they_arrive(number, kind, x64):
         values = np.asarray([1, number], kind)
     else:
         values = np.asarray([1, number], object) if kind is object else [1, number]
-    xs = BATCH[:2].astype(np.float32)
+    of_lengths, of_targets = told_numbers(x64)
     with jax.enable_x64(x64):
-        cell = rj.SimpleRNNCell(IN, H, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
-        for call in (
-            lambda: rj.unroll(cell, xs, lengths=values),
-            lambda: rj.Bidirectional(cell, jax.tree.map(jnp.copy, cell))(xs, lengths=values),
-            lambda: rj.SequenceModel(cell, 2, rngs=nnx.Rngs(0))(xs, lengths=values),
-        ):
+        for take in of_lengths:
+            call = functools.partial(take, values)
             refuses(call, ValueError, "lengths must lie in [0, 5]", f"got {number}", "Clip")
-        for call in (
-            lambda: rj.jacobian_log_norms(cell, xs[0], targets=values),
-            lambda: rj.estimate_jacobian_log_norms(cell, xs[0], targets=values, key=KEY),
-        ):
+        for take in of_targets:
+            call = functools.partial(take, values)
             refuses(call, ValueError, "targets must lie in [-5, 5)", f"got {number}")
 
 

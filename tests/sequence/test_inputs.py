@@ -91,8 +91,17 @@ def run(cell, xs, name, **more):
 START = jnp.full((B, H), 0.1)
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("kind", KINDS)
+# Of all marks one that is an array, a pytree, and one of several feature axes.
+MARKED = ["whole numbers", "floats and tokens", "images and numbers"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        *((kind, "lengths backwards") for kind in KINDS),
+        *((kind, "mask and resets") for kind in MARKED),
+    ],
+)
 def test_every_kind_of_inputs_is_run_as_its_numbers(kind, options, expected):
     make, numbers, feature_axes = KINDS[kind]
     found = run(cell_of(numbers), make(FLAT), options, feature_axes=feature_axes)

@@ -13,7 +13,6 @@ import pytest
 from kernel_rules import GRU, LSTM, STEPS, case_of, close, in_float64, plain_forward, simple
 
 from refusing import refuses
-from rnn_jax.activations import ACTIVATIONS
 from rnn_jax.sequence.kernels import adjoint as adjoint_kernel
 from rnn_jax.sequence.kernels import exchange, launching
 from rnn_jax.sequence.kernels import forward as forward_kernel
@@ -30,7 +29,7 @@ EVERYTHING = Keep(ys=True, carries=True, starts=True, emitted=True, lambdas=True
 SIZES = {
     "whole tiles": ((1, 3, 16, 16), False),
     "padded": ((1, 4, 3, 20), False),
-    "padded, marked": ((2, 6, 5, 9), True),
+    "padded, marked": ((2, 4, 5, 9), True),
     "several tiles, marked": ((2, 4, 33, 16), True),
 }
 
@@ -159,7 +158,7 @@ def test_the_adjoint_hands_out_what_it_carries():
     case, out = forward_run(step, sizes, marked)
     y, last = cotangents(step, out)
     whole = adjoint_run(step, case, out, y, last, marked)
-    cut = 3
+    cut = 2
     rest = adjoint_run(
         step,
         case._replace(marks=case.marks[:, cut:]),
@@ -245,7 +244,9 @@ def test_nan_stays_in_its_row_and_behind_a_start():
     assert not is_nan[:, 2:].any()
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+# Those that need operations written out, and one whose slope is no array of the step. That each is
+# written out as what it is, test_kernel_operations.py tests.
+@pytest.mark.parametrize("activation", ["relu", "gelu", "hard_tanh", "identity"])
 def test_activations(activation):
     step, sizes = simple(activation), (1, 3, 2, 16)
     case, out = forward_run(step, sizes, False)

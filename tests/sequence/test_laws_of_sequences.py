@@ -57,22 +57,17 @@ class Case(NamedTuple):
     truncate: int | None = None
 
 
+# Cells in fused form, scanned, in wrappers and of other libraries; each option both ways in time.
 CASES = [
     Case("simple_tanh", False, explicit=True),
-    Case("simple_tanh", True, truncate=1),
-    Case("lstm", False, truncate=2),
     Case("lstm", True, explicit=True, truncate=2),
-    Case("gru_reset_after", False, lengths=True, explicit=True),
     Case("gru_reset_after", True, lengths=True, checkpoint=2),
     Case("lstm_peephole", False, explicit=True, checkpoint="sqrt"),
     Case("lstm_peephole", True, lengths=True, truncate=2),
-    Case("learned_carry", False, truncate=2),
     Case("learned_carry", True, truncate=1),
     Case("stack", False, lengths=True),
-    Case("stack", True),
     Case("zoneout", True, explicit=True, checkpoint=1),
     Case("nnx_gru", False),
-    Case("linen_lstm", True, explicit=True),
     Case("dict_readout", False, explicit=True, truncate=1),
 ]
 

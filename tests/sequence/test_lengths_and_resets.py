@@ -33,7 +33,7 @@ def batched(carry, size):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("name", ["lstm", "gru_reset_after", "nnx_optimized_lstm", "dict_readout"])
+@pytest.mark.parametrize("name", ["lstm", "nnx_optimized_lstm", "dict_readout"])
 def test_lengths_equal_running_the_cut_sequence(name, reverse):
     cell, carry = zoo.build(name, IN, H, 1)
     carry = batched(starting_carry(cell, carry), len(LENGTHS))
@@ -182,7 +182,7 @@ def test_resets_make_packed_sequences_run_alone(name, reverse):
     for start, stop in zip(STARTS, [*STARTS[1:], T], strict=True):
         end, *outputs = loop(cell, xs[start:stop][flip], carry)
         alone.append(([at(o, flip) for o in outputs], end))
-    joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *[outputs for outputs, _ in alone])
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *[outputs for outputs, _ in alone])
     chex.assert_trees_all_close([ys, carries], joined, **CLOSE)
     # Backwards the first sequence is left through its first step, which is marked.
     chex.assert_trees_all_close(last, host(carry) if reverse else alone[-1][1], **CLOSE)

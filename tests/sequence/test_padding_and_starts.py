@@ -172,24 +172,20 @@ def test_a_carry_that_nothing_goes_on_from_reaches_no_derivative():
 # ---- Models and both directions.
 
 
-def models():
+def model_of(readout, deep):
     bi = rj.Bidirectional(zoo.CELLS["lstm"](IN, H, 1), zoo.CELLS["gru_reset_before"](IN, H, 2))
-    for readout in ("last", "all"):
-        yield rj.SequenceModel(
-            [bi, zoo.CELLS["gru_reset_after"](2 * H, 2 * H, 3)],
-            2,
-            readout=readout,
-            residual=True,
-            layer_norm=True,
-            rngs=nnx.Rngs(0),
-        )
-        yield rj.SequenceModel(bi, 2, readout=readout, rngs=nnx.Rngs(0))
+    if not deep:
+        return rj.SequenceModel(bi, 2, readout=readout, rngs=nnx.Rngs(0))
+    cells = [bi, zoo.CELLS["gru_reset_after"](2 * H, 2 * H, 3)]
+    options = {"readout": readout, "residual": True, "layer_norm": True}
+    return rj.SequenceModel(cells, 2, **options, rngs=nnx.Rngs(0))
 
 
-@pytest.mark.parametrize("number", range(4))
-def test_a_model_sees_the_valid_steps_alone(number):
-    model = list(models())[number]
-    model.bias[...] = jnp.asarray([0.3, -0.7])
+# Of a shallow one, "last" reads out where each direction has seen everything.
+@pytest.mark.parametrize(("readout", "deep"), [("last", False), ("last", True), ("all", True)])
+def test_a_model_sees_the_valid_steps_alone(readout, deep):
+    model = model_of(readout, deep)
+    model.bias[...] = np.asarray([0.3, -0.7])
 
     @jax.jit
     def value_and_grad(model, xs, mask):
@@ -253,7 +249,7 @@ def test_each_direction_of_a_row_in_pieces_is_handed_on_by_its_own_cell():
 # ---- Where sequences start.
 
 
-@pytest.mark.parametrize("name", ["gru_reset_after", "gru_reset_before", "nnx_gru"])
+@pytest.mark.parametrize("name", ["gru_reset_after", "nnx_gru"])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_a_sequence_starts_from_the_cells_own_carry_and_goes_on_from_carry(name, reverse):
     cell, _ = zoo.build(name, IN, H, 1)

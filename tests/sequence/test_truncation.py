@@ -10,7 +10,12 @@ import pytest
 import rnn_jax as rj
 from zoo import build
 
-STEPS = 11
+STEPS = 5
+
+
+@jax.jit
+def one_step(cell, carry, x):
+    return cell(carry, x)
 
 
 def by_hand(cell, xs, carry, *, truncate, reverse):
@@ -27,7 +32,7 @@ def by_hand(cell, xs, carry, *, truncate, reverse):
         if number:
             carry = jax.lax.stop_gradient(carry)
         for t in stretch:
-            carry, ys[t] = cell(carry, xs[t])
+            carry, ys[t] = one_step(cell, carry, xs[t])
     return carry, jnp.stack(ys)
 
 
@@ -39,14 +44,13 @@ def loss(run, *arguments):
     )
 
 
-# Every second combination: each value of one option with every value of each other.
+# A quarter of all combinations: each value of one option with every value of each other.
 @pytest.mark.parametrize(
     ("name", "truncate", "reverse", "checkpoint"),
     [
-        (name, truncate, bool(k), (None, 2)[(i + j + k) % 2])
+        (name, truncate, bool((i + j) % 2), (None, 2)[(i + j // 2) % 2])
         for i, name in enumerate(["lstm", "gru_reset_before"])
-        for j, truncate in enumerate([1, 4, STEPS, 50])
-        for k in range(2)
+        for j, truncate in enumerate([1, 2, STEPS, 50])
     ],
 )
 def test_gradients_are_those_of_a_loop_that_is_cut(name, truncate, reverse, checkpoint):
@@ -71,7 +75,7 @@ def test_no_gradient_passes_to_a_carry_that_comes_from_the_stretch_before(revers
     cell, _ = build("lstm", 2, 3)
     xs = jax.random.normal(jax.random.key(0), (STEPS, 2))
     carry = jax.tree.map(lambda a: a + 0.3, cell.initialize_carry((2,)))
-    fast = functools.partial(rj.unroll, truncate=4, reverse=reverse)
+    fast = functools.partial(rj.unroll, truncate=2, reverse=reverse)
     by_carry = jax.grad(functools.partial(loss, fast), 2)(cell, xs, carry)
     assert all((np.asarray(leaf) == 0).all() for leaf in by_carry)
     uncut = functools.partial(rj.unroll, cell, xs, carry, reverse=reverse)
@@ -83,18 +87,18 @@ def test_an_early_input_reaches_no_further_than_its_own_stretch():
     xs = jax.random.normal(jax.random.key(0), (STEPS, 2))
 
     def last_output(xs):
-        return jnp.sum(rj.unroll(cell, xs, truncate=4)[1][-1])
+        return jnp.sum(rj.unroll(cell, xs, truncate=3)[1][-1])
 
     reach = np.abs(np.asarray(jax.grad(last_output)(xs))).max(axis=1)
-    assert (reach[:8] == 0).all()
-    assert (reach[8:] > 0).all()
+    assert (reach[:3] == 0).all()
+    assert (reach[3:] > 0).all()
 
 
 def test_with_lengths_and_resets_the_values_are_those_without():
     cell, _ = build("lstm", 2, 3)
     xs = jax.random.normal(jax.random.key(0), (3, STEPS, 2))
     resets = jax.random.bernoulli(jax.random.key(1), 0.2, (3, STEPS))
-    options = {"lengths": jnp.asarray([STEPS, 0, 5]), "resets": resets}
+    options = {"lengths": jnp.asarray([STEPS, 0, 4]), "resets": resets}
     found = rj.unroll(cell, xs, truncate=3, **options)
     expected = rj.unroll(cell, xs, **options)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12), found, expected)

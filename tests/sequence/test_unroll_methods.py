@@ -79,8 +79,9 @@ OPTIONS = {
     },
     "no steps": {"lengths": jnp.asarray([0, 3])},
 }
-# Every cell with all options at once.
-SWEPT = [(name, how) for name in CELLS for how in ("all forwards", "all backwards")]
+# Every cell with all options of one direction at once, and one with those of both.
+SWEPT = [(name, "all forwards") for name in ("min_gru", "lru", "simple")]
+SWEPT += [(name, "all backwards") for name in ("lru", "learned", "turning")]
 SWEPT += [("min_gru", "no steps")]
 
 
@@ -165,6 +166,7 @@ def test_padding_holds_anything(name):
     mask = jnp.ones((B, T), bool).at[:, 3:6].set(False).at[1].set(False)
     carry = jax.tree.map(lambda part: part.at[1].set(jnp.inf), carry_of(cell))
 
+    @jax.jit
     def run(xs):
         def value(cell, xs):
             last, ys = rj.unroll(cell, xs, carry, mask=mask, method="associative")
@@ -360,12 +362,12 @@ def test_models_take_what_is_measured_to_be_faster(monkeypatch):
     )
     xs = jnp.asarray(RNG.normal(size=(501, IN)))
     expected = model(xs)
-    jax.clear_caches()
     monkeypatch.setattr(choosing, "_measurements", lambda: fast)
-    # A single chunk is no loop, and 501 steps are two chunks.
-    assert scans_in(jax.jit(lambda model, xs: model(xs)).lower(model, xs[:255])) == 2
-    np.testing.assert_allclose(model(xs), expected, **CLOSE)
-    jax.clear_caches()
+    # Programs are kept by the precision that is asked for, so none is found that chose before.
+    with jax.default_matmul_precision("float32"):
+        # A single chunk is no loop, and 501 steps are two chunks.
+        assert scans_in(jax.jit(lambda model, xs: model(xs)).lower(model, xs[:255])) == 2
+        np.testing.assert_allclose(model(xs), expected, **CLOSE)
 
 
 def test_programs_do_not_grow_with_the_length():

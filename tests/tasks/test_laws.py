@@ -25,8 +25,15 @@ every_kind = pytest.mark.parametrize("task", KINDS, ids=lambda task: type(task).
 
 @functools.partial(jax.jit, static_argnums=0)
 def judge(task, outputs, batch):
+    """(loss, its gradient, metrics, whether it is solved): for all tests of a task, one program."""
+    loss, slope = jax.value_and_grad(task.loss)(outputs, batch)
     metrics = task.metrics(outputs, batch)
-    return task.loss(outputs, batch), metrics, task.solved(metrics)
+    return loss, slope, metrics, task.solved(metrics)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def compiled(task, key):
+    return task.sample(key, SIZE)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -44,7 +51,7 @@ def batches(task):
 def perfect(task, batch):
     """What a network that has solved the task says."""
     if isinstance(task, CrossEntropy):
-        return 100.0 * jax.nn.one_hot(batch.targets, task.out_features)
+        return 100.0 * np.eye(task.out_features)[batch.targets]
     return batch.targets
 
 
@@ -85,12 +92,13 @@ def test_equal_keys_give_equal_batches_and_others_others(task):
     assert not np.array_equal(first.inputs, other.inputs)
 
 
+# One operation after another, without compiling, test_adding.py and test_delayed_recall.py draw.
 @every_kind
 def test_compiled_and_mapped_over_keys_a_batch_is_what_each_key_alone_gives(task):
     for key, batch in zip(KEYS, batches(task), strict=True):
         jax.tree.map(
             functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9),
-            task.sample(key, SIZE),
+            compiled(task, key),
             batch,
         )
 
@@ -152,7 +160,7 @@ def test_the_fields_can_be_given_on_a_command_line(task):
 def test_the_loss_is_finite_and_has_a_gradient_where_answers_count(task):
     batch = batches(task)[0]
     outputs = np.random.default_rng(0).normal(size=perfect(task, batch).shape)
-    loss, slope = jax.jit(jax.value_and_grad(task.loss))(jnp.asarray(outputs), batch)
+    loss, slope, *_ = judge(task, outputs, batch)
     assert loss.shape == ()
     assert np.isfinite(loss)
     assert loss > 0
@@ -163,7 +171,7 @@ def test_the_loss_is_finite_and_has_a_gradient_where_answers_count(task):
 @every_task
 def test_the_right_answers_cost_nothing_and_solve_it(task):
     batch = batches(task)[0]
-    loss, metrics, solved = judge(task, perfect(task, batch), batch)
+    loss, _, metrics, solved = judge(task, perfect(task, batch), batch)
     assert all(value.shape == () for value in metrics.values())
     assert abs(loss) < 1e-12
     assert solved.shape == ()
@@ -173,7 +181,8 @@ def test_the_right_answers_cost_nothing_and_solve_it(task):
 @every_task
 def test_the_same_answer_everywhere_does_not_solve_it(task):
     batch = batches(task)[0]
-    assert not judge(task, jnp.zeros_like(perfect(task, batch)), batch)[2]
+    *_, solved = judge(task, np.zeros_like(perfect(task, batch)), batch)
+    assert not solved
 
 
 @every_task
@@ -188,8 +197,8 @@ def test_the_chance_loss_lies_between_the_right_answers_and_ignorance(task):
 def test_outputs_of_another_shape_are_refused(task):
     batch = batches(task)[0]
     right = perfect(task, batch)
-    wrong = [jnp.concatenate([right, right], axis=-1), right[..., 0], right[:1], right[None]]
-    wrong.append(right[:, -1] if task.readout == "all" else jnp.stack([right, right], axis=1))
+    wrong = [np.concatenate([right, right], axis=-1), right[..., 0], right[:1], right[None]]
+    wrong.append(right[:, -1] if task.readout == "all" else np.stack([right, right], axis=1))
     for outputs in wrong:
         for call in (task.loss, task.metrics):
             with pytest.raises(ValueError, match=r"outputs must have the shape.*readout="):
