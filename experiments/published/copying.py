@@ -11,7 +11,7 @@ from published import record
 from published.learning import Learnt, learn
 
 
-class Sizes(Protocol):
+class CopySizes(Protocol):
     """What the protocols of both have."""
 
     @property
@@ -27,7 +27,10 @@ class Sizes(Protocol):
 
 
 def learn_to_copy(
-    sizes: Sizes, optimizer: optax.GradientTransformation, progress: record.Progress, **options: Any
+    sizes: CopySizes,
+    optimizer: optax.GradientTransformation,
+    progress: record.Progress,
+    **options: Any,
 ) -> Learnt:
     """Trains all seeds; `options` are further ones of `rnn_jax.fit`."""
     task = rj.tasks.CopyMemory(sizes.delay)

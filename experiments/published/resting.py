@@ -19,7 +19,7 @@ from rnn_jax.plotting.axes import finish
 Networks = Callable[[float], Any]
 
 
-class Sizes(Protocol):
+class GainSizes(Protocol):
     """What the protocols of both have."""
 
     @property
@@ -31,7 +31,7 @@ class Sizes(Protocol):
 
 
 def measure_gains(
-    settings: Mapping[str, tuple[Callable[..., Any], float]], sizes: Sizes, progress: Progress
+    settings: Mapping[str, tuple[Callable[..., Any], float]], sizes: GainSizes, progress: Progress
 ) -> Outcome:
     """Critical gains, and exponents at rest by gain.
 
