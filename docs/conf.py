@@ -36,7 +36,7 @@ extensions = [
     "docstrings",
     "feature_matrix",
     "offline_mathjax",
-    "picture_texts",
+    "pictures",
     "reference",
     "spread_pages",
 ]

@@ -4,6 +4,7 @@ import gc
 import os
 import subprocess
 import sys
+import threading
 
 # The older way to emit a fusion takes half the time that the newer one does; splitting each small
 # program's compilation among threads costs more than it gives. Both are flags of some versions of
@@ -11,6 +12,15 @@ import sys
 WANTED = ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1")
 # Says to worker processes, which inherit the flags, that all has been asked.
 ASKED = "RNN_JAX_TESTS_ASKED_FOR_FLAGS"
+# So many are lowered in one MLIR context.
+PROGRAMS = 200
+
+
+def for_small_programs() -> None:
+    """All of it, in this process and in those it starts; before jax first computes."""
+    set_known_flags()
+    _collect_rarely()
+    _lower_in_few_contexts()
 
 
 def set_known_flags() -> None:
@@ -23,13 +33,38 @@ def set_known_flags() -> None:
     os.environ["XLA_FLAGS"] = " ".join([given, *known]).strip()
 
 
-def collect_rarely() -> None:
+def _collect_rarely() -> None:
     """Tracing makes millions of small objects that live on in JAX's caches.
 
     Looking for garbage among them again and again is a tenth of the time.
     """
     gc.freeze()
     gc.set_threshold(200_000, 100, 1000)
+
+
+def _lower_in_few_contexts() -> None:
+    """JAX lowers each program in an MLIR context of its own, which it then keeps.
+
+    Making one takes as long as all else that happens to a small program before it is compiled, and
+    400 kB.
+    """
+    from jax._src.interpreters import mlir
+
+    if hasattr(mlir, "make_ir_context"):  # Without, programs are lowered as ever.
+        mlir.make_ir_context = _Contexts(mlir.make_ir_context)
+
+
+class _Contexts(threading.local):
+    """One after another for each thread, as each keeps the constants of its programs."""
+
+    def __init__(self, make):
+        self._make, self._used = make, 0
+
+    def __call__(self):
+        if self._used % PROGRAMS == 0:
+            self._current = self._make()
+        self._used += 1
+        return self._current
 
 
 def _is_known(*flags: str) -> bool:

@@ -15,8 +15,7 @@ import pytest
 
 import compiling
 
-# Read when JAX first computes.
-compiling.set_known_flags()
+compiling.for_small_programs()
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -32,8 +31,6 @@ jax.config.update("jax_disable_most_optimizations", True)
 cache = Path(__file__).parents[1] / ".jax_cache" / os.environ.get("PYTEST_XDIST_WORKER", "main")
 jax.config.update("jax_compilation_cache_dir", str(cache))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-
-compiling.collect_rarely()
 
 # Compilation dwarfs the rest, so no deadline, and the same examples in every run.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, max_examples=12)

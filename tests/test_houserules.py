@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-import compiling
 import rnn_jax
 
 ROOT = Path(rnn_jax.__file__).parent
@@ -148,16 +147,6 @@ def test_no_flag_of_xla_is_set_unasked():
     assert len(texts) > 100
     found = [path for path in texts if flag in path.read_text(encoding="utf-8")]
     assert found == [house / "tests" / "compiling.py"]
-
-
-def test_a_flag_that_xla_does_not_know_is_not_set(monkeypatch):
-    monkeypatch.delenv(compiling.ASKED)
-    monkeypatch.setenv("XLA_FLAGS", "")
-    known = [flag for flag in compiling.WANTED if compiling._is_known(flag)]
-    unknown = "--" + "xla_no_such_flag=1"
-    monkeypatch.setattr(compiling, "WANTED", (*compiling.WANTED, unknown))
-    compiling.set_known_flags()
-    assert os.environ["XLA_FLAGS"].split() == known
 
 
 @pytest.fixture

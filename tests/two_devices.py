@@ -23,7 +23,7 @@ def run_on_two_devices(program: str) -> None:
         "JAX_NUMPY_RANK_PROMOTION": "raise",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
     }
-    program = f"import compiling; compiling.collect_rarely(); {program}"
+    program = f"import compiling; compiling.for_small_programs(); {program}"
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True
     )

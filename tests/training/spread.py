@@ -276,7 +276,7 @@ def outcomes_of_two(
 
 def main(folder: Path) -> None:
     """Makes the runs that the job in the folder names."""
-    compiling.collect_rarely()
+    compiling.for_small_programs()
     job = json.loads((folder / "job.json").read_text())
     for name, value in job["settings"].items():
         jax.config.update(name, value)
