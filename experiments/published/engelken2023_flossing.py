@@ -133,7 +133,9 @@ def mean_square_of(protocol: Protocol) -> Callable[[Any], np.ndarray]:
 
 def draw(outcome: Outcome) -> Figure:
     """Errors while learning, and that of a predictor without memory."""
-    return losses_by_step(outcome.curves, "mean square error, median of seeds", 1 / 12)
+    return losses_by_step(
+        outcome.curves, "mean square error, median of seeds", 1 / 12, "without memory"
+    )
 
 
 RESULT = Result(

@@ -91,7 +91,9 @@ def make_network(name: str, hidden: int) -> Callable[[nnx.Rngs], rj.SequenceMode
 
 def draw(outcome: Outcome) -> Figure:
     """Errors while learning."""
-    return losses_by_step(outcome.curves["loss"], "mean square error, median of seeds", SOLVED)
+    return losses_by_step(
+        outcome.curves["loss"], "mean square error, median of seeds", SOLVED, "solved below"
+    )
 
 
 RESULT = Result(

@@ -65,7 +65,9 @@ def labels(params: Any) -> Any:
 def draw(outcome: Outcome) -> Figure:
     """The loss while learning."""
     curves = {"expRNN": outcome.curves["expRNN"]}
-    return losses_by_step(curves, "cross-entropy (nats a symbol)", outcome.curves["chance"])
+    return losses_by_step(
+        curves, "cross-entropy (nats a symbol)", outcome.curves["chance"], "without memory"
+    )
 
 
 RESULT = Result(

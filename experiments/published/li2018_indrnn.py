@@ -82,7 +82,7 @@ def make_network(name: str, protocol: Protocol) -> Any:
 
 def draw(outcome: Outcome) -> Figure:
     """Errors while learning."""
-    return losses_by_step(outcome.curves, "mean square error", SOLVED)
+    return losses_by_step(outcome.curves, "mean square error", SOLVED, "solved below")
 
 
 RESULT = Result(

@@ -41,12 +41,12 @@ def lines(ax: Axes, x: Any, curves: Mapping[str, Any], first: int = 0) -> None:
         ax.plot(x, np.asarray(values, float), color=color, label=label)
 
 
-def losses_by_step(curves: Mapping[str, Any], label: str, level: float) -> Figure:
+def losses_by_step(curves: Mapping[str, Any], label: str, level: float, meaning: str) -> Figure:
     """Losses while learning, each (steps, values), and the level that they are read against."""
     figure, ax = new_axes()
     for index, (name, (steps, losses)) in enumerate(curves.items()):
         lines(ax, steps, {name: losses}, first=index)
-    ax.axhline(level, color="0.4", linestyle=":", linewidth=1)
+    ax.axhline(level, color="0.4", linestyle=":", linewidth=1, label=meaning)
     ax.set_yscale("log")
     ax.set_xlabel("training steps")
     ax.set_ylabel(label)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
-Relation = Literal["within", "at most", "at least", "below", "above"]
+Relation = Literal["within", "within a factor of", "at most", "at least", "below", "above"]
 Verdict = Literal["reproduced", "reproduced with a condition", "not reproduced"]
 
 # What a step of a run is called, and how much of the whole is done.
@@ -23,7 +23,8 @@ class Finding:
       published: the number of the paper, or the bound that follows from what it says.
       measured: what came out.
       relation: how the measured number must lie to the published one.
-      tolerance: by how much it may miss it, in the unit of both; relative if `relative`.
+      tolerance: by how much it may miss it, in the unit of both; relative if `relative`; the factor
+        itself where that is the relation.
       relative: whether the tolerance is a share of the published number.
       unit: of both numbers; empty for pure numbers.
     """
@@ -38,7 +39,9 @@ class Finding:
 
     @property
     def slack(self) -> float:
-        """The tolerance in the unit of the numbers."""
+        """The tolerance in the unit of the numbers, upwards."""
+        if self.relation == "within a factor of":
+            return (self.tolerance - 1) * abs(self.published)
         return self.tolerance * abs(self.published) if self.relative else self.tolerance
 
     @property
@@ -49,6 +52,7 @@ class Finding:
             return self.measured == self.published  # Both infinite, of one sign.
         return {
             "within": abs(difference) <= self.slack,
+            "within a factor of": self._by_factor,
             "at most": difference <= self.slack,
             "at least": difference >= -self.slack,
             "below": difference < self.slack,
@@ -59,19 +63,27 @@ class Finding:
     def criterion(self) -> str:
         """The criterion in words."""
         unit = f" {self.unit}" if self.unit else ""
+        if self.relation == "within a factor of":
+            return f"{self.relation} {number(self.tolerance)}"
         if self.relation != "within":
             return f"{self.relation} {number(self.published + self._sign * self.slack)}{unit}"
         if self.relative:
             return (
-                f"within {self.tolerance:.3g} of it"
+                f"within {number(self.tolerance)} of it"
                 if not self.published
-                else (f"within {100 * self.tolerance:.3g} %")
+                else f"within {number(100 * self.tolerance)} %"
             )
         return f"within {number(self.tolerance)}{unit}"
 
     @property
     def _sign(self) -> int:
         return 1 if self.relation in ("at most", "below") else -1
+
+    @property
+    def _by_factor(self) -> bool:
+        """Whether both numbers are of one sign, and neither is larger than the other by more."""
+        pair = self.measured * self.published, self.published**2
+        return min(pair) > 0 and max(pair) <= self.tolerance * min(pair)
 
 
 @dataclass(frozen=True)

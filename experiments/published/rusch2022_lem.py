@@ -54,7 +54,7 @@ def run(protocol: Protocol, progress: Progress) -> Outcome:
 
 def draw(outcome: Outcome) -> Figure:
     """The error while learning."""
-    return losses_by_step(outcome.curves, "mean square error", SOLVED)
+    return losses_by_step(outcome.curves, "mean square error", SOLVED, "solved below")
 
 
 RESULT = Result(

@@ -107,22 +107,29 @@ def test_the_report_holds_every_result_and_says_what_has_none(records, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("relation", "measured", "holds"),
+    ("relation", "tolerance", "measured", "holds"),
     [
-        ("within", 1.1, True),
-        ("within", 1.3, False),
-        ("within", math.inf, False),
-        ("at most", 1.2, True),
-        ("at most", 1.3, False),
-        ("at least", 0.8, True),
-        ("at least", 0.7, False),
-        ("below", 1.25, False),
-        ("above", 0.75, False),
-        ("at most", math.nan, False),
+        ("within", 0.2, 1.1, True),
+        ("within", 0.2, 1.3, False),
+        ("within", 0.2, math.inf, False),
+        ("within a factor of", 3.0, 2.9, True),
+        ("within a factor of", 3.0, 0.34, True),
+        ("within a factor of", 3.0, 3.1, False),
+        ("within a factor of", 3.0, 0.33, False),
+        ("within a factor of", 3.0, -1.0, False),
+        ("within a factor of", 3.0, 0.0, False),
+        ("within a factor of", 3.0, math.nan, False),
+        ("at most", 0.2, 1.2, True),
+        ("at most", 0.2, 1.3, False),
+        ("at least", 0.2, 0.8, True),
+        ("at least", 0.2, 0.7, False),
+        ("below", 0.2, 1.25, False),
+        ("above", 0.2, 0.75, False),
+        ("at most", 0.2, math.nan, False),
     ],
 )
-def test_a_criterion(relation, measured, holds):
-    assert Finding("q", 1.0, measured, relation, 0.2).holds is holds
+def test_a_criterion(relation, tolerance, measured, holds):
+    assert Finding("q", 1.0, measured, relation, tolerance).holds is holds
 
 
 def test_no_findings_reproduce_nothing():
