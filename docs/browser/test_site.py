@@ -108,6 +108,8 @@ def test_a_notebook_shows_outputs_pictures_and_mathematics(open_at, width, noteb
     for picture in pictures:
         picture.scroll_into_view_if_needed()
         assert min(width, 640) * 0.8 < picture.bounding_box()["width"] < width
+        alone = picture.locator("xpath=parent::a").get_attribute("href")
+        assert Path(alone).name == Path(picture.get_attribute("src")).name
     assert not shown_faults(page)
     assert not seen.faults()
 
