@@ -139,4 +139,5 @@ class Result:
 
 def number(value: float) -> str:
     """A number as a table shows it."""
-    return f"{value:.4g}".replace("-", "−").replace("inf", "∞")
+    text = f"{value:,.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.4g}"
+    return text.replace("-", "−").replace("inf", "∞")
