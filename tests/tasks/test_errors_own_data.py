@@ -5,14 +5,7 @@ import numpy as np
 
 from refusing import refuses, table
 from rnn_jax.tasks import Arrays, CrossEntropy, Loader, SquaredError
-
-COUNT, STEPS = 7, 4
-RNG = np.random.default_rng(0)
-INPUTS = RNG.normal(size=(COUNT, STEPS, 2))
-NUMBERS = RNG.normal(size=(COUNT, 1))
-CLASSES = np.array([0, 1, 2, 0, 0, 1, 0])
-LENGTHS = np.array([4, 1, 2, 3, 4, 2, 1])
-VALID = np.arange(STEPS) < LENGTHS[:, None]
+from tasks.examples import CLASSES, COUNT, INPUTS, LENGTHS, NUMBERS, VALID
 
 
 def spoiled(array, place, value=np.nan):

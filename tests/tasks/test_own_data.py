@@ -9,15 +9,9 @@ import pytest
 
 from rnn_jax.tasks import Arrays, Batch, CrossEntropy, SquaredError
 from rnn_jax.tasks.own_data import _place
+from tasks.examples import CLASSES, COUNT, INPUTS, LENGTHS, NUMBERS, STEPS, VALID
 
 KEY = jax.random.key(3)
-RNG = np.random.default_rng(0)
-COUNT, STEPS = 7, 4
-INPUTS = RNG.normal(size=(COUNT, STEPS, 2))
-NUMBERS = RNG.normal(size=(COUNT, 1))
-CLASSES = np.array([0, 1, 2, 0, 0, 1, 0])
-LENGTHS = np.array([4, 1, 2, 3, 4, 2, 1])
-VALID = np.arange(STEPS) < LENGTHS[:, None]
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
@@ -104,7 +98,7 @@ def test_data_are_copied_and_tell_their_sizes():
 
 def test_the_chance_loss_is_that_of_the_best_constant():
     rows = np.repeat(NUMBERS, 2, axis=1)
-    weights = RNG.uniform(0.5, 1, COUNT)
+    weights = np.random.default_rng(1).uniform(0.5, 1, COUNT)
     share = weights / weights.sum()
     expected = (share[:, None] * (rows - share @ rows) ** 2).sum()
     np.testing.assert_allclose(Arrays(INPUTS, rows, weights=weights).chance_loss, expected)
