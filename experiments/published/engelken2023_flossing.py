@@ -57,11 +57,14 @@ def run(protocol: Protocol, progress: Progress) -> Outcome:
         on_share=lambda share: progress("flossing", 0.2 * share),
     ).models
     after = mean_square(flossed)
+    optimizer = adam(protocol.learning_rate)  # One object, and so one program for both.
     arms = {
         "not flossed": train(
-            plain, protocol, lambda share: progress("training", 0.2 + 0.4 * share)
+            plain, optimizer, protocol, lambda share: progress("training", 0.2 + 0.4 * share)
         ),
-        "flossed": train(flossed, protocol, lambda share: progress("flossed", 0.6 + 0.4 * share)),
+        "flossed": train(
+            flossed, optimizer, protocol, lambda share: progress("flossed", 0.6 + 0.4 * share)
+        ),
     }
     last = {name: np.median(arm.loss[:, -1]) for name, arm in arms.items()}
     findings = (
@@ -103,12 +106,14 @@ def adam(rate: float) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
 
 
-def train(models: Any, protocol: Protocol, on_share: Any) -> Learnt:
+def train(
+    models: Any, optimizer: optax.GradientTransformation, protocol: Protocol, on_share: Any
+) -> Learnt:
     """The training, the same for both arms."""
     return learn(
         models,
         protocol.task,
-        adam(protocol.learning_rate),
+        optimizer,
         steps=protocol.steps,
         batch_size=protocol.batch_size,
         evaluation_size=16 * protocol.batch_size,

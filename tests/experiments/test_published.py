@@ -252,36 +252,21 @@ def test_a_list_shows_every_name_whole_and_writes_nothing(monkeypatch, capsys, t
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_goes_on_where_it_was_and_says_what_is_damaged(tmp_path):
-    line = [
-        *(sys.executable, "-m", "experiments.published", "--quick", "--out", str(tmp_path)),
-        *("--only", "lstm_memory"),
-    ]
-
-    def start(*more):
-        return subprocess.run([*line, *more], cwd=ROOT, capture_output=True, text=True)
-
-    # What a full run has left is not touched by tiny forms.
-    full = tmp_path / "outcomes" / "lstm_memory_path.json"
-    full.parent.mkdir()
-    full.write_text("full")
-    first = start("ganguli2008")
-    assert first.returncode == 0, first.stderr + first.stdout
-    assert full.read_text() == "full"
-    outcomes = json.loads((tmp_path / "quick" / "outcomes.json").read_text())
-    assert [outcome["name"] for outcome in outcomes] == [
-        "lstm_memory_path",
-        "ganguli2008_fisher_memory",
-    ]
-    kept = tmp_path / "quick" / "outcomes" / "lstm_memory_path.json"
-    stamp = kept.stat().st_mtime_ns
-    (kept.parent / "ganguli2008_fisher_memory.json").write_text("{")
-    # It is not asked for, and said before anything is measured.
-    second = start("--again")
-    assert second.returncode == 2
-    assert "ganguli2008_fisher_memory.json must hold the outcome" in second.stdout
-    assert "Traceback" not in second.stdout + second.stderr
-    assert kept.stat().st_mtime_ns == stamp
+def test_what_is_damaged_is_said_before_anything_is_measured(
+    records, monkeypatch, capsys, tmp_path
+):
+    kept, damaged = "lstm_memory_path", "ganguli2008_fisher_memory"
+    for name in (kept, damaged):
+        running.keep(records[name], tmp_path / "quick")
+    files = tmp_path / "quick" / "outcomes"
+    stamp = (files / f"{kept}.json").stat().st_mtime_ns
+    (files / f"{damaged}.json").write_text("{")
+    # It is not asked for.
+    line = ["--quick", "--again", "--out", str(tmp_path), "--only", kept]
+    status, said = left_by(line, monkeypatch, capsys)
+    assert status == 2
+    assert f"{damaged}.json must hold the outcome" in " ".join(said.split())
+    assert (files / f"{kept}.json").stat().st_mtime_ns == stamp
 
 
 def test_a_killed_run_keeps_what_it_had(tmp_path):
@@ -289,6 +274,10 @@ def test_a_killed_run_keeps_what_it_had(tmp_path):
     line = [sys.executable, "-m", "experiments.published", "--quick", "--out", str(tmp_path)]
     line += ["--only", first, second]
     outcomes = tmp_path / "quick" / "outcomes"
+    # What a full run has left is not touched by tiny forms.
+    full = tmp_path / "outcomes" / f"{first}.json"
+    full.parent.mkdir()
+    full.write_text("full")
     with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
         while not (outcomes / f"{first}.json").exists():
             assert process.poll() is None, "ended before its first outcome"
@@ -301,3 +290,4 @@ def test_a_killed_run_keeps_what_it_had(tmp_path):
     assert (outcomes / f"{first}.json").stat().st_mtime_ns == stamp
     written = json.loads((tmp_path / "quick" / "outcomes.json").read_text())
     assert [outcome["name"] for outcome in written] == [first, second]
+    assert full.read_text() == "full"
