@@ -10,7 +10,7 @@ TORCH  ?= torch==2.13.0+cpu
 # installed.
 AOT    ?= $(VENV)-aot
 # For `make test-part` and `make test-aot`: the first test and every so many after it.
-EVERY  ?= 60
+EVERY  ?= 120
 AOT_EVERY ?= 1
 
 # Small LAPACK calls on several threads wait for one another on a machine that is shared.

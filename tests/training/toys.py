@@ -27,10 +27,10 @@ class Mixing:
     steps: int = 2
 
     def sample(self, key: jax.Array, batch_size: int) -> Batch:
-        key_inputs, key_noise = jax.random.split(key)
-        inputs = jax.random.normal(key_inputs, (batch_size, self.steps, 2))
-        clean = inputs[:, -1] @ jnp.asarray(MIXTURE, inputs.dtype)
-        targets = clean + 0.1 * jax.random.normal(key_noise, clean.shape)
+        # One draw for inputs and noise: random numbers are most of what a small program compiles.
+        drawn = jax.random.normal(key, (batch_size, self.steps + 1, 2))
+        inputs, noise = drawn[:, :-1], drawn[:, -1]
+        targets = inputs[:, -1] @ jnp.asarray(MIXTURE, inputs.dtype) + 0.1 * noise
         return Batch(inputs, targets, jnp.ones(batch_size))
 
     def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
