@@ -14,15 +14,16 @@ from training import toys
 PACE = {"steps": 6, "batch_size": 4, "seed": 5, "evaluate_every": 3, "evaluation_size": 6}
 MOMENTS = [3, 6]
 TASK = toys.Mixing()
+# One object each, so that equal runs are one program.
+ADAM, SGD = optax.adam(0.05), optax.sgd(0.05)
 
 
 # Always, with a last stretch that is shorter than the others, and only at the end.
 @pytest.mark.parametrize("evaluate_every", [1, 4, 100])
 def test_how_often_it_evaluates_changes_no_step(evaluate_every):
-    optimizer = optax.adam(0.05)
     pace = {**PACE, "evaluate_every": evaluate_every}
-    told = toys.plain_loop(toys.linear(), TASK, optimizer, **PACE)
-    result = rj.fit(toys.linear(), TASK, optimizer, **pace)
+    told = toys.plain_loop(toys.linear(), TASK, ADAM, **PACE)
+    result = rj.fit(toys.linear(), TASK, ADAM, **pace)
     toys.same(result.model, told.model)
     np.testing.assert_array_equal(result.history.step, _moments(evaluate_every))
     expected = toys.means(told.losses, _moments(evaluate_every))
@@ -119,7 +120,7 @@ def test_an_evaluation_has_whole_batches_where_no_size_is_asked_for(batch_size, 
 
 
 def test_history_is_read_by_name():
-    result = rj.fit(toys.linear(), TASK, optax.sgd(0.05), **PACE)
+    result = rj.fit(toys.linear(), TASK, SGD, **PACE)
     history = result.history
     assert list(history) == ["step", "loss", "gradient_norm", "updates", "mse", "worst"]
     for name in ("step", "loss", "gradient_norm", "updates"):
@@ -132,14 +133,14 @@ def test_history_is_read_by_name():
 
 def test_each_evaluation_is_told_as_it_comes():
     told = []
-    result = rj.fit(toys.linear(), TASK, optax.sgd(0.05), on_evaluation=told.append, **PACE)
+    result = rj.fit(toys.linear(), TASK, SGD, on_evaluation=told.append, **PACE)
     assert [row["step"] for row in told] == MOMENTS
     np.testing.assert_array_equal([row["loss"] for row in told], result.history.loss)
 
 
 def test_showing_progress_changes_nothing(capsys):
-    quiet = rj.fit(toys.linear(), TASK, optax.sgd(0.05), **PACE)
+    quiet = rj.fit(toys.linear(), TASK, SGD, **PACE)
     assert capsys.readouterr() == ("", "")
-    shown = rj.fit(toys.linear(), TASK, optax.sgd(0.05), progress=True, **PACE)
+    shown = rj.fit(toys.linear(), TASK, SGD, progress=True, **PACE)
     toys.identical(shown.model, quiet.model)
     assert f"{PACE['steps']}/{PACE['steps']}" in capsys.readouterr().err
