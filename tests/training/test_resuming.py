@@ -155,13 +155,13 @@ def test_the_last_two_checkpoints_are_kept(whole):
 
 def test_the_last_and_the_best_model_come_back(whole, tmp_path):
     # It only gets worse, so that the first evaluation is the best one.
-    result = runs.toy(tmp_path, optimizer=optax.sgd(-0.1))
+    result = runs.toy(tmp_path, optimizer=optax.sgd(-0.5))
     like = jax.tree.map(jnp.zeros_like, result.model)
     last, best = (rj.restore(tmp_path, like, which=which) for which in ("last", "best"))
     toys.identical(last, result.model)
     toys.identical(best, result.best_model)
     toys.identical(rj.restore(str(tmp_path), like), last)
-    toys.identical(best, runs.toy(None, optimizer=optax.sgd(-0.1), steps=2).model)
+    toys.identical(best, runs.toy(None, optimizer=optax.sgd(-0.5), steps=2).model)
 
 
 def test_an_ensemble_comes_back_whole(tmp_path):
