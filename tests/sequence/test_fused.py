@@ -135,18 +135,15 @@ MODES = {
     ),
 }
 
-# What the other modes are made of, for all cells but a first.
+# What the other modes are made of, for a cell of several kernels.
 FEW = ["values", "jacfwd", "jacrev", "hessian"]
-OTHERS = ["lstm_coupled", "lstm_1997", "gru_reset_after", "gru_reset_before", "tanh"]
-SWEPT = {"lstm": list(MODES), **dict.fromkeys(OTHERS, FEW)}
-# 37 steps are two chunks and a rest; 5 are less than one.
-STEPS = {"tanh": 37}
+SWEPT = {"lstm": list(MODES), "gru_reset_after": FEW}
 
 
 @functools.cache
 def results_by_mode(name):
     """{mode: (by the fused recurrence, by the plain scan)}."""
-    point = point_at(name, STEPS.get(name, 5))
+    point = point_at(name, 5)
     f, scalar, v = flattened(rj.unroll, point)
     d = random_like(v)
     modes = {mode: MODES[mode] for mode in SWEPT[name]}
@@ -164,18 +161,25 @@ def test_every_mode_of_differentiation(name, mode):
     assert_close(*results_by_mode(name)[mode])
 
 
-@pytest.mark.parametrize("name", [name for name in ACTIVATIONS if name not in SWEPT])
-def test_every_activation(name):
-    point = point_at(name, 5)
+# 37 steps are two chunks and a rest; 5 are less than one.
+STEPS = {"tanh": 37}
+
+
+@pytest.mark.parametrize("name", [name for name in FUSED if name not in SWEPT])
+def test_values_gradient_and_tangents_of_both(name):
+    point = point_at(name, STEPS.get(name, 5))
+    along = random_like(point)
 
     def results(run):
-        """(value, gradient) and their tangents."""
-        _, scalar, v = flattened(run, point)
-        return jax.jit(lambda v, d: jax.jvp(jax.value_and_grad(scalar), (v,), (d,)))(
-            v, random_like(v)
-        )
+        """The results and the gradient of all that they hang on, and the tangents of both."""
 
-    assert_close(results(rj.unroll), results(plain))
+        def value(*point):
+            found = run(*point)
+            return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(found)), found
+
+        return jax.jvp(jax.value_and_grad(value, (0, 1, 2), has_aux=True), point, along)
+
+    assert_close(*jax.jit(lambda: [results(run) for run in RUNS])())
 
 
 @pytest.mark.parametrize("name", ["relu", "leaky_relu", "hard_tanh", "softsign"])
@@ -192,6 +196,14 @@ def test_slopes_at_a_kink_are_those_of_the_plain_scan(name):
         assert_close(*gradients(point))
 
 
+EVERYTHING = (0, 1, 2)
+
+
+@jax.jit
+def plain_and_gradient(point):
+    return plain(*point), jax.grad(functools.partial(loss, plain), EVERYTHING)(*point)
+
+
 @pytest.mark.parametrize("axes", [(None, 0, 0), (0, None, None)], ids=str)
 @pytest.mark.parametrize("name", ["lstm", "gru_reset_after"])
 def test_vmap_over_sequences_and_cells_and_grad_in_either_order(name, axes):
@@ -201,10 +213,9 @@ def test_vmap_over_sequences_and_cells_and_grad_in_either_order(name, axes):
         chosen = zip(shared, point, axes, strict=True)
         members.append([mine if axis == 0 else ours for ours, mine, axis in chosen])
     stacked = [
-        jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts) if axis == 0 else parts[0]
+        jax.tree.map(lambda *leaves: np.stack(leaves), *parts) if axis == 0 else parts[0]
         for parts, axis in zip(zip(*members, strict=True), axes, strict=True)
     ]
-    everything = (0, 1, 2)
 
     @jax.jit
     def fused(point):
@@ -213,15 +224,11 @@ def test_vmap_over_sequences_and_cells_and_grad_in_either_order(name, axes):
         def total(*point):
             return jnp.sum(jax.vmap(scalar, axes)(*point))
 
-        grad_of_vmap = jax.grad(total, everything)(*point)
-        vmap_of_grad = jax.vmap(jax.grad(scalar, everything), axes)(*point)
+        grad_of_vmap = jax.grad(total, EVERYTHING)(*point)
+        vmap_of_grad = jax.vmap(jax.grad(scalar, EVERYTHING), axes)(*point)
         return jax.vmap(rj.unroll, axes)(*point), vmap_of_grad, grad_of_vmap
 
-    @jax.jit
-    def reference(point):
-        return plain(*point), jax.grad(functools.partial(loss, plain), everything)(*point)
-
-    expected = [reference(tuple(member)) for member in members]
+    expected = [plain_and_gradient(tuple(member)) for member in members]
     values, gradients = jax.tree.map(lambda *leaves: np.stack(leaves), *expected)
     summed = [
         part if axis == 0 else jax.tree.map(lambda a: a.sum(axis=0), part)
@@ -271,13 +278,18 @@ def test_differentiating_by_one_array_alone(name):
 # ---- Cells that the fused form does not describe.
 
 
+@jax.jit
+def one_step(cell, carry, x):
+    return cell(carry, x)
+
+
 def by_loop(cell, xs, carry):
     """(last, ys, carries), one call of the cell after another."""
     outputs = []
-    for x in jnp.unstack(xs):
-        carry, y = cell(carry, x)
+    for x in np.asarray(xs):
+        carry, y = one_step(cell, carry, x)
         outputs.append((y, carry))
-    return (carry, *jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs))
+    return (carry, *jax.tree.map(lambda *leaves: np.stack(leaves), *outputs))
 
 
 class HalvedStep(rj.LSTMCell):
@@ -361,13 +373,17 @@ def test_an_activation_of_the_users_may_hold_weights(kind):
     def with_weight(run, weight):
         activation = user_activations(weight)[kind]
         cell = rj.SimpleRNNCell(IN, H, activation=activation, rngs=nnx.Rngs(1))
-        return loss(lambda *point: run(*point)[:2], cell, xs, carry)
+        return loss(run, cell, xs, carry)
+
+    def by_calls(cell, xs, carry):
+        return jax.lax.scan(cell, carry, xs)
 
     at = jnp.asarray(0.3)
-    actual, expected = (functools.partial(with_weight, run) for run in (rj.unroll, by_loop))
-    expected = jax.jit(jax.value_and_grad(expected))(at)
-    assert_close(jax.value_and_grad(actual)(at), expected)
-    assert_close(jax.jit(jax.value_and_grad(actual))(at), expected)
+    actual, expected = (functools.partial(with_weight, run) for run in (rj.unroll, by_calls))
+    jitted = jax.jit(lambda at: [jax.value_and_grad(run)(at) for run in (actual, expected)])
+    found, known = jitted(at)
+    assert_close(found, known)
+    assert_close(jax.value_and_grad(actual)(at), known)
 
 
 # (parameters, computation, inputs)
@@ -394,7 +410,7 @@ def test_mixed_types_step_as_by_hand(make, param_dtype, dtype, input_dtype):
     xs = point_at("tanh", 3)[1].astype(input_dtype)
     with jax.numpy_dtype_promotion("standard"):
         actual = rj.unroll(cell, xs, return_carries=True)
-        expected = jax.jit(by_loop)(cell, xs, cell.initialize_carry((IN,)))
+        expected = by_loop(cell, xs, cell.initialize_carry((IN,)))
     types = [jax.tree.map(lambda a: a.dtype.name, tree) for tree in (actual, expected)]
     assert types[0] == types[1]
     # A few roundings in each step, in the coarsest type that takes part.
