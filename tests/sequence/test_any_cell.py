@@ -63,14 +63,25 @@ def start_of(cell, size=IN):
     return make_carry(cell, (size,))
 
 
+@jax.jit
+def one_step(cell, carry, x):
+    return cell(carry, x)
+
+
+def stepping(cell):
+    """The cell's step as one program; what is no pytree is bound to it."""
+    cell = cell if jax.tree.leaves(cell) != [cell] else Partial(cell)
+    return functools.partial(one_step, cell)
+
+
 def loop(cell, xs, start, *, valid=None, resets=None, step=None):
     """The outputs of one sequence (T, ·), a step at a time; a step that is skipped is not taken."""
-    carry, ys = start, []
+    carry, ys, step = start, [], step or stepping(cell)
     for t, x in enumerate(xs):
         if resets is not None and resets[t]:
             carry = start
         if valid is None or valid[t]:
-            carry, y = (cell if step is None else step)(carry, x)
+            carry, y = step(carry, x)
         else:
             y = None
         ys.append(y)
@@ -79,7 +90,7 @@ def loop(cell, xs, start, *, valid=None, resets=None, step=None):
 
 
 def size_of_output(cell):
-    return cell(start_of(cell), jnp.asarray(XS[0, 0]))[1].shape[0]
+    return jax.eval_shape(cell, start_of(cell), XS[0, 0])[1].shape[0]
 
 
 @functools.cache
@@ -121,7 +132,7 @@ def test_a_model_of_two_layers_is_their_loops(kind):
                 "resets": None if resets is None else resets[row],
             }
             _, hs = loop(below, XS[row], start_of(below), **marks)
-            _, hs = loop(above, jnp.asarray(hs), start_of(above, hs.shape[-1]), **marks)
+            _, hs = loop(above, hs, start_of(above, hs.shape[-1]), **marks)
             expected = hs @ np.asarray(model.kernel[...]) + np.asarray(model.bias[...])
             np.testing.assert_allclose(outputs[row], expected, **CLOSE)
 
@@ -133,26 +144,31 @@ def test_a_stack_is_a_cell_that_the_instrument_takes(kind):
     start = stack.initialize_carry((IN,))
     size = size_of_output(below)
     chex.assert_trees_all_equal(start, (start_of(below), start_of(above, size)))
-    xs = jnp.asarray(XS[0])
+    xs = XS[0]
     record = jax.jit(rj.linearize)(stack, xs)
     _, hs = loop(below, xs, start[0])
-    _, expected = loop(above, jnp.asarray(hs), start[1])
+    _, expected = loop(above, hs, start[1])
     np.testing.assert_allclose(record.outputs, expected, **CLOSE)
     parts = stack.parts_of(start)
     assert len(parts) == len(set(parts)) == len(jax.tree.leaves(start))
     assert {part.partition(".")[0] for part in parts} == {"0", "1"}
+
     # Its Jacobian over the carry of both layers, by JAX itself.
-    flat, unravel = jax.flatten_util.ravel_pytree(start)
+    @jax.jit
+    def jacobian(start, x):
+        flat, unravel = jax.flatten_util.ravel_pytree(start)
 
-    def step(state):
-        return jax.flatten_util.ravel_pytree(stack(unravel(state), xs[0])[0])[0]
+        def step(state):
+            return jax.flatten_util.ravel_pytree(stack(unravel(state), x)[0])[0]
 
-    np.testing.assert_allclose(record.state_jacobians[0], jax.jacfwd(step)(flat), **CLOSE)
+        return jax.jacfwd(step)(flat)
+
+    np.testing.assert_allclose(record.state_jacobians[0], jacobian(start, xs[0]), **CLOSE)
 
 
 @unlike
 def test_both_directions_are_two_loops(kind):
-    forward, backward = KINDS[kind](IN, 0), KINDS[kind](IN, 1)
+    forward, backward = built(kind)[0], KINDS[kind](IN, 1)
     model = rj.SequenceModel(rj.Bidirectional(forward, backward), readout="all")
     found = jax.jit(lambda model, xs: model(xs, lengths=jnp.asarray(LENGTHS)))(model, XS)
     for row, length in enumerate(LENGTHS):
@@ -178,17 +194,21 @@ def test_every_part_of_the_carry_is_learned(kind):
 
         return jax.value_and_grad(loss)(learned)
 
+    @jax.jit
     def by_start(start, xs, resets):
-        carry, total = start, 0.0
-        for x, reset in zip(xs, resets, strict=True):
-            carry, y = cell(start if reset else carry, x)
-            total += jnp.sum(jnp.sin(y))
-        return total
+        def loss(start):
+            def step(carry, at):
+                x, reset = at
+                return cell(jax.tree.map(functools.partial(jnp.where, reset), start, carry), x)
+
+            return jnp.sum(jnp.sin(jax.lax.scan(step, start, (xs, resets))[1]))
+
+        return jax.value_and_grad(loss)(start)
 
     value, gradient = value_and_gradient(learned, XS)
-    both = [jax.value_and_grad(by_start)(start, *row) for row in zip(XS, RESETS, strict=True)]
+    both = [by_start(start, *row) for row in zip(XS, RESETS, strict=True)]
     np.testing.assert_allclose(value, sum(v for v, _ in both), **CLOSE)
-    expected = jax.tree.map(lambda a, b: a + b, *(g for _, g in both))
+    expected = jax.tree.map(np.add, *(g for _, g in both))
     found = [gradient.initial[name][...] for name in learned.initial]
     names = part_names(cell, own)
     in_order = [leaf for _, leaf in sorted(zip(names, jax.tree.leaves(expected), strict=True))]
@@ -205,13 +225,13 @@ def test_zoneout_mixes_each_part_of_the_carry(kind):
     plain, noisy = jax.jit(
         lambda cell, xs: (rj.unroll(cell, xs)[1], rj.unroll(cell, xs, key=key)[1])
     )(zoned, XS[0])
-    keeps = zoned.noise(key, T)[1]
+    keeps, step = [np.asarray(keep) for keep in zoned.noise(key, T)[1]], stepping(cell)
     assert 0 < sum(int(np.sum(keep)) for keep in keeps) < sum(keep.size for keep in keeps)
 
     def mixed(by_step):
-        carry, ys = start_of(cell), []
+        carry, ys = jax.tree.map(np.asarray, start_of(cell)), []
         for t, x in enumerate(XS[0]):
-            after, y = cell(carry, x)
+            after, y = jax.tree.map(np.asarray, step(carry, x))
             olds, (news, structure) = jax.tree.leaves(carry), jax.tree.flatten(after)
             shares = rates if by_step is None else [keep[t].astype(float) for keep in by_step]
             parts = [
@@ -243,10 +263,9 @@ def test_recurrent_dropout_masks_what_the_step_reads(kind):
 
     def step(carry, x):
         *rest, last = jax.tree.leaves(carry)
-        last = jnp.where(of_last[0], 0.0, last / 0.6)
-        return cell(
-            jax.tree.unflatten(structure, [*rest, last]), jnp.where(of_input[0], 0.0, x / 0.7)
-        )
+        last = np.where(of_last[0], 0.0, np.asarray(last) / 0.6)
+        read = jax.tree.unflatten(structure, [*rest, last])
+        return stepping(cell)(read, np.where(of_input[0], 0.0, x / 0.7))
 
     np.testing.assert_allclose(found, loop(cell, XS[0], start_of(cell), step=step)[1], **CLOSE)
 
@@ -275,7 +294,8 @@ def test_a_cell_of_ones_own_in_both_directions_over_numpy_with_lengths():
         return jax.value_and_grad(loss)(model)
 
     value, gradient = value_and_gradient(model)
-    alone = [model(xs[:length]) for xs, length in zip(XS, LENGTHS, strict=True)]
+    call = jax.jit(lambda model, xs: model(xs))
+    alone = [call(model, xs[:length]) for xs, length in zip(XS, LENGTHS, strict=True)]
     np.testing.assert_allclose(value, sum(np.sum(np.sin(out)) for out in alone), **CLOSE)
     # Every parameter of every cell is reached; where sequences start is fixed.
     for layer in gradient.cells:

@@ -42,10 +42,7 @@ def problem(name, marks, steps=T, *, constant=False, seed=0):
     }
     valid = rng.random((steps, B)) < 0.7 if marks in ("valid", "both") else None
     resets = rng.random((steps, B)) < 0.3 if marks in ("resets", "both") else None
-    return {k: jnp.asarray(v) for k, v in values.items()}, Boundaries(
-        None if valid is None else jnp.asarray(valid),
-        None if resets is None else jnp.asarray(resets),
-    )
+    return values, Boundaries(valid, resets)
 
 
 def matrix(kind, factor):
@@ -121,9 +118,9 @@ def test_carries_are_those_of_a_loop(name, marks):
     for reverse in (False, True):
         values, boundaries = problem(name, marks, constant=reverse)
         expected = by_hand(name, values, boundaries, reverse)
-        for every in (4, "scan"):
-            run = functools.partial(scanned, kind_of(name), reverse=reverse, every=every)
-            found = jax.jit(run)(values=values, boundaries=boundaries)
+        run = functools.partial(scanned, kind_of(name), reverse=reverse)
+        both = jax.jit(lambda run=run, **case: [run(every=every, **case) for every in (4, "scan")])
+        for found in both(values=values, boundaries=boundaries):
             np.testing.assert_allclose(found, expected, **CLOSE)
 
 
@@ -158,19 +155,19 @@ def test_derivatives_are_those_of_a_loop(name, marks, reverse):
 
         return (
             jax.jvp(run, (values,), (moves,)),
-            jax.grad(loss)(values),
+            jax.jvp(jax.grad(loss), (values,), (moves,)),
             jax.grad(along)(values),  # Of second order, in both modes.
-            jax.jvp(jax.grad(loss), (values,), (moves,))[1],
         )
 
-    loop, *ours = (
-        jax.jit(functools.partial(derivatives, run))()
-        for run in (
-            lambda values: by_loop(kind, values, boundaries, reverse),
-            lambda values: scanned(kind, values, boundaries, reverse, 4),
-            lambda values: scanned(kind, values, boundaries, reverse, "scan"),
-        )
-    )
+    @jax.jit
+    def all_of_them():
+        return [
+            derivatives(lambda values: by_loop(kind, values, boundaries, reverse)),
+            derivatives(lambda values: scanned(kind, values, boundaries, reverse, 4)),
+            derivatives(lambda values: scanned(kind, values, boundaries, reverse, "scan")),
+        ]
+
+    loop, *ours = all_of_them()
     for found in ours:
         for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(loop), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-11)

@@ -38,42 +38,50 @@ def filled(xs, mask, bad):
 # ---- Every derivative.
 
 
-@functools.partial(jax.jit, static_argnames="reverse")
-def derivatives(cell, xs, mask, reverse):
-    """Value, gradient, tangent, and second derivatives forward over reverse and the other way."""
-
+def loss_of(reverse, mask):
     def loss(cell, xs):
         _, ys = rj.unroll(cell, xs, mask=mask, reverse=reverse)
         return jnp.sum(jnp.sin(ys))
 
-    def gradient(cell, xs):
-        return jax.grad(loss, (0, 1))(cell, xs)
+    return loss
 
-    direction = jax.tree.map(jnp.ones_like, (cell, xs))
+
+@functools.partial(jax.jit, static_argnames="reverse")
+def forward_over_reverse(cell, xs, mask, reverse):
+    """(value, gradient) and the tangents of both, along ones."""
     point = (cell, xs)
-    tangent, product = jax.jvp(gradient, point, direction)
+    both = jax.value_and_grad(loss_of(reverse, mask), (0, 1))
+    return jax.jvp(both, point, jax.tree.map(jnp.ones_like, point))
 
-    def along(cell, xs):
-        return jax.jvp(loss, (cell, xs), direction)[1]
 
-    return loss(*point), tangent, product, along(*point), jax.grad(along, (0, 1))(*point)
+@functools.partial(jax.jit, static_argnames="reverse")
+def reverse_over_forward(cell, xs, mask, reverse):
+    """The gradient of the value's tangent along ones."""
+
+    def along(*point):
+        return jax.jvp(loss_of(reverse, mask), point, jax.tree.map(jnp.ones_like, point))[1]
+
+    return jax.grad(along, (0, 1))(cell, xs)
 
 
 @BAD
 @pytest.mark.parametrize(("name", "reverse"), [("lstm", False), ("gru_reset_before", True)])
 def test_padding_reaches_no_derivative_whatever_it_holds(name, reverse, bad):
     cell = zoo.CELLS[name](IN, H, 1)
-    dirty = derivatives(cell, filled(XS, MASK, bad), MASK, reverse)
-    clean = derivatives(cell, filled(XS, MASK, 0.3), MASK, reverse)
+    dirty, clean = (
+        [
+            derivatives(cell, filled(XS, MASK, filler), MASK, reverse)
+            for derivatives in (forward_over_reverse, reverse_over_forward)
+        ]
+        for filler in (bad, 0.3)
+    )
     chex.assert_trees_all_equal(leaves(dirty), leaves(clean))
     assert np.isfinite(np.concatenate([leaf.ravel() for leaf in leaves(dirty)])).all()
     # The rows' valid steps by themselves.
-    cut = [
-        derivatives(cell, XS[r : r + 1, MASK[r]], MASK[r : r + 1, MASK[r]], reverse) for r in (0, 1)
-    ]
-    assert_close(dirty[0], cut[0][0] + cut[1][0])
-    assert_close(dirty[1][0], jax.tree.map(jnp.add, cut[0][1][0], cut[1][1][0]))
-    assert_close(dirty[2][0], jax.tree.map(jnp.add, cut[0][2][0], cut[1][2][0]))
+    cut = np.stack([XS[row, MASK[row]] for row in (0, 1)])
+    alone = forward_over_reverse(cell, cut, np.ones(cut.shape[:2], bool), reverse)
+    for (value, (by_cell, _)), (own_value, (own_by_cell, _)) in zip(dirty[0], alone, strict=True):
+        assert_close((value, by_cell), (own_value, own_by_cell))
 
 
 # Each pair of two of the three once.
@@ -100,8 +108,12 @@ def test_a_neighbour_that_explodes_leaves_the_others_as_they_are(activation, fus
         _, ys = rj.unroll(run, xs, initial=start, reverse=reverse, **marks)
         return jnp.sum(jnp.sin(1e-200 * ys[steps])), ys
 
-    by_xs, ys = jax.grad(loss, has_aux=True)(xs, mine, resets=resets)
-    alone, _ = jax.grad(loss, has_aux=True)(xs[mine])
+    @jax.jit
+    def gradients(xs):
+        gradient = jax.grad(loss, has_aux=True)
+        return gradient(xs, mine, resets=resets), gradient(xs[mine])
+
+    (by_xs, ys), (alone, _) = gradients(xs)
     assert np.isinf(ys[others]).any()
     np.testing.assert_allclose(by_xs[mine], alone, **CLOSE)
 
@@ -163,9 +175,10 @@ def test_a_carry_that_nothing_goes_on_from_reaches_no_derivative():
             gradient = jax.grad(loss, (0, 1))
             return jax.jvp(gradient, (cell, carry), jax.tree.map(jnp.ones_like, (cell, carry)))
 
-        (by_cell, by_carry), (again, by_carry_again) = jax.jit(second)(cell, nothing)
+        second = jax.jit(second)
+        (by_cell, by_carry), (again, by_carry_again) = second(cell, nothing)
         assert all((leaf == 0).all() for leaf in leaves((by_carry, by_carry_again)))
-        own = jax.jit(second)(cell, cell.initialize_carry((IN,)))
+        own = second(cell, cell.initialize_carry((IN,)))
         assert_close((by_cell, again), (own[0][0], own[1][0]))
 
 
@@ -219,31 +232,42 @@ def test_both_directions_over_packed_and_padded_sequences():
     # [pad x x | pad pad x]; each sequence is marked where its padding starts.
     mask = np.asarray([0, 1, 1, 0, 0, 1], bool)
     resets = np.asarray([1, 0, 0, 1, 0, 0], bool)
-    gradient = jax.grad(lambda bi, xs, **marks: jnp.sum(jnp.sin(bi(xs, **marks)[1])))
-    xs = filled(XS[0], mask, np.nan)
-    _, ys = bi(xs, mask=mask, resets=resets)
-    for steps in ([1, 2], [5]):
-        np.testing.assert_allclose(ys[np.asarray(steps)], bi(XS[0, steps])[1], **CLOSE)
-    both = jax.tree.map(jnp.add, gradient(bi, XS[0, 1:3]), gradient(bi, XS[0, 5:]))
-    assert_close(gradient(bi, xs, mask=mask, resets=resets), both)
+
+    @jax.jit
+    def gradient_and_outputs(bi, xs, **marks):
+        def loss(bi):
+            _, ys = bi(xs, **marks)
+            return jnp.sum(jnp.sin(ys)), ys
+
+        return jax.grad(loss, has_aux=True)(bi)
+
+    gradient, ys = gradient_and_outputs(bi, filled(XS[0], mask, np.nan), mask=mask, resets=resets)
+    alone = []
+    for steps in (slice(1, 3), slice(5, 6)):
+        by_itself, expected = gradient_and_outputs(bi, XS[0, steps])
+        np.testing.assert_allclose(ys[steps], expected, **CLOSE)
+        alone.append(by_itself)
+    assert_close(gradient, jax.tree.map(np.add, *alone))
 
 
 def test_each_direction_of_a_row_in_pieces_is_handed_on_by_its_own_cell():
     bi = rj.Bidirectional(zoo.CELLS["lstm"](IN, H, 1), zoo.CELLS["gru_reset_before"](IN, H, 2))
     resets = np.asarray([1, 0, 0, 1, 0, 0], bool)  # One at the cut.
-    (last_f, last_b), ys = bi(XS[0], resets=resets)
-    f, ys_f = [None], []
-    for part in (slice(0, 3), slice(3, T)):
-        f.append(rj.unroll(bi.forward, XS[0, part], f[-1], resets=resets[part]))
-        ys_f.append(f[-1][1])
-        f[-1] = f[-1][0]
-    b, ys_b = [None], []
-    for part in (slice(3, T), slice(0, 3)):
-        carry, y = rj.unroll(bi.backward, XS[0, part], b[-1], resets=resets[part], reverse=True)
-        b.append(carry)
-        ys_b.insert(0, y)
-    assert_close((last_f, last_b), (f[-1], b[-1]))
-    assert_close(ys, np.concatenate([np.concatenate(ys_f), np.concatenate(ys_b)], axis=-1))
+
+    @jax.jit
+    def whole_and_in_pieces(bi):
+        f, ys_f = None, []
+        for part in (slice(0, 3), slice(3, T)):
+            f, y = rj.unroll(bi.forward, XS[0, part], f, resets=resets[part])
+            ys_f.append(y)
+        b, ys_b = None, []
+        for part in (slice(3, T), slice(0, 3)):
+            b, y = rj.unroll(bi.backward, XS[0, part], b, resets=resets[part], reverse=True)
+            ys_b.insert(0, y)
+        ys = jnp.concatenate([jnp.concatenate(ys_f), jnp.concatenate(ys_b)], axis=-1)
+        return bi(XS[0], resets=resets), ((f, b), ys)
+
+    assert_close(*whole_and_in_pieces(bi))
 
 
 # ---- Where sequences start.
@@ -253,22 +277,34 @@ def test_each_direction_of_a_row_in_pieces_is_handed_on_by_its_own_cell():
 @pytest.mark.parametrize("reverse", [False, True])
 def test_a_sequence_starts_from_the_cells_own_carry_and_goes_on_from_carry(name, reverse):
     cell, _ = zoo.build(name, IN, H, 1)
-    run = functools.partial(rj.unroll, cell, XS[0], reverse=reverse)
     five = jnp.full(H, 5.0)
     # The mark on the way into the first step that is run.
     first = np.arange(T) == 0
+
+    @jax.jit
+    def runs():
+        run = functools.partial(rj.unroll, cell, XS[0], reverse=reverse)
+        return {
+            "five": run(five),
+            "own": run(),
+            "first": run(five, resets=first),
+            "initial": run(initial=five),
+            "initial, too": run(five, initial=five),
+            "away": run(five, initial=-five, resets=np.ones(T, bool))[1],
+        }
+
+    found = runs()
     if reverse:
-        np.testing.assert_allclose(run(five, resets=first)[0], np.zeros(H), **CLOSE)
-        assert_close(run(five, resets=first)[1], run(five)[1])
+        np.testing.assert_allclose(found["first"][0], np.zeros(H), **CLOSE)
+        assert_close(found["first"][1], found["five"][1])
     else:
-        assert_close(run(five, resets=first), run())
-    assert_close(run(initial=five), run(five))
-    assert_close(run(five, initial=five), run(five))
-    away = run(five, initial=-five, resets=np.ones(T, bool))[1]
+        assert_close(found["first"], found["own"])
+    assert_close(found["initial"], found["five"])
+    assert_close(found["initial, too"], found["five"])
     alone = [rj.unroll(cell, x[None], -five)[1][0] for x in XS[0]]
     if reverse:
         alone[-1] = rj.unroll(cell, XS[0, -1:], five)[1][0]
-    assert_close(away, np.stack(alone))
+    assert_close(found["away"], np.stack(alone))
 
 
 def test_a_call_without_marks_chooses_between_no_carries():
