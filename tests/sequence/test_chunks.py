@@ -62,22 +62,31 @@ INTERVALS = [1, 4, 5, STEPS, STEPS + 1]
 def test_chunks_of_any_length_give_the_scan_and_its_gradient(reverse):
     carry, xs = jnp.asarray([0.3, -0.7]), inputs(STEPS)
 
-    def value_and_grad(scan):
-        def loss(carry, x):
-            result = scan(carry, {**xs, "x": x})
-            return sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves(result)), result
+    lengths = {every: [] for every in INTERVALS}
 
-        return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(carry, xs["x"])
+    @jax.jit
+    def value_and_grad_of_each(carry, x):
+        def value_and_grad(scan):
+            def loss(carry, x):
+                result = scan(carry, {**xs, "x": x})
+                return sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves(result)), result
 
-    expected = value_and_grad(functools.partial(jax.lax.scan, body, reverse=reverse))
+            return jax.value_and_grad(loss, (0, 1), has_aux=True)(carry, x)
+
+        chunked = {
+            every: functools.partial(
+                scan_chunks, recorded(reverse, lengths[every]), every=every, reverse=reverse
+            )
+            for every in INTERVALS
+        }
+        whole = value_and_grad(functools.partial(jax.lax.scan, body, reverse=reverse))
+        return whole, {every: value_and_grad(scan) for every, scan in chunked.items()}
+
+    expected, found = value_and_grad_of_each(carry, xs["x"])
     for every in INTERVALS:
-        lengths = []
-        chunked = functools.partial(
-            scan_chunks, recorded(reverse, lengths), every=every, reverse=reverse
-        )
-        assert_close(value_and_grad(chunked), expected)
+        assert_close(found[every], expected)
         rest = STEPS % every
-        assert set(lengths) == ({min(every, STEPS)} | ({rest} if rest else set()))
+        assert set(lengths[every]) == ({min(every, STEPS)} | ({rest} if rest else set()))
 
 
 @pytest.mark.parametrize("every", [1, 2])
@@ -91,27 +100,25 @@ def test_a_single_step_is_one_chunk(every):
 # ---- The fused recurrence, for lengths around that of its chunks.
 
 
-@jax.jit
-def one_step(cell, carry, x):
-    return cell(carry, x)
-
-
-def by_loop(cell, xs, carry, length=None, resets=None, *, reverse=False):
-    """(last, ys, carries) of one row, its boundaries written as conditions of Python."""
-    steps = len(xs)
-    length = steps if length is None else length
-    resets = [False] * steps if resets is None else list(resets)
+def step_by_step(cell, xs, carry, length=None, resets=None, *, reverse=False):
+    """(last, ys, carries) of one row, by the cell's own step and a choice before and after it."""
+    valid = np.ones(len(xs), bool) if length is None else jnp.arange(len(xs)) < length
+    starts = valid & (np.zeros(len(xs), bool) if resets is None else resets)
     own = jax.tree.map(jnp.zeros_like, carry)
-    state, outputs = carry, [None] * steps
-    for t, x in sorted(enumerate(jnp.unstack(xs)), reverse=reverse, key=lambda at: at[0]):
-        y = jnp.zeros(cell.hidden_features, xs.dtype)
-        starts = t < length and resets[t]
-        if t < length:
-            state, y = one_step(cell, own if starts and not reverse else state, x)
-        outputs[t] = (y, state)
+
+    def choose(condition, one, other):
+        return jax.tree.map(functools.partial(jnp.where, condition), one, other)
+
+    def body(state, at):
+        x, is_valid, is_start = at
+        after, y = cell(state if reverse else choose(is_start, own, state), x)
+        state = choose(is_valid, after, state)
         # Backwards a sequence is left through its first step.
-        state = own if starts and reverse else state
-    return (state, *jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs))
+        left = choose(is_start, own, state) if reverse else state
+        return left, (choose(is_valid, y, jnp.zeros_like(y)), state)
+
+    last, (ys, carries) = jax.lax.scan(body, carry, (xs, valid, starts), reverse=reverse)
+    return last, ys, carries
 
 
 def inner(one, other):
@@ -123,18 +130,18 @@ def assert_agree(fused, reference, point):
     """By values, by gradients through every result, and by tangents, adjoint to the gradients."""
     assert is_fused(fused, *point)
     tangent = random_like(point)
-    expected, pull = jax.vjp(reference, *point)
-    cotangent = random_like(expected, seed=1)
+    cotangent = random_like(jax.eval_shape(reference, *point), seed=1)
 
     @jax.jit
-    def both_modes(point):
+    def both(point):
+        known, pull = jax.vjp(reference, *point)
         values, forward = jax.jvp(fused, point, tangent)
-        return values, forward, jax.vjp(fused, *point)[1](cotangent)
+        back = jax.vjp(fused, *point)[1](cotangent)
+        return (values, back), (known, pull(cotangent)), forward
 
-    values, forward, back = both_modes(point)
-    assert_close(values, expected)
-    assert_close(back, pull(cotangent))
-    np.testing.assert_allclose(inner(forward, cotangent), inner(back, tangent), rtol=RTOL)
+    found, expected, forward = both(point)
+    assert_close(found, expected)
+    np.testing.assert_allclose(inner(forward, cotangent), inner(found[1], tangent), rtol=RTOL)
 
 
 # One chunk of a few steps or many, several of one length, and 37, a prime that no chunk divides.
@@ -147,7 +154,7 @@ REVERSE = [2, 17, 37]
 )
 def test_any_number_of_steps(steps, reverse):
     run = functools.partial(rj.unroll, reverse=reverse, return_carries=True)
-    assert_agree(run, functools.partial(by_loop, reverse=reverse), point_at("tanh", steps))
+    assert_agree(run, functools.partial(step_by_step, reverse=reverse), point_at("tanh", steps))
 
 
 class Case(NamedTuple):
@@ -179,14 +186,11 @@ def test_boundaries_directions_batches_and_checkpoints(case):
     resets = np.resize(marks, (*case.batch, T)) if case.resets else None
 
     def reference(cell, xs, carry):
-        rows = []
-        for index in np.ndindex(*case.batch):
-            start = jax.tree.map(lambda a, index=index: a[index], carry)
-            bounds = (None if b is None else b[index] for b in (lengths, resets))
-            rows.append(by_loop(cell, xs[index], start, *bounds, reverse=case.reverse))
-        return jax.tree.map(
-            lambda *parts: jnp.stack(parts).reshape(*case.batch, *parts[0].shape), *rows
-        )
+        run = functools.partial(step_by_step, reverse=case.reverse)
+        for _ in case.batch:
+            axes = (None, 0, 0, *(None if b is None else 0 for b in (lengths, resets)))
+            run = jax.vmap(run, axes)
+        return run(cell, xs, carry, lengths, resets)
 
     run = functools.partial(
         rj.unroll,
@@ -213,7 +217,8 @@ def test_the_initial_carry_has_a_gradient_from_every_packed_sequence(reverse):
         return jax.grad(of_outputs)(initial)
 
     packed = gradient(carry, xs, np.isin(np.arange(len(xs)), cuts))
-    alone = [gradient(carry, xs[start:stop]) for start, stop in itertools.pairwise(cuts)]
+    parts = np.asarray(xs)
+    alone = [gradient(carry, parts[start:stop]) for start, stop in itertools.pairwise(cuts)]
     assert_close(packed, jax.tree.map(lambda *parts: sum(parts), *alone))
 
 
