@@ -113,38 +113,48 @@ def plain_forward(rule, weights, drives, carry, initial, spare, marks, streams=(
     """The recurrence as a loop over steps, (M, T, B, ·) arrays in float64.
 
     Returns:
-      (ys, carries, starts, emitted): lists over time.
+      (ys, carries, starts, emitted): over time.
     """
-    record = []
-    for t in range(marks.shape[1]):
-        starts, skipped = ((marks[:, t, :, None] & bit) != 0 for bit in (1, 2))
+    varying = [drive is not None and drive.ndim == 4 for drive in drives]
+
+    def body(carry, at):
+        marks_t, drives_t, streams_t = at
+        starts, skipped = ((marks_t[..., None] & bit) != 0 for bit in (1, 2))
         entering = [jnp.where(starts, a, b) for a, b in zip(initial, carry, strict=True)]
         source = [jnp.where(skipped, a, b) for a, b in zip(spare, entering, strict=True)]
         pre, rest = [], iter(weights)
-        for group, drive in zip(rule.groups, drives, strict=True):
+        for group, drive, drive_t in zip(rule.groups, drives, drives_t, strict=True):
             shape = (*carry[0].shape[:-1], group.blocks * carry[0].shape[-1])
             u = jnp.zeros(shape)
             if drive is not None:
-                u += drive[:, t] if drive.ndim == 4 else drive[:, None]
+                u += drive[:, None] if drive_t is None else drive_t
             if group.sees_state:
                 u += jnp.einsum("mbh,mhk->mbk", source[rule.hidden], next(rest))
             pre += jnp.split(u, group.blocks, axis=-1)
-        after, emitted = rule.function(tuple(source), tuple(pre), tuple(s[:, t] for s in streams))
-        carry = [jnp.where(skipped, a, b) for a, b in zip(entering, after, strict=True)]
+        after, emitted = rule.function(tuple(source), tuple(pre), streams_t)
+        carry = tuple(jnp.where(skipped, a, b) for a, b in zip(entering, after, strict=True))
         y = jnp.where(skipped, 0.0, after[rule.hidden])
-        record.append((y, tuple(carry), tuple(source), tuple(emitted)))
-    return jax.tree.map(lambda *xs: jnp.stack(xs, axis=1), *record)
+        return carry, (y, carry, tuple(source), tuple(emitted))
+
+    by_time = (
+        marks,
+        [drive if varies else None for drive, varies in zip(drives, varying, strict=True)],
+        streams,
+    )
+    by_time = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), by_time)
+    record = jax.lax.scan(body, tuple(carry), by_time)[1]
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), record)
 
 
 class Case(NamedTuple):
-    """Arrays of a run, float32."""
+    """Arrays of a run, float32, with NumPy."""
 
     weights: tuple
     drives: tuple
     carry: tuple
     initial: tuple
     spare: tuple
-    marks: jax.Array
+    marks: np.ndarray
 
 
 def case_of(step, members, steps, rows, units, *, marked, seed=0):
@@ -152,7 +162,7 @@ def case_of(step, members, steps, rows, units, *, marked, seed=0):
     random = np.random.default_rng(seed)
 
     def normal(*shape, scale=1.0):
-        return jnp.asarray(scale * random.normal(size=shape), jnp.float32)
+        return (scale * random.normal(size=shape)).astype(np.float32)
 
     groups, parts = step.forward.groups, step.forward.parts
     constant = [i > 0 and group.sees_state for i, group in enumerate(groups)]
@@ -171,13 +181,17 @@ def case_of(step, members, steps, rows, units, *, marked, seed=0):
         ),
         carry=tuple(normal(*state) for _ in range(parts)),
         initial=tuple(normal(*state) for _ in range(parts)),
-        spare=tuple(jnp.zeros(state, jnp.float32) for _ in range(parts)),
-        marks=jnp.asarray(marks, jnp.int32),
+        spare=tuple(np.zeros(state, np.float32) for _ in range(parts)),
+        marks=marks.astype(np.int32),
     )
 
 
 def in_float64(tree):
-    return jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, tree)
+    def widened(x):
+        x = np.asarray(x)
+        return x.astype(np.float64) if x.dtype == np.float32 else x
+
+    return jax.tree.map(widened, tree)
 
 
 def close(found, expected, tolerance=3e-6):
