@@ -115,17 +115,9 @@ def test_a_model_of_two_layers_is_their_loops(kind):
 
     @jax.jit
     def call(model, xs):
-        return (
-            model(xs),
-            model(xs, lengths=jnp.asarray(LENGTHS)),
-            model(xs, mask=jnp.asarray(MASK), resets=jnp.asarray(RESETS)),
-        )
+        return model(xs), model(xs, mask=jnp.asarray(MASK), resets=jnp.asarray(RESETS))
 
-    found = call(model, XS)
-    within = np.arange(T) < LENGTHS[:, None]
-    for outputs, valid, resets in zip(
-        found, (None, within, MASK), (None, None, RESETS), strict=True
-    ):
+    for outputs, valid, resets in zip(call(model, XS), (None, MASK), (None, RESETS), strict=True):
         for row in range(B):
             marks = {
                 "valid": None if valid is None else valid[row],

@@ -131,12 +131,11 @@ def test_a_chunk_may_hold_all_steps():
     np.testing.assert_allclose(found, by_hand("complex", values, boundaries, False), **CLOSE)
 
 
-# Without marks, where they are those of the same program with less in it, two kinds.
+# Without marks, where they are those of the same program with less in it, one kind.
 @pytest.mark.parametrize(
     ("name", "marks", "reverse"),
     [
         ("diagonal", "none", False),
-        ("complex", "none", False),
         *((name, "both", True) for name in SHAPES),
     ],
 )
