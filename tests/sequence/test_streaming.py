@@ -64,8 +64,12 @@ def whole(built, xs, **marks):
     return built(xs, return_carry=True, **marks)
 
 
+@jax.jit
+def step(built, carry, x):
+    return built.step(carry, x)
+
+
 def by_step(built, xs):
-    step = jax.jit(lambda built, carry, x: built.step(carry, x))
     carry, outputs = built.initialize_carry((B,)), []
     for x in np.moveaxis(xs, 1, 0):
         carry, y = step(built, carry, x)
@@ -163,17 +167,19 @@ def test_an_embedding_is_a_table_of_vectors():
     plain = stack()()
     plain.kernel[...], plain.bias[...] = built.kernel[...], built.bias[...]
     vectors = np.asarray(built.embedding.table[...])[WORDS]
-    np.testing.assert_allclose(built(WORDS), plain(vectors), **CLOSE)
-    np.testing.assert_allclose(built(WORDS.astype(np.uint8)), plain(vectors), **CLOSE)
+    call = jax.jit(lambda built, xs, **marks: built(xs, **marks))
+    expected = call(plain, vectors)
+    np.testing.assert_allclose(call(built, WORDS), expected, **CLOSE)
+    np.testing.assert_allclose(call(built, WORDS.astype(np.uint8)), expected, **CLOSE)
     # Of what padding holds nothing is seen, and a number out of range is found where it counts.
     spoilt = np.where(MASK, WORDS, -1)
-    np.testing.assert_array_equal(built(spoilt, mask=MASK), built(WORDS, mask=MASK))
+    np.testing.assert_array_equal(call(built, spoilt, mask=MASK), call(built, WORDS, mask=MASK))
     late = WORDS.copy()
     late[0, 3] = TOKENS
-    found = jax.jit(lambda built, xs: built(xs))(built, late)
+    found = call(built, late)
     lost = np.zeros((B, T), bool)
     lost[0, 3:] = True
     np.testing.assert_array_equal(np.isnan(found), np.stack([lost, lost], -1))
-    gradient = jax.grad(lambda built: jnp.sum(jnp.sin(built(WORDS[:1]))))(built)
+    gradient = jax.jit(jax.grad(lambda built: jnp.sum(jnp.sin(built(WORDS[:1])))))(built)
     used = np.isin(np.arange(TOKENS), WORDS[0])
     assert np.array_equal(np.any(gradient.embedding.table[...] != 0, axis=1), used)
