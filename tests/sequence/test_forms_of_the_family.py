@@ -44,9 +44,6 @@ FORMS = {
 BEYOND_OUTPUT = ["cornn", "lem", "gru_reset_before", "mgu", "minimal_rnn", "unitary"]
 # One of each kind of form, of which two sets of weights are run side by side.
 MEMBERS = ["leaky_learnt", "slstm", "cornn", "lem"]
-# One of each kind again, of which second derivatives are taken: they follow from a step and its
-# tangent as JAX has them of any function, whatever the form.
-SECOND = [*MEMBERS, "mgu_reset_after", "gru_reset_before", "unitary"]
 # Padding and starts within a row.
 MASK = np.arange(B * T).reshape(B, T) % 5 > 0
 RESETS = np.arange(B * T).reshape(B, T) % 4 == 2
@@ -95,25 +92,25 @@ def value_of(cell, xs, carry):
 
 @pytest.mark.parametrize("name", FORMS)
 def test_values_and_derivatives_are_those_of_the_steps(name):
-    """Results and gradient; of some, tangents and Hessian-vector product."""
+    """Results, gradient, tangents, Hessian-vector product."""
     point = point_at(name)
     cell, *rest = point
     if name in MEMBERS:
         cell = jax.tree.map(lambda *leaves: np.stack(leaves), cell, point_at(name, 2)[0])
 
-    def everything(wrap, cell):
-        point = (cell, *rest)
-        slope = jax.value_and_grad(
-            lambda cell, *rest: value_of(wrap(cell), *rest), (0, 1, 2), has_aux=True
-        )
-        return jax.jvp(slope, point, random_like(point)) if name in SECOND else slope(*point)
+    def everything(wrap):
+        def of_member(cell):
+            point = (cell, *rest)
+            slope = jax.value_and_grad(
+                lambda cell, *rest: value_of(wrap(cell), *rest), (0, 1, 2), has_aux=True
+            )
+            return jax.jvp(slope, point, random_like(point))
 
-    def both(cell):
-        return everything(lambda cell: cell, cell), everything(without_claims, cell)
+        return jax.jit(jax.vmap(of_member) if name in MEMBERS else of_member)(cell)
 
     assert is_fused(rj.unroll, *point)
     assert sees_output_alone(fused_form(point[0]).mathematics) == (name not in BEYOND_OUTPUT)
-    assert_close(*jax.jit(jax.vmap(both) if name in MEMBERS else both)(cell))
+    assert_close(everything(lambda cell: cell), everything(without_claims))
 
 
 @pytest.mark.parametrize("name", [name for name in BEYOND_OUTPUT if name != "unitary"])
@@ -122,11 +119,12 @@ def test_products_in_a_narrow_type_are_those_of_the_steps(name):
     point = point_at(name, dtype=jnp.float32, carry_dtype=jnp.float64)
     assert is_fused(rj.unroll, *point)
 
-    def value_and_grad(wrap):
-        return jax.value_and_grad(lambda cell, *rest: value_of(wrap(cell), *rest)[0])(*point)
+    def both(wrap):
+        return jax.jit(jax.value_and_grad(lambda cell, *rest: value_of(wrap(cell), *rest)[0]))(
+            *point
+        )
 
-    both = jax.jit(lambda: [value_and_grad(wrap) for wrap in (lambda cell: cell, without_claims)])
-    (value, gradient), (known, known_gradient) = both()
+    (value, gradient), (known, known_gradient) = both(lambda cell: cell), both(without_claims)
     np.testing.assert_allclose(value, known, rtol=1e-9)
     assert_close(gradient, known_gradient, 1e-6)
 
