@@ -142,13 +142,13 @@ def test_derivative_of_the_jacobian(name, wrt):
             J = jax.jacfwd(lambda nudges: run(xs, net.state, nudges)[0])(still)
         return jnp.sum(weights * J)
 
-    value = jax.jit(ours)
-    gradient = np.asarray(jax.jit(jax.grad(ours))(vector))
+    both = jax.jit(jax.value_and_grad(ours))
+    gradient = np.asarray(both(vector)[1])
     expected = jax.jit(jax.grad(theirs), compiler_options=QUICK)(vector)
     np.testing.assert_allclose(gradient, np.asarray(expected), rtol=1e-9, atol=1e-11)
     direction = np.random.default_rng(10).normal(size=vector.shape)
     slope = central_differences(
-        lambda size: np.asarray(value(vector + size * direction)), np.zeros(())
+        lambda size: np.asarray(both(vector + size * direction)[0]), np.zeros(())
     )
     np.testing.assert_allclose(gradient @ direction, slope, rtol=1e-7)
 

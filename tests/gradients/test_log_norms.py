@@ -17,7 +17,6 @@ import oracles
 import rnn_jax as rj
 import zoo
 
-KINDS = [(wrt, norm) for wrt in ("input", "state") for norm in ("fro", "spectral")]
 TWO_KINDS = [("input", "fro"), ("state", "spectral")]
 
 
@@ -33,8 +32,10 @@ def plain_log_norms(J, norm):
     [
         # Of carries that are scalars, too; the Jacobians of all the others are in `test_jacobians`.
         *((name, "input", "fro") for name in ("simple_relu", "henon")),
-        *(("lstm_coupled_peephole", *kind) for kind in KINDS),
-        *(("dict_readout", *kind) for kind in KINDS),
+        # What is measured and its norm, in two pairs for each.
+        ("lstm_coupled_peephole", "input", "spectral"),
+        ("lstm_coupled_peephole", "state", "fro"),
+        *(("dict_readout", *kind) for kind in TWO_KINDS),
     ],
 )
 def test_are_the_logs_of_plain_norms(name, wrt, norm):
@@ -47,8 +48,8 @@ def test_are_the_logs_of_plain_norms(name, wrt, norm):
 @pytest.mark.parametrize(
     ("name", "wrt", "norm"),
     [
-        ("dict_readout", "state", "fro"),
-        ("gru_reset_before", "input", "spectral"),
+        ("dict_readout", "state", "spectral"),
+        ("lstm_coupled_peephole", "state", "fro"),
     ],
 )
 def test_targets_are_rows_of_the_whole_table(name, wrt, norm):
@@ -72,13 +73,13 @@ LONG_CELLS = {
 
 @functools.cache
 def long_run(kind):
-    """A float32 cell of 32 units, its log-norms, and float64 As, Bs of the same weights."""
-    cell = LONG_CELLS[kind](FEATURES, 32, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
+    """A float32 cell of 16 units, its log-norms, and float64 As, Bs of the same weights."""
+    cell = LONG_CELLS[kind](FEATURES, 16, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
     table = rj.jacobian_log_norms(cell, LONG_XS)
     assert table.dtype == jnp.float32
     twin = zoo.oracle(cell)
     xs = LONG_XS.astype(np.float64)
-    size = 64 if kind == "lstm" else 32
+    size = 32 if kind == "lstm" else 16
     carries, _ = oracles.run(twin.step, xs, np.zeros(size))
     As, Bs = oracles.one_step_jacobians(twin.jacobian, carries, xs)
     return cell, np.asarray(table), As, Bs, twin.output_rows
@@ -117,15 +118,16 @@ def test_thousand_steps_in_float32_against_the_entrywise_oracle():
 @pytest.mark.parametrize(("wrt", "norm"), TWO_KINDS)
 def test_single_entries_against_arbitrary_precision(wrt, norm):
     cell = zoo.CELLS["simple_sigmoid"](FEATURES, 6, 3)
-    twin = zoo.oracle(cell)
-    xs = np.random.default_rng(2).normal(size=(500, FEATURES))
+    cell.recurrent_kernel[...] = 0.1 * cell.recurrent_kernel[...]
+    twin, steps = zoo.oracle(cell), 220
+    xs = np.random.default_rng(2).normal(size=(steps, FEATURES))
     carries, _ = oracles.run(twin.step, xs, np.zeros(6))
     As, Bs = oracles.one_step_jacobians(twin.jacobian, carries, xs)
     table = np.asarray(rj.jacobian_log_norms(cell, xs, wrt=wrt, norm=norm))
-    for t, s in [(499, 0), (250, 17), (3, 3)]:
+    for t, s in [(steps - 1, 0), (120, 17), (3, 3)]:
         expected = oracles.mp_log_norm(As, Bs, twin.output_rows, t, s, wrt, norm)
         np.testing.assert_allclose(table[t, s], expected, rtol=1e-11, atol=1e-12)
-    assert table[499, 0] < np.log(np.finfo(np.float64).tiny)
+    assert table[-1, 0] < np.log(np.finfo(np.float64).tiny)
 
 
 def scaled_identity(factor, carry, x):
@@ -263,7 +265,7 @@ def test_derivative_far_below_the_smallest_float():
         cell = Partial(scaled_identity, factor)
         return rj.jacobian_log_norms(cell, xs, carry, wrt="state", targets=[-1])[0, 0]
 
-    result, slope = jax.value_and_grad(value)(jnp.float32(0.125))
+    result, slope = jax.jit(jax.value_and_grad(value))(jnp.float32(0.125))
     np.testing.assert_allclose(np.asarray(result), 499 * np.log(0.125), rtol=1e-6)
     np.testing.assert_allclose(np.asarray(slope), 499 / 0.125, rtol=1e-5)
 

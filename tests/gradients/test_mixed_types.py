@@ -3,6 +3,8 @@
 What is differentiated is of the carry's type, as far as numbers of the narrower type show it.
 """
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -24,6 +26,7 @@ ACTIVATIONS = {
 }
 
 
+@functools.cache
 def cell_of(activation, output):
     def step(w, h, x):
         inner = activation((h @ w + x.astype(w.dtype) @ V.astype(w.dtype)).astype(h.dtype))
@@ -33,8 +36,14 @@ def cell_of(activation, output):
     return lambda kind: Partial(Partial(step), W.astype(kind))
 
 
+@jax.jit
 def loss(ys):
     return jnp.sum(jnp.sin(ys.astype(jnp.float64)))
+
+
+def signal(*given):
+    found = rj.backprop_signal(loss, *given)
+    return found.total, found.input_log_norms
 
 
 def products(*given):
@@ -48,17 +57,13 @@ def products(*given):
     )
 
 
-# Each way in which outputs and derivatives are used.
+# Each way in which outputs and derivatives are used; the log-norms by weights are those of a flow.
 MEASURES = {
     "linearize": lambda *given: rj.linearize(*given).output_input_jacobians,
     "input_jacobian": rj.input_jacobian,
     "targets": lambda *given: rj.jacobian_log_norms(*given, targets=[-1]),
     "weight_gradient": lambda *given: jax.tree.leaves(rj.weight_gradient_by_step(loss, *given)),
-    "weight_log_norms": lambda *given: rj.weight_gradient_log_norms(loss, *given),
-    "signal": lambda *given: (
-        rj.backprop_signal(loss, *given).total,
-        rj.backprop_signal(loss, *given).input_log_norms,
-    ),
+    "signal": signal,
     "signal_log_norms": lambda *given: rj.backprop_signal_log_norms(loss, *given),
     "estimate": lambda *given: rj.estimate_jacobian_log_norms(*given, key=KEY, probes=2).values,
     "vanishing": lambda *given: rj.vanishing_penalty(loss, *given),
@@ -73,6 +78,13 @@ TYPES = {
     "wide output": (jnp.float64, jnp.float32, jnp.float64),
     "narrow inputs": (jnp.float32, jnp.float64, jnp.float64),
 }
+
+
+@functools.cache
+def in_one_type(direction):
+    """A linearization, which stands for the cell, its inputs and its carry."""
+    cell = cell_of(ACTIVATIONS[direction], jnp.float64)(jnp.float64)
+    return rj.linearize(cell, jnp.asarray(XS[:3]), jnp.full(H, 0.25))
 
 
 # Each measure with each direction, and each direction with each pair of types, in turn. Random
@@ -92,11 +104,7 @@ def test_a_measure_is_that_of_the_cell_in_one_type(measure, direction, types):
     xs, carry = jnp.asarray(XS[:3], of_inputs), jnp.full(H, 0.25, of_carry)
     call, activation = MEASURES[measure], ACTIVATIONS[direction]
     found = call(cell_of(activation, of_output)(of_carry), xs, carry)
-    expected = call(
-        cell_of(activation, jnp.float64)(jnp.float64),
-        xs.astype(jnp.float64),
-        carry.astype(jnp.float64),
-    )
+    expected = call(in_one_type(direction))
     chex.assert_trees_all_close(
         jax.tree.map(np.float64, found), jax.tree.map(np.float64, expected), rtol=3e-5, atol=3e-6
     )

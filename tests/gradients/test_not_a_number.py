@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_one_record import MEASURES
+from test_one_record import KEY, MEASURES
 
 import rnn_jax as rj
 import zoo
@@ -24,13 +24,14 @@ def by_lag(statistic, cell, xs):
 
 
 def numbers_of_flow(cell, xs):
-    flow = rj.gradient_flow(cell, xs, spectrum=True, k=2)
-    return flow, flow.by_lag(), flow.rate, flow.exponents.kaplan_yorke_dimension
+    """Without what is called by itself."""
+    flow = rj.gradient_flow(cell, xs, measures=("change_log_norms", "bound"))
+    return flow, flow.by_lag(), flow.rate
 
 
 def exponents(cell, xs):
     spectrum = MEASURES["lyapunov_exponents"](cell, xs)
-    return spectrum, spectrum.convergence()
+    return spectrum, spectrum.convergence(), spectrum.kaplan_yorke_dimension
 
 
 def products(cell, xs):
@@ -48,6 +49,11 @@ CALLS = MEASURES | {
     **{f"by_lag {kind}": functools.partial(by_lag, kind) for kind in ("mean", "min", "max")},
     "gradient_flow": numbers_of_flow,
     "operator": products,
+    # Its passes back and forth are those of the operator.
+    "estimate_singular_values": functools.partial(
+        rj.estimate_jacobian_log_singular_values,
+        **{"k": 2, "key": KEY, "start": 1, "iterations": 0, "oversample": 0},
+    ),
     "singular_values": rj.jacobian_log_singular_values,
     "lyapunov_exponents": exponents,
     "local_lyapunov_exponents": functools.partial(rj.local_lyapunov_exponents, window=5),

@@ -81,7 +81,9 @@ def network(name: str) -> Network:
         carry = cell.initialize_carry((FEATURES,), *rngs)
     leaves, structure = jax.tree.flatten(carry)
     rng = np.random.default_rng(7)
-    leaves = [leaf + 0.3 * jnp.asarray(rng.normal(size=leaf.shape)) for leaf in leaves]
+    leaves = [
+        jnp.asarray(leaf + 0.3 * rng.normal(size=leaf.shape)) for leaf in map(np.asarray, leaves)
+    ]
     carry = jax.tree.unflatten(structure, leaves)
     state, unravel = ravel_pytree(carry)
 

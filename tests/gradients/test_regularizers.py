@@ -23,6 +23,7 @@ ALL = np.ones(T)
 EARLY = np.asarray([1.0, 1.0, 1.0, 0.0, 0.0])  # the signal of the last two steps is exactly zero
 
 
+@jax.jit
 def loss(ys, reads=ALL):
     ys = jnp.asarray(reads, ys.dtype)[: len(ys), None] * ys
     return jnp.sum(jnp.asarray(WEIGHTS[: len(ys)], ys.dtype) * ys + ys**3)
@@ -263,21 +264,24 @@ def test_flossing_penalty_is_that_of_plain_qr_and_its_gradient_the_difference(na
     check_gradient(gradient, oracle, weights, rtol=1e-6)
 
 
+orthogonality = jax.jit(jax.value_and_grad(rj.orthogonality_penalty))
+
+
 @pytest.mark.parametrize("name", ["simple_tanh", "lstm_coupled", "gru_reset_after"])
 def test_orthogonality_penalty_sums_over_the_blocks_of_the_recurrent_kernel(name):
     cell = zoo.CELLS[name](FEATURES, H, 0)
-    assert rj.orthogonality_penalty(cell) < 1e-26  # each block starts orthogonal
+    assert orthogonality(cell)[0] < 1e-26  # each block starts orthogonal
     kernel = np.random.default_rng(2).normal(size=cell.recurrent_kernel.shape)
     cell.recurrent_kernel[...] = jnp.asarray(kernel)
     blocks = np.split(kernel, kernel.shape[1] // H, axis=1)
     errors = [W.T @ W - np.eye(H) for W in blocks]
-    value, gradient = jax.value_and_grad(rj.orthogonality_penalty)(cell)
+    value, gradient = orthogonality(cell)
     np.testing.assert_allclose(np.asarray(value), sum((E**2).sum() for E in errors), rtol=1e-12)
     gradient = zoo.weights_of(gradient)
     expected = np.hstack([4 * W @ E for W, E in zip(blocks, errors, strict=True)])
     np.testing.assert_allclose(gradient.pop("recurrent_kernel"), expected, rtol=1e-12, atol=1e-12)
     assert not any(other.any() for other in gradient.values())
-    bare, by_kernel = jax.value_and_grad(rj.orthogonality_penalty)(jnp.asarray(kernel))
+    bare, by_kernel = orthogonality(jnp.asarray(kernel))
     np.testing.assert_allclose(np.asarray(bare), np.asarray(value), rtol=1e-14)
     np.testing.assert_allclose(np.asarray(by_kernel), expected, rtol=1e-12, atol=1e-12)
 
@@ -287,9 +291,9 @@ def test_a_stack_pays_for_each_of_its_layers():
     for seed, cell in enumerate(cells):
         noise = np.random.default_rng(seed).normal(size=cell.recurrent_kernel.shape)
         cell.recurrent_kernel[...] = jnp.asarray(noise)
-    whole = rj.orthogonality_penalty(rj.StackedCell(cells))
-    parts = [np.asarray(rj.orthogonality_penalty(cell)) for cell in cells]
-    np.testing.assert_allclose(np.asarray(whole), sum(parts), rtol=1e-13)
+    parts = jax.jit(lambda cells: [rj.orthogonality_penalty(cell) for cell in cells])
+    whole, *each = parts([rj.StackedCell(cells), *cells])
+    np.testing.assert_allclose(np.asarray(whole), sum(map(np.asarray, each)), rtol=1e-13)
 
 
 PENALTIES = {
@@ -305,7 +309,7 @@ def test_second_derivatives_are_differences_of_the_first(kind):
     net = network("simple_tanh")
     vector, unravel = ravel_pytree(net.cell)
     rng = np.random.default_rng(3)
-    vector = vector + 0.1 * rng.normal(size=vector.shape)
+    vector = jnp.asarray(np.asarray(vector) + 0.1 * rng.normal(size=vector.shape))
     direction = rng.normal(size=vector.shape)
     gradient = jax.grad(lambda vector: PENALTIES[kind](unravel(vector), XS, net.carry))
 

@@ -26,7 +26,7 @@ STEPS, FEATURES, SIZE = 6, 2, 3
 @functools.cache
 def case(name):
     cell, _ = build(name, FEATURES, SIZE)
-    return cell, jax.random.normal(jax.random.key(1), (STEPS, FEATURES))
+    return cell, np.random.default_rng(1).normal(size=(STEPS, FEATURES))
 
 
 def one_step_jacobians(cell, xs):
@@ -36,13 +36,11 @@ def one_step_jacobians(cell, xs):
     def step(state, x):
         return ravel_pytree(cell(unravel(state), x)[0])[0]
 
-    jacobian = jax.jit(jax.jacrev(step, (0, 1)))
-    found = []
-    for x in xs:
-        found.append(jacobian(state, x))
-        state = step(state, x)
-    a, b = zip(*found, strict=True)
-    return np.stack(a), np.stack(b)
+    def body(state, x):
+        return step(state, x), jax.jacrev(step, (0, 1))(state, x)
+
+    _, found = jax.jit(functools.partial(jax.lax.scan, body))(state, xs)
+    return jax.tree.map(np.asarray, found)
 
 
 @pytest.mark.parametrize("name", LSTMS)
@@ -68,7 +66,7 @@ def test_structured_products_are_the_dense_ones(name):
     cell, xs = case(name)
     lin = rj.linearize(cell, xs)
     size = lin.state_jacobians.shape[1]
-    p = jax.random.normal(jax.random.key(2), (size, 5, 2))
+    p = np.random.default_rng(2).normal(size=(size, 5, 2))
     at_step_3 = jax.tree.map(lambda leaf: leaf[3], StepMatrices.of(Record(lin).steps))
     expected = np.einsum("ij,jsn->isn", lin.state_jacobians[3], p)
     np.testing.assert_allclose(at_step_3.times(p), expected, rtol=1e-13, atol=1e-15)
@@ -95,7 +93,7 @@ def test_a_subclass_with_another_step_is_taken_at_its_step():
 def long_case(name):
     """A sequence that several scans share, unevenly, and its Jacobians multiplied in a loop."""
     cell, _ = build(name, FEATURES, SIZE)
-    xs = jax.random.normal(jax.random.key(3), (199, FEATURES))
+    xs = np.random.default_rng(3).normal(size=(199, FEATURES))
     lin = rj.linearize(cell, xs)
     a, b = np.asarray(lin.state_jacobians), np.asarray(lin.input_jacobians)
     steps, size, _ = b.shape
@@ -103,8 +101,8 @@ def long_case(name):
     by_state = np.zeros((steps, size, steps, size))
     for t in range(steps):
         if t:
-            by_input[t] = np.einsum("ij,jsn->isn", a[t], by_input[t - 1])
-            by_state[t] = np.einsum("ij,jsn->isn", a[t], by_state[t - 1])
+            for products in (by_input, by_state):
+                products[t] = np.tensordot(a[t], products[t - 1], 1)
         by_input[t, :, t], by_state[t, :, t] = b[t], np.eye(size)
     rows = slice(*lin.output_rows)
     return cell, xs, {"input": by_input[:, rows], "state": by_state}

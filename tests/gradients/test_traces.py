@@ -89,10 +89,12 @@ CALLS = {
         cell, xs, carry, key=jax.random.key(seed), probes=2
     ),
     "estimate_jacobian_log_singular_values": lambda cell, xs, carry, seed: (
-        rj.estimate_jacobian_log_singular_values(cell, xs, carry, k=1, key=jax.random.key(seed))
+        rj.estimate_jacobian_log_singular_values(
+            cell, xs, carry, k=1, key=jax.random.key(seed), oversample=0, iterations=0
+        )
     ),
     "gradient_flow": lambda cell, xs, carry, seed: rj.gradient_flow(
-        cell, xs, carry, loss=closure(seed)
+        cell, xs, carry, loss=closure(seed), measures=("attribution", "exponents")
     ),
 }
 

@@ -26,6 +26,7 @@ NAMES = (
 )
 
 
+@jax.jit
 def loss(ys):
     weights = jnp.cos(jnp.arange(ys.size, dtype=ys.dtype)).reshape(ys.shape)
     return jnp.sum(weights * ys + ys**3)
@@ -191,12 +192,15 @@ def test_weights_kept_in_another_precision_than_the_computation():
 def test_vmap_and_jit():
     net = network("lstm_coupled_peephole")
     batch = np.random.default_rng(2).normal(size=(3, T, FEATURES))
-    for call in (rj.weight_gradient_by_step, rj.weight_gradient_log_norms):
-        call = functools.partial(call, loss)
-        mapped = jax.jit(jax.vmap(call, (None, 0, None)))(net.cell, batch, net.carry)
-        alone = call(net.cell, batch[1], net.carry)
-        for many, one in zip(jax.tree.leaves(mapped), jax.tree.leaves(alone), strict=True):
-            np.testing.assert_allclose(np.asarray(many[1]), np.asarray(one), rtol=1e-11, atol=1e-13)
+
+    def both(*given):
+        calls = (rj.weight_gradient_by_step, rj.weight_gradient_log_norms)
+        return [call(loss, *given) for call in calls]
+
+    mapped = jax.jit(jax.vmap(both, (None, 0, None)))(net.cell, batch, net.carry)
+    alone = both(net.cell, batch[1], net.carry)
+    for many, one in zip(jax.tree.leaves(mapped), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(np.asarray(many[1]), np.asarray(one), rtol=1e-11, atol=1e-13)
 
 
 def test_derivative_of_the_log_norms():
@@ -204,10 +208,14 @@ def test_derivative_of_the_log_norms():
     vector, unravel = ravel_pytree(net.cell)
 
     @jax.jit
-    def value(vector):
+    @jax.value_and_grad
+    def both(vector):
         return jnp.sum(rj.weight_gradient_log_norms(loss, unravel(vector), XS, net.carry))
 
-    gradient = np.asarray(jax.jit(jax.grad(value))(vector))
+    def value(vector):
+        return both(vector)[0]
+
+    gradient = np.asarray(both(vector)[1])
     direction = np.random.default_rng(3).normal(size=vector.shape)
 
     def central(size):
@@ -221,7 +229,7 @@ def test_a_carry_that_is_learned_is_used_at_the_first_step():
     inner = zoo.CELLS["lstm"](FEATURES, 3, 1)
     cell = rj.LearnedCarry(inner, carry_init=jax.nn.initializers.normal(), rngs=nnx.Rngs(0))
     shares = rj.weight_gradient_by_step(loss, cell, XS)
-    whole = jax.grad(lambda cell: loss(rj.unroll(cell, XS)[1]))(cell)
+    whole = jax.jit(jax.grad(lambda cell: loss(rj.unroll(cell, XS)[1])))(cell)
     for share, total in zip(jax.tree.leaves(shares), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(share.sum(0), total, rtol=1e-10, atol=1e-12)
     for share in jax.tree.leaves(shares.initial):
