@@ -17,8 +17,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from compiling import set_known_flags  # noqa: E402
 
 # Pages compile many small programs that they run once. Optimizing these takes half of the time, and
-# moves numbers by rounding alone; a page that takes times or trains
-# for long asks for it.
+# moves numbers by rounding alone; a page that takes times or trains for long asks for it.
 set_known_flags()
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 

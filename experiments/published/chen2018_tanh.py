@@ -25,7 +25,7 @@ PUBLISHED = {0.46: ((0.9766, 5e-4), (42.0, 0.5)), 1.0: ((0.9659, 5e-4), (28.8, 0
 
 @dataclass(frozen=True)
 class Protocol:
-    """Theory at the gains of the paper, and measured networks for the picture."""
+    """Theory at the gains of the paper; for the picture, `points` of it and measured networks."""
 
     hidden: int = 512
     gain: float = 1.0
@@ -34,13 +34,13 @@ class Protocol:
     sweep: tuple[float, ...] = (0.9, 0.95, 1.0, 1.05, 1.1)
     draws: int = 4
     steps: int = 1500
-    drawn: int = 21
+    points: int = 21
 
 
 def run(protocol: Protocol, progress: Progress) -> Outcome:
     """χ and T by theory; exponents of wide networks beside them."""
     findings = []
-    fine = np.linspace(min(protocol.sweep), max(protocol.sweep), protocol.drawn).tolist()
+    fine = np.linspace(min(protocol.sweep), max(protocol.sweep), protocol.points).tolist()
     theories: dict[str, list[float]] = {}
     with jax.enable_x64(True):
         cell = network(protocol.gain, 0, protocol)
@@ -128,7 +128,7 @@ RESULT = Result(
     source="Chen, Pennington and Schoenholz, 2018",
     says="A tanh network of gain 1 is no longer critical as soon as its inputs vary.",
     protocol=Protocol(),
-    quick=Protocol(hidden=32, sweep=(0.9, 1.0), draws=2, steps=40, drawn=3),
+    quick=Protocol(hidden=32, sweep=(0.9, 1.0), draws=2, steps=40, points=3),
     run=run,
     draw=draw,
     minutes=0.1,

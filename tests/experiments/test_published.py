@@ -266,6 +266,7 @@ def test_what_is_damaged_is_said_before_anything_is_measured(
     status, said = left_by(line, monkeypatch, capsys)
     assert status == 2
     assert f"{damaged}.json must hold the outcome" in " ".join(said.split())
+    assert "Traceback" not in said
     assert (files / f"{kept}.json").stat().st_mtime_ns == stamp
 
 

@@ -263,12 +263,23 @@ def test_saturated_units_beside_others_that_are_not(name):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_rows_of_very_different_size(seed):
-    # What a saturated unit makes of its row is exact beside the others', however small it is.
+@pytest.mark.parametrize("shape", [(H, 1), (1, H)], ids=["rows", "columns"])
+def test_rows_or_columns_of_very_different_size(shape, seed):
+    # What a saturated unit makes of its row is exact beside the others', however small it is; so is
+    # what the others make of a unit that they hardly read.
     rng = np.random.default_rng(seed)
-    rows = 10.0 ** rng.permutation([0, 0, -24, -24])
-    As = padded(rows[:, None] * rng.normal(size=(5, H, H)))
+    sizes = 10.0 ** rng.permutation([0, 0, -24, -24])
+    As = padded(sizes.reshape(shape) * rng.normal(size=(5, H, H)))
     assert_spectrum(of_product(As), oracles_spectra.log_singular_values(As))
+
+
+@pytest.mark.parametrize("seed", [49, 121, 191])
+def test_what_no_path_leads_through_counts_for_nothing(seed):
+    # Of half the weights 0; with these seeds rounding would leave a direction that there is not.
+    rng = np.random.default_rng(seed)
+    As = rng.normal(size=(5, H, H))
+    As[rng.random(As.shape) < 0.5] = 0.0
+    assert_spectrum(of_product(padded(As)), oracles_spectra.log_singular_values(padded(As)))
 
 
 @pytest.mark.parametrize("small", [1e-8, 1e-13, 1e-20, 1e-24])

@@ -1,5 +1,7 @@
 """A sequence run slowly: one step at a time, and by the NumPy oracles."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,12 +20,17 @@ def one_step(cell, carry, x):
     return cell(carry, x)
 
 
+def stepping(cell):
+    """The cell's step as one program; what is no pytree is bound to it."""
+    cell = cell if jax.tree.leaves(cell) != [cell] else Partial(cell)
+    return functools.partial(one_step, cell)
+
+
 def loop(cell, xs, carry):
     """What `unroll` should compute, one step at a time: (last carry, ys, carries)."""
-    cell = cell if jax.tree.leaves(cell) != [cell] else Partial(cell)
-    carries, ys = [], []
+    step, carries, ys = stepping(cell), [], []
     for x in np.asarray(xs):
-        carry, y = one_step(cell, carry, x)
+        carry, y = step(carry, x)
         carries.append(host(carry))
         ys.append(host(y))
     return carries[-1], np.stack(ys), jax.tree.map(lambda *leaves: np.stack(leaves), *carries)

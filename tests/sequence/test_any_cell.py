@@ -13,6 +13,7 @@ from jax.tree_util import Partial
 import rnn_jax as rj
 import zoo
 from rnn_jax.cells.asking import make_carry, part_names
+from sequence.running import stepping
 
 IN, H, T, B = 2, 3, 5, 2
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
@@ -63,17 +64,6 @@ def start_of(cell, size=IN):
     return make_carry(cell, (size,))
 
 
-@jax.jit
-def one_step(cell, carry, x):
-    return cell(carry, x)
-
-
-def stepping(cell):
-    """The cell's step as one program; what is no pytree is bound to it."""
-    cell = cell if jax.tree.leaves(cell) != [cell] else Partial(cell)
-    return functools.partial(one_step, cell)
-
-
 def loop(cell, xs, start, *, valid=None, resets=None, step=None):
     """The outputs of one sequence (T, ·), a step at a time; a step that is skipped is not taken."""
     carry, ys, step = start, [], step or stepping(cell)
@@ -115,9 +105,12 @@ def test_a_model_of_two_layers_is_their_loops(kind):
 
     @jax.jit
     def call(model, xs):
-        return model(xs), model(xs, mask=jnp.asarray(MASK), resets=jnp.asarray(RESETS))
+        marked = model(xs, mask=jnp.asarray(MASK), resets=jnp.asarray(RESETS))
+        return model(xs), model(xs, lengths=jnp.asarray(LENGTHS)), marked
 
-    for outputs, valid, resets in zip(call(model, XS), (None, MASK), (None, RESETS), strict=True):
+    within = np.arange(T) < LENGTHS[:, None]
+    marked = zip(call(model, XS), (None, within, MASK), (None, None, RESETS), strict=True)
+    for outputs, valid, resets in marked:
         for row in range(B):
             marks = {
                 "valid": None if valid is None else valid[row],

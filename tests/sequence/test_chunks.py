@@ -10,7 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
-from test_fused import (
+
+import rnn_jax as rj
+from rnn_jax.sequence.running.chunks import scan_chunks
+from sequence.fused import (
     IN,
     RTOL,
     H,
@@ -24,9 +27,6 @@ from test_fused import (
     point_at,
     random_like,
 )
-
-import rnn_jax as rj
-from rnn_jax.sequence.running.chunks import scan_chunks
 
 # ---- `scan_chunks` against `lax.scan`.
 
@@ -61,7 +61,6 @@ INTERVALS = [1, 4, 5, STEPS, STEPS + 1]
 @pytest.mark.parametrize("reverse", [False, True])
 def test_chunks_of_any_length_give_the_scan_and_its_gradient(reverse):
     carry, xs = jnp.asarray([0.3, -0.7]), inputs(STEPS)
-
     lengths = {every: [] for every in INTERVALS}
 
     @jax.jit

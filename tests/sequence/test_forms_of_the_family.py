@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from test_fused import assert_close, is_fused, random_like
 
 import rnn_jax as rj
 from rnn_jax.cells.structure import fused_form, sees_output_alone
@@ -19,6 +18,7 @@ from rnn_jax.sequence.running.scanned import (
     Tangents,
     tangent_by_scan,
 )
+from sequence.fused import assert_close, is_fused, random_like
 
 IN, H, T, B = 2, 4, 6, 2
 FORMS = {

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from test_fused import assert_close, random_like
 
 import rnn_jax as rj
 import zoo
@@ -20,6 +19,7 @@ from rnn_jax.cells.structure import FusedForm, Group, fused_form
 from rnn_jax.sequence.kernels import permission
 from rnn_jax.sequence.kernels.card import Card
 from rnn_jax.sequence.kernels.permission import Permission
+from sequence.fused import assert_close, random_like
 
 IN, H, T, B = 2, 3, 5, 3
 NAMES = ["lstm", "lstm_coupled", "gru_reset_after", "simple_relu"]

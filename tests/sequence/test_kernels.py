@@ -304,10 +304,8 @@ class TestExchange:
         case, expected = forward_run(step, sizes, marked)
         _, found = forward_run(step, sizes, marked, tiles)
         computed = (case.marks & 2) == 0 if marked else np.ones_like(case.marks, bool)
-        (first, last), known = (
-            np.split(np.asarray(found.ys), [16], axis=-1),
-            np.asarray(expected.ys),
-        )
+        first, last = np.split(np.asarray(found.ys), [16], axis=-1)
+        known = np.asarray(expected.ys)
         close(last, known[..., 16:], 1e-6)
         close(first[:, 0], known[:, 0, :, :16], 1e-6)
         assert np.isnan(first[:, 1:][computed[:, 1:]]).all()

@@ -20,6 +20,7 @@ from flax import nnx
 
 import rnn_jax as rj
 import zoo
+from sequence.running import one_step
 
 IN, H, T, CUT, ROWS = 2, 3, 5, 2, 2
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
@@ -84,11 +85,6 @@ def initial_of(cell, fallback):
 
 
 # ---- The loop.
-
-
-@jax.jit
-def one_step(cell, carry, x):
-    return cell(carry, x)
 
 
 @jax.jit

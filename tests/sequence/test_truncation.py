@@ -8,14 +8,10 @@ import numpy as np
 import pytest
 
 import rnn_jax as rj
+from sequence.running import one_step
 from zoo import build
 
 STEPS = 5
-
-
-@jax.jit
-def one_step(cell, carry, x):
-    return cell(carry, x)
 
 
 def by_hand(cell, xs, carry, *, truncate, reverse):

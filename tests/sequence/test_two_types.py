@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from test_fused import assert_close, is_fused, random_like
 
 import rnn_jax as rj
 import zoo
@@ -20,6 +19,7 @@ from rnn_jax.cells.structure import fused_form, fused_form_for
 from rnn_jax.sequence.running.boundaries import Boundaries
 from rnn_jax.sequence.running.platforms import kernel_precision, why_no_kernel
 from rnn_jax.sequence.running.scanned import Inputs, Settings, run_by_scan
+from sequence.fused import assert_close, is_fused, random_like
 
 IN, H, T, B = 2, 3, 5, 3
 LENGTHS = np.asarray([T, 0, 3])
