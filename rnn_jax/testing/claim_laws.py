@@ -49,14 +49,12 @@ def _after(subject: Subject) -> Any:
 
 def _has_its_fused_form(subject: Subject) -> float:
     """The form advances as the step does, and its tangent is the derivative of that."""
-    form = fused_form(subject.cell)
-    if form is None:
-        raise NotApplicable("the cell does not claim fused_form")
-    hash(form.mathematics)
 
     def advanced(cell: Any, carry: Carry, x: Any) -> Any:
         form = fused_form(cell)
-        assert form is not None
+        if form is None:
+            raise NotApplicable("the cell does not claim fused_form")
+        hash(form.mathematics)
         return step_of_form(form, carry, x)
 
     after, hidden, tangent, exact = _at_points(subject, advanced)
@@ -115,13 +113,22 @@ def _has_its_linear_form(subject: Subject) -> float:
     size = subject.check_close("∂carry'/∂carry of the linear form", jacobians, subject.jacobians)
     expected = _after(subject), subject.path[1]
     size = max(size, subject.check_close("(carry, y) of the linear form", (after, ys), expected))
-    factors, bs = form.transition(zs)
-    many = form.unpack(apply(form.kind, factors, form.pack(subject.points[0])) + bs)
-    found = many, form.output(many, zs)
+    factors, *found = _many_at_once(subject.cell, subject.points[0], zs)
+    found = tuple(found)
     size = max(size, subject.check_close("(carry, y) of many steps at once", found, expected))
     if form.contracts:
         _check_contracts(subject, form, factors)
     return size
+
+
+@jax.jit
+def _many_at_once(cell: Any, carries: Carry, zs: Any) -> tuple[jax.Array, Carry, Any]:
+    """(Λ, the carry after, y) of many steps by a linear form that is given all of them."""
+    form = linear_form(cell)
+    assert form is not None
+    factors, bs = form.transition(zs)
+    after = form.unpack(apply(form.kind, factors, form.pack(carries)) + bs)
+    return factors, after, form.output(after, zs)
 
 
 def _check_contracts(subject: Subject, form: LinearForm, factors: jax.Array) -> None:
@@ -162,7 +169,8 @@ def _has_its_memory_path(subject: Subject) -> float:
 
     def cleared(path: Any, leaf: Any) -> Any:
         names = jax.tree_util.keystr(path)
-        return jnp.zeros_like(leaf) if "recurrent" in names or "peephole" in names else leaf
+        mixes = "recurrent" in names or "peephole" in names
+        return jnp.asarray(np.zeros(leaf.shape, leaf.dtype)) if mixes else leaf
 
     bare = jax.tree_util.tree_map_with_path(cleared, subject.cell)
     path = jax.jit(jax.vmap(lambda carry, x: claim(bare, "memory_path")(carry, x)))

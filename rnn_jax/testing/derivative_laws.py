@@ -12,7 +12,7 @@ from rnn_jax.gradients.linearize import linearize
 from rnn_jax.sequence.inputs import is_float
 from rnn_jax.sequence.unroll import unroll
 from rnn_jax.testing.law import Broken, Law, NotApplicable
-from rnn_jax.testing.subject import Subject, is_one_float_array, weight_mask
+from rnn_jax.testing.subject import Subject, is_one_float_array, on_host, weight_mask
 
 # A kink spoils a difference along the directions that cross it, not along all.
 DIRECTIONS = 3
@@ -97,7 +97,7 @@ def _what_moves(subject: Subject) -> tuple[bool, ...]:
     """Weights, and floats of inputs and carry; of the latter no counters, which hold integers."""
     xs = [is_float(leaf) for leaf in jax.tree.leaves(subject.xs)]
     carry = [
-        is_float(leaf) and not np.array_equal(np.asarray(leaf, float), np.round(leaf))
+        is_float(leaf) and not np.array_equal(leaf, np.round(leaf))
         for leaf in jax.tree.leaves(subject.path[0])
     ]
     return (*weight_mask(subject.cell), *xs, *carry)
@@ -137,7 +137,7 @@ class Differentiated:
         return _derivatives(
             point,
             self.weights if weights is None else weights,
-            [jnp.ones_like(leaf) for leaf in moving] if along is None else along,
+            list(map(np.ones_like, on_host(moving))) if along is None else along,
             how=self._how,
         )
 
@@ -155,8 +155,9 @@ class Differentiated:
 
     def moved(self, along: list[jax.Array], by: float) -> Derivatives:
         """Derivatives a little further along a direction."""
-        moving = _moving(self.point, self._how.moves)
-        there = [a + jnp.asarray(by, a.dtype) * v for a, v in zip(moving, along, strict=True)]
+        moving, along_host = on_host((_moving(self.point, self._how.moves), along))
+        pairs = zip(moving, along_host, strict=True)
+        there = [a + np.asarray(by, a.dtype) * v for a, v in pairs]
         return self.at(_with_moving(self.point, there, self._how.moves), along)
 
 
@@ -184,7 +185,7 @@ def _check_by_differences(subject: Subject, second: bool) -> float:
             of.moved(along, width),
             of.moved(along, -width),
         )
-        size = max(1.0, max(float(jnp.max(jnp.abs(g), initial=0)) for g in here.gradient))
+        size = max(1.0, *(float(np.max(np.abs(g), initial=0)) for g in on_host(here.gradient)))
         if second:
             assert here.curvature is not None
             pairs = zip(ahead.gradient, behind.gradient, strict=True)
@@ -238,9 +239,11 @@ def _has_its_second_derivative(subject: Subject) -> float:
 def _is_causal(subject: Subject) -> float | None:
     """Neither outputs nor gradients know of what comes later: exact zeros."""
     half = subject.steps // 2
-    later = jax.tree.map(lambda leaf: leaf.at[half:].set(leaf[half:][::-1]), subject.xs)
+    later = jax.tree.map(lambda leaf: np.concatenate([leaf[:half], leaf[half:][::-1]]), subject.xs)
     before, after = (
-        jax.tree.map(lambda leaf: leaf[:half], subject.unrolled(subject.cell, xs, subject.carry)[1])
+        jax.tree.map(
+            lambda leaf: leaf[:half], on_host(subject.unrolled(subject.cell, xs, subject.carry)[1])
+        )
         for xs in (subject.xs, later)
     )
     subject.check_close(f"outputs 0 to {half - 1}, with later inputs changed", after, before)
@@ -248,13 +251,13 @@ def _is_causal(subject: Subject) -> float | None:
         return None
     of = differentiated(subject)
     weights = of.weights.at[half:].set(0)
-    by_later = [leaf[half:] for leaf in _floats(of.by_inputs(weights))]
-    zeros = jax.tree.map(jnp.zeros_like, by_later)
+    by_later = [leaf[half:] for leaf in _floats(on_host(of.by_inputs(weights)))]
+    zeros = jax.tree.map(np.zeros_like, by_later)
     subject.check_close(
         f"gradient of outputs 0 to {half - 1} by later inputs", by_later, zeros, allowed=0.0
     )
     if _why_not_linearized(subject) is None:
-        found = np.asarray(input_jacobian(_linearized(subject)))
+        found = _instrument(subject)[1]
         future = [found[t, :, t + 1 :] for t in range(subject.steps)]
         subject.check_close(
             "input_jacobian above its diagonal",
@@ -277,11 +280,18 @@ def _why_not_linearized(subject: Subject) -> str | None:
     return None
 
 
-def _linearized(subject: Subject) -> Any:
-    found = vars(subject).get("_linearized")
+@jax.jit
+def _jacobians(cell: Any, xs: Any, carry: Any) -> tuple[jax.Array, jax.Array]:
+    lin = linearize(cell, xs, carry)
+    return lin.state_jacobians, input_jacobian(lin)
+
+
+def _instrument(subject: Subject) -> tuple[np.ndarray, np.ndarray]:
+    """(state_jacobians, input_jacobian) of a subject, by one program."""
+    found = vars(subject).get("_instrument")
     if found is None:
-        found = linearize(subject.cell, subject.xs, subject.carry)
-        vars(subject)["_linearized"] = found
+        found = on_host(_jacobians(subject.cell, subject.xs, subject.carry))
+        vars(subject)["_instrument"] = found
     return found
 
 
@@ -290,15 +300,14 @@ def _has_its_jacobians(subject: Subject) -> float:
     reason = _why_not_linearized(subject)
     if reason is not None:
         raise NotApplicable(reason)
-    lin = _linearized(subject)
-    size = subject.check_close("state_jacobians", lin.state_jacobians, subject.jacobians)
+    state_jacobians, jacobian = _instrument(subject)
+    size = subject.check_close("state_jacobians", state_jacobians, subject.jacobians)
     of = differentiated(subject)
     weights = of.weights.at[-1].set(0)
     by_xs = of.by_inputs(weights)
     ys = np.asarray(subject.path[1], float).reshape(subject.steps, -1)
     cotangents = np.asarray(weights[:-1], float)[:, None] * np.cos(ys)
-    jacobian = np.asarray(input_jacobian(lin), float)
-    jacobian = jacobian.reshape(*ys.shape, subject.steps, -1)
+    jacobian = np.asarray(jacobian, float).reshape(*ys.shape, subject.steps, -1)
     found = np.einsum("to,tosi->si", cotangents, jacobian).reshape(by_xs.shape)
     return max(size, subject.check_close("Σ ∂L/∂y_t ∂y_t/∂x_s", found, by_xs))
 

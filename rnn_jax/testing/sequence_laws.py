@@ -4,11 +4,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from rnn_jax.sequence.inputs import is_array
 from rnn_jax.testing.law import Law, NotApplicable
-from rnn_jax.testing.subject import Subject, by_hand, moved_weights, stacked
+from rnn_jax.testing.subject import Subject, by_hand, moved_weights, on_host, stacked
 
 
 def _runs_its_steps(subject: Subject) -> float:
@@ -26,9 +27,9 @@ def _is_handed_on(subject: Subject) -> float:
     """A sequence, and the same once more from where it ended."""
     carry, first, _ = subject.unrolled(subject.cell, subject.xs, subject.start)
     last, second, _ = subject.unrolled(subject.cell, subject.xs, carry)
-    whole = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), subject.xs)
+    whole = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf]), subject.xs)
     end, ys = by_hand(subject.cell, whole, subject.start)
-    joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), first, second)
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *on_host((first, second)))
     return subject.check_close("(last carry, outputs) of pieces", (last, joined), (end, ys))
 
 
@@ -37,7 +38,7 @@ def _keeps_boundaries(subject: Subject, reverse: bool = False) -> float:
     steps, short, reset = subject.steps, subject.steps - 2, subject.steps // 2
     start = None
     if not subject.owns_start:
-        start = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), subject.start)
+        start = stacked([subject.start, subject.start])
     last, ys, _ = subject.unrolled(
         subject.cell,
         subject.rows,
@@ -68,7 +69,7 @@ def _runs_in_flax(subject: Subject) -> float:
         raise NotApplicable("nnx.RNN takes inputs of one array")
     if not subject.owns_start:
         raise NotApplicable("nnx.RNN asks the cell for its carry, and another was given")
-    found = nnx.RNN(subject.cell)(subject.xs[None])
+    found = nnx.RNN(subject.cell)(jnp.asarray(subject.xs[None]))
     _, expected = by_hand(subject.cell, subject.xs, subject.start)
     return subject.check_close("outputs of nnx.RNN", found, expected[None])
 

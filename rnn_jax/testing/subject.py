@@ -39,7 +39,7 @@ class Subject:
     def __init__(self, cell: Any, xs: Any, carry: Carry | None, seed: int):
         self.given = cell
         self.seed = seed
-        self.xs = xs
+        self.xs = on_host(xs)
         self.cell = moved_weights(cell, seed)
         self.owns_start = carry is None
         self._carry = carry
@@ -80,7 +80,7 @@ class Subject:
 
     def x(self, t: int) -> Any:
         """The input of one step."""
-        return jax.tree.map(lambda leaf: leaf[t], self.xs)
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf[t]), self.xs)
 
     @functools.cached_property
     def path(self) -> tuple[Carry, Any]:
@@ -104,7 +104,7 @@ class Subject:
 
     def at(self, t: int) -> tuple[Carry, Any]:
         """(carry before, input) of a step of the path."""
-        return jax.tree.map(lambda leaf: leaf[t], self.path[0]), self.x(t)
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf[t]), self.path[0]), self.x(t)
 
     @property
     def points(self) -> tuple[Carry, Any]:
@@ -119,7 +119,7 @@ class Subject:
     @functools.cached_property
     def rows(self) -> Any:
         """Two sequences: the given one, and it from the end to the start."""
-        return jax.tree.map(lambda leaf: jnp.stack([leaf, leaf[::-1]]), self.xs)
+        return stacked([self.xs, jax.tree.map(lambda leaf: leaf[::-1], self.xs)])
 
     def unrolled(self, cell: Any, xs: Any, carry: Carry | None, **options: Any) -> Any:
         """`unroll` with the carries; one compiled program for all sequences of this form."""
@@ -193,13 +193,31 @@ def by_hand(
         carry, ys[t] = step(cell, carry, jax.tree.map(lambda leaf, t=t: leaf[t], xs))
         if t == reset and reverse:
             carry = start
-    nothing = jax.tree.map(jnp.zeros_like, ys[order[0]])
+    nothing = jax.tree.map(np.zeros_like, on_host(ys[order[0]]))
     return carry, stacked([ys.get(t, nothing) for t in range(steps)])
 
 
 def stacked(trees: Sequence[Any]) -> Any:
-    """Trees of arrays as one, with a leading axis."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    """Trees of arrays as one, with a leading axis; on the host, see `on_host`."""
+
+    def stack(*leaves: Any) -> Any:
+        on_device = any(isinstance(leaf, jax.Array) for leaf in leaves)
+        return jnp.stack(leaves) if on_device else np.stack(leaves)
+
+    return jax.tree.map(stack, *map(on_host, trees))
+
+
+def on_host(tree: Any) -> Any:
+    """The same as arrays of NumPy, but for keys, which are JAX's alone.
+
+    What is done to an array of JAX outside `jit`, be it a slice, is a program for each shape.
+    """
+
+    def read(leaf: Any) -> Any:
+        is_key = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
+        return leaf if is_key else np.asarray(leaf)
+
+    return jax.tree.map(read, tree)
 
 
 def weight_mask(cell: Any) -> list[bool]:
@@ -220,8 +238,10 @@ def moved_weights(cell: Any, seed: int, scale: float = 0.1) -> Any:
     rng = np.random.default_rng(seed)
     leaves, structure = jax.tree.flatten(cell)
     moved = [
-        leaf + jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype) if is_weight else leaf
-        for leaf, is_weight in zip(leaves, weight_mask(cell), strict=True)
+        jnp.asarray(leaf + np.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype))
+        if is_weight
+        else given
+        for given, leaf, is_weight in zip(leaves, on_host(leaves), weight_mask(cell), strict=True)
     ]
     return jax.tree.unflatten(structure, moved)
 

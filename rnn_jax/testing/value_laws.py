@@ -25,15 +25,19 @@ def _is_finite_far_out(subject: Subject) -> None:
     of = differentiated(subject)
     for sign in (1, -1):
         far = jax.tree.map(
-            lambda leaf, sign=sign: sign * EXTREME * jnp.sign(leaf) if is_float(leaf) else leaf,
+            lambda leaf, sign=sign: _far(sign, leaf) if is_float(leaf) else leaf,
             subject.xs,
         )
         _check_finite(
             "last carry, outputs or carries",
-            subject.unrolled(of.point.cell, far, None if subject.owns_start else subject.start),
+            subject.unrolled(of.point.cell, far, subject.start),
         )
         found = of.at(Point(of.point.cell, far, subject.start))
         _check_finite("a sum of sines of outputs, or its gradient", found[:2])
+
+
+def _far(sign: int, leaf: np.ndarray) -> np.ndarray:
+    return np.asarray(sign * EXTREME * np.sign(leaf), leaf.dtype)
 
 
 def _check_finite(what: str, tree: Any) -> None:
@@ -93,7 +97,8 @@ def _check_type(subject: Subject, cell: Any, xs: Any, carry: Any, dtype: Any) ->
 
 def _cast(tree: Any, dtype: Any) -> Any:
     def cast(leaf: Any) -> Any:
-        return leaf.astype(dtype) if hasattr(leaf, "dtype") and is_float(leaf) else leaf
+        is_cast = hasattr(leaf, "dtype") and is_float(leaf)
+        return jnp.asarray(np.asarray(leaf).astype(dtype)) if is_cast else leaf
 
     return jax.tree.map(cast, tree)
 

@@ -67,27 +67,33 @@ def jacobian(cell, carry, x):
     return jax.jacfwd(lambda state: ravel_pytree(cell(unravel(state), x)[0])[0])(state)
 
 
-def assert_linear_form_is_the_step(cell, form, carry, x):
-    """Λ is the Jacobian of the cell's own call, Λ carry + b its carry, and the output its output.
+@jax.jit
+def by_form_and_by_call(cell, carry, x):
+    """((Λ as a matrix, a step, two at once) of the linear form, (Jacobian, step) of the call)."""
+    form, z = linear_form(cell), project_with(cell, x, None)
 
-    Of one step, and of many at once.
-    """
-    z = project_with(cell, x, None)
-    close = {"rtol": 1e-11, "atol": 1e-12}
-    a = state_jacobian_of(form, carry, z)
-    np.testing.assert_allclose(a, jacobian(cell, carry, x), **close)
-    after, y = cell(carry, x)
-
-    def by_form(carry, z):
+    def stepped(carry, z):
         factor, added = form.transition(z)
         found = form.unpack(apply(form.kind, factor, form.pack(carry)) + added)
         return found, form.output(found, z)
 
-    chex.assert_trees_all_close(by_form(carry, z), (after, y), **close)
     twice = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), (carry, z))
-    expected = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), (after, y))
-    chex.assert_trees_all_close(by_form(*twice), expected, **close)
-    if form.contracts:
+    by_form = state_jacobian_of(form, carry, z), stepped(carry, z), stepped(*twice)
+    return by_form, (jacobian(cell, carry, x), cell(carry, x))
+
+
+def assert_linear_form_is_the_step(cell, carry, x):
+    """Λ is the Jacobian of the cell's own call, Λ carry + b its carry, and the output its output.
+
+    Of one step, and of many at once.
+    """
+    close = {"rtol": 1e-11, "atol": 1e-12}
+    (a, one, two), (exact, expected) = by_form_and_by_call(cell, carry, x)
+    np.testing.assert_allclose(a, exact, **close)
+    chex.assert_trees_all_close(one, expected, **close)
+    both = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), expected)
+    chex.assert_trees_all_close(two, both, **close)
+    if linear_form(cell).contracts:
         assert np.linalg.norm(a, 2) <= 1 + 1e-12
 
 
@@ -104,8 +110,9 @@ def assert_runs_its_own_call(cell):
         carries, last, ys = by_hand(cell, XS, carry)
         chex.assert_trees_all_close(rj.unroll(cell, XS, carry), (last, ys), **CLOSE)
         found = rj.linearize(cell, XS, carry).state_jacobians
-        for a, before, x in zip(found, carries, XS, strict=True):
-            np.testing.assert_allclose(a, jacobian(cell, before, x), **CLOSE)
+        before = jax.tree.map(lambda *leaves: np.stack(leaves), *carries)
+        expected = jax.vmap(functools.partial(jacobian, cell))(before, XS)
+        np.testing.assert_allclose(found, expected, **CLOSE)
 
 
 class Leaky(rj.SimpleRNNCell):
