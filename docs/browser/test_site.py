@@ -8,9 +8,12 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import pytest
-from visit import NARROW, SITE, WIDE, shown_faults, visit
+from visit import NARROW, SITE, WIDE, bind, shown_faults, visit
 
 PAGES = sorted(page for page in SITE.rglob("*.html") if "_static" not in page.parts)
+# One page for each public name, all in one frame and from one template, so they are opened bound.
+NAMES = sorted((SITE / "reference" / "api").glob("*.html"))
+SHEETS = [NAMES[first : first + 10] for first in range(0, len(NAMES), 10)]
 DOORS = {
     "I am learning why RNNs forget": "learn/why_rnns_forget.html",
     "I have a new cell": "learn/your_own_cell.html",
@@ -18,11 +21,11 @@ DOORS = {
 }
 # Notebooks, and how many pictures each shows at least.
 NOTEBOOKS = {"learn/why_rnns_forget.html": 6, "learn/when_a_network_does_not_learn.html": 2}
-BROKEN = """<!doctype html><title></title><h1>Title</h1>
-<div class="bd-article-container" style="overflow-x: auto"><div class="bd-article">
+BROKEN = """<!doctype html><head><title></title></head><h1>Title</h1>
+<div class="bd-article-container" style="overflow-x: auto"><article class="bd-article">
 <p style="width: 2000px">wide</p> <span class="math">\\alpha</span>
 <img src="none.png" alt="none.png">
-</div></div>
+</article></div>
 <script src="https://example.invalid/script.js"></script><script>missing()</script>"""
 
 
@@ -34,23 +37,51 @@ def test_there_are_pages():
     assert len(PAGES) > 200, f"make docs builds the guide in {SITE}; {len(PAGES)} pages are there."
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
+@pytest.mark.parametrize("page", sorted({*PAGES} - {*NAMES[1:]}), ids=name)
 def test_a_page_can_be_read(reader, page):
     assert not visit(*reader, page)
+
+
+def titles(page):
+    """What a page calls itself, in the window's title and in its own."""
+    text = page.read_text(encoding="utf-8")
+    found = (re.search(rf"<{tag}>.*?</{tag}>", text, re.S)[0] for tag in ("title", "h1"))
+    return [re.sub("<[^>]*>", "", title) for title in found]
+
+
+@pytest.mark.parametrize("pages", SHEETS, ids=lambda pages: pages[0].stem)
+def test_pages_of_names_can_be_read(reader, pages, tmp_path):
+    sheet = tmp_path / "sheet.html"
+    bind(pages, sheet)
+    assert not visit(*reader, sheet)
+    for page in pages:
+        own = page.stem.rpartition(".")[-1].removesuffix("-class")  # Beside a function so called.
+        assert all(title.startswith(own) for title in titles(page))
+
+
+def assert_shows_faults(found):
+    for width in (WIDE, NARROW):
+        assert found[f"wider than the page, {width} pixels"][0] == "<p> wide"
+        assert found[f"not typeset, {width} pixels"] == [r"\alpha"]
+        assert len(found[f"pictures that do not load or have no text, {width} pixels"]) == 1
 
 
 def test_faults_are_seen(reader, tmp_path):
     page = tmp_path / "page.html"
     page.write_text(BROKEN, encoding="utf-8")
     found = visit(*reader, page)
-    for width in (WIDE, NARROW):
-        assert found[f"wider than the page, {width} pixels"][0] == "<p> wide"
-        assert found[f"not typeset, {width} pixels"] == [r"\alpha"]
-        assert len(found[f"pictures that do not load or have no text, {width} pixels"]) == 1
-        assert found[f"empty titles, {width} pixels"] == [""]
+    assert_shows_faults(found)
+    assert found[f"empty titles, {WIDE} pixels"] == found[f"empty titles, {NARROW} pixels"] == [""]
     said = "\n".join(found["errors and requests"])
     assert "asks for https://example.invalid" in said
     assert "missing is not defined" in said
+
+
+def test_faults_of_a_bound_page_are_seen(reader, tmp_path):
+    page, sheet = tmp_path / "page.html", tmp_path / "sheet.html"
+    page.write_text(BROKEN, encoding="utf-8")
+    bind([NAMES[0], page, NAMES[1]], sheet)
+    assert_shows_faults(visit(*reader, sheet))
 
 
 @pytest.mark.parametrize("width", [WIDE, NARROW])
