@@ -16,19 +16,24 @@ AOT_EVERY ?= 1
 # Small LAPACK calls on several threads wait for one another on a machine that is shared.
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: demo published docs test test-part test-aot test-gpu lint wheel bench bench-gpu clean
+.PHONY: demo published docs docs-checks docs-pages test test-part test-aot test-gpu lint wheel bench bench-gpu clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python experiments/vanishing_gradient.py
 
-# Checks that need no pages, then the pages: every notebook is run, and any warning is an error. Then
-# each page is opened in Chromium or Chrome; where neither is installed, this is left out and says
-# so, or fails with GUIDE_BROWSER=required.
+# Checks that need no pages; beside them the pages, as Sphinx leaves a core idle now and then: every
+# notebook is run, and any warning is an error. Then each page is opened in Chromium or Chrome; where
+# neither is installed, this is left out and says so, or fails with GUIDE_BROWSER=required.
 docs: $(VENV)/.docs
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal docs/checks
-	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --jobs auto --quiet docs docs/_build/html
+	$(MAKE) --jobs 2 --output-sync docs-checks docs-pages
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal docs/browser
 	@echo "The guide: docs/_build/html/index.html"
+
+docs-checks: $(VENV)/.docs
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal docs/checks
+
+docs-pages: $(VENV)/.docs
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --jobs auto --quiet docs docs/_build/html
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
@@ -94,10 +99,10 @@ $(VENV)/.test: $(VENV)/bin/python pyproject.toml
 	$(call with_peers,test)
 	touch $@
 
-$(VENV)/.docs: $(VENV)/.test
+$(VENV)/.docs: $(VENV)/bin/python pyproject.toml
+	$(call with_peers,test$(comma)docs)
 	$(any_torch)
-	$(BIN)/python -m pip install --quiet --editable '.[test,docs]'
-	touch $@
+	touch $(VENV)/.test $@
 
 # For .ci/run: what lint, wheel, test and docs need.
 $(VENV)/.all: $(VENV)/bin/python pyproject.toml
