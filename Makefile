@@ -15,6 +15,8 @@ AOT_EVERY ?= 1
 
 # Small LAPACK calls on several threads wait for one another on a machine that is shared.
 export OPENBLAS_NUM_THREADS ?= 1
+# Of what is installed, most is never imported, so pip compiles none of it: that is what "no" says.
+export PIP_NO_COMPILE ?= no
 
 .PHONY: demo published docs docs-checks docs-pages test test-part test-aot test-gpu lint wheel bench bench-gpu clean
 
