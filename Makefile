@@ -27,7 +27,7 @@ demo: $(VENV)/.demo
 # notebook is run, and any warning is an error. Then each page is opened in Chromium or Chrome; where
 # neither is installed, this is left out and says so, or fails with GUIDE_BROWSER=required.
 docs: $(VENV)/.docs
-	$(MAKE) --jobs 2 --output-sync docs-checks docs-pages
+	$(MAKE) --no-print-directory --jobs 2 docs-checks docs-pages
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal docs/browser
 	@echo "The guide: docs/_build/html/index.html"
 

@@ -126,8 +126,8 @@ def bind(files: Sequence[Path], sheet: Path) -> None:
 
     Opening a page takes as long for one article as for ten.
     """
-    frame, *_ = texts = [file.read_text(encoding="utf-8") for file in files]
+    texts = [file.read_text(encoding="utf-8") for file in files]
     articles = "".join(ARTICLE.search(text)[2] for text in texts)
-    bound = ARTICLE.sub(lambda found: found[1] + articles + found[3], frame, count=1)
+    bound = ARTICLE.sub(lambda found: found[1] + articles + found[3], texts[0], count=1)
     base = f'<base href="{files[0].parent.as_uri()}/">'
     sheet.write_text(bound.replace("<head>", f"<head>{base}", 1), encoding="utf-8")

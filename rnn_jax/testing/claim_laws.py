@@ -113,8 +113,7 @@ def _has_its_linear_form(subject: Subject) -> float:
     size = subject.check_close("∂carry'/∂carry of the linear form", jacobians, subject.jacobians)
     expected = _after(subject), subject.path[1]
     size = max(size, subject.check_close("(carry, y) of the linear form", (after, ys), expected))
-    factors, *found = _many_at_once(subject.cell, subject.points[0], zs)
-    found = tuple(found)
+    factors, found = _many_at_once(subject.cell, subject.points[0], zs)
     size = max(size, subject.check_close("(carry, y) of many steps at once", found, expected))
     if form.contracts:
         _check_contracts(subject, form, factors)
@@ -122,13 +121,13 @@ def _has_its_linear_form(subject: Subject) -> float:
 
 
 @jax.jit
-def _many_at_once(cell: Any, carries: Carry, zs: Any) -> tuple[jax.Array, Carry, Any]:
-    """(Λ, the carry after, y) of many steps by a linear form that is given all of them."""
+def _many_at_once(cell: Any, carries: Carry, zs: Any) -> tuple[jax.Array, tuple[Carry, Any]]:
+    """(Λ, (the carry after, y)) of many steps by a linear form that is given all of them."""
     form = linear_form(cell)
     assert form is not None
     factors, bs = form.transition(zs)
     after = form.unpack(apply(form.kind, factors, form.pack(carries)) + bs)
-    return factors, after, form.output(after, zs)
+    return factors, (after, form.output(after, zs))
 
 
 def _check_contracts(subject: Subject, form: LinearForm, factors: jax.Array) -> None:

@@ -12,15 +12,11 @@ import oracles
 import rnn_jax as rj
 import zoo
 from rnn_jax.activations import ACTIVATIONS
+from sequence.running import one_step
 
 IN, H, B = 3, 4, 5
 CELL_NAMES = list(zoo.CELLS)
 GATED = [name for name in zoo.CELLS if not name.startswith("simple")]
-
-
-@jax.jit
-def one_step(cell, carry, x):
-    return cell(carry, x)
 
 
 @jax.jit

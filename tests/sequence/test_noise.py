@@ -14,6 +14,7 @@ import rnn_jax as rj
 import zoo
 from refusing import refuses
 from rnn_jax.cells.wrappers.wrapper import CellWrapper
+from sequence.running import host
 
 IN, H, T, B = 3, 4, 6, 3
 CLOSE = {"rtol": 1e-11, "atol": 1e-13}
@@ -29,10 +30,6 @@ def cell(name, seed=1, in_features=IN):
 @functools.partial(jax.jit, static_argnames=("reverse", "return_carries", "checkpoint"))
 def run(cell, xs, carry=None, **options):
     return rj.unroll(cell, xs, carry, **options)
-
-
-def host(tree):
-    return jax.tree.map(np.asarray, tree)
 
 
 def zoned_by_hand(inner, keeps, xs, carry):
